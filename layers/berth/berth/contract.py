@@ -1,0 +1,332 @@
+"""The wire formats between the node and the Lambdas: the node record and the node report.
+
+Both are JSON. The *record* (written by Lambdas alone) says what a node may use; the *report* (written by the
+agent) is a full snapshot of what the node does with it. This is the only module of ``berth`` that the node agent
+imports, so it depends on the standard library alone.
+
+Evolution: a reader ignores fields it does not know and refuses a ``schema`` above its own. A field is added with a
+default; a field's meaning never changes.
+
+DynamoDB layout (shared with the node, which may ``GetItem`` its own key alone): partition key ``node`` = the instance
+ARN exactly as IAM's ``ec2:SourceInstanceARN`` gives it, sort key ``kind`` = ``record``; the attribute ``body`` holds
+the record's JSON as a string.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+__all__ = [
+    "BODY",
+    "KIND",
+    "NODE",
+    "RECORD_KIND",
+    "SCHEMA",
+    "Assignment",
+    "ContractError",
+    "Interface",
+    "Mode",
+    "Order",
+    "Policy",
+    "Record",
+    "Report",
+    "Surrender",
+    "address_count",
+    "decode_record",
+    "decode_report",
+    "encode_record",
+    "encode_report",
+]
+
+SCHEMA: Final = 1
+NODE: Final = "node"
+KIND: Final = "kind"
+BODY: Final = "body"
+RECORD_KIND: Final = "record"
+
+Mode = Literal["prefixes", "addresses"]
+MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
+
+_T = TypeVar("_T")
+
+
+class ContractError(ValueError):
+    """A record or report that cannot be read. The message names the field and what was expected there."""
+
+    def __init__(self, field_name: str, problem: str) -> None:
+        super().__init__(f"{field_name}: {problem}")
+        self.field = field_name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Order:
+    """The order of a node's reports: boot counter first, then the sequence within that boot.
+
+    Both are counters kept in ``/var/lib/berth``. The kernel's boot id is random and has no order, so it cannot serve.
+    """
+
+    boot: int = 0
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A prefix (``10.0.1.16/28``) or a single address (``10.0.1.5/32``) that EC2 has shown on an interface.
+
+    ``id`` names this assignment, not the block: the same block unassigned and assigned again gets a new id, so a stale
+    surrender can never match it. ``releasing`` means that the agent must not lend an address of it.
+    """
+
+    cidr: str
+    id: str
+    releasing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface of ours or the primary one. ``gateway`` is the subnet's first host address (VPC router)."""
+
+    id: str
+    mac: str
+    device_index: int
+    subnet_id: str
+    subnet_cidr: str
+    gateway: str
+    primary_address: str
+    network_card: int = 0
+    assignments: tuple[Assignment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policy in force on a node, in addresses and seconds."""
+
+    mode: Mode = "prefixes"
+    warm_addresses: int = 8
+    minimum_addresses: int = 0
+    max_pods: int = 110
+    cooldown_seconds: int = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a node may use. ``revision`` only ever grows; the agent ignores a lower one.
+
+    ``accepted`` is the order of the last report that a Lambda accepted. ``no_snat_cidrs`` are destinations that see
+    the pod's own address.
+    """
+
+    instance_arn: str
+    revision: int
+    policy: Policy = field(default_factory=Policy)
+    interfaces: tuple[Interface, ...] = ()
+    no_snat_cidrs: tuple[str, ...] = ()
+    accepted: Order = field(default_factory=Order)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Surrender:
+    """A prefix or address the agent has taken out of its pool and offers to give back."""
+
+    mac: str
+    cidr: str
+    assignment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A full snapshot from a node. Counts are in addresses; ``waiting`` holds the uid of each pod that waits.
+
+    ``cooling`` counts cooling addresses outside surrendered blocks. ``unusable`` lists the blocks of the record that
+    instance metadata does not show. A surrendered block counts neither as in use nor as cooling.
+    """
+
+    order: Order
+    acknowledged_revision: int
+    in_use: int
+    waiting: tuple[str, ...] = ()
+    cooling: int = 0
+    unusable: tuple[str, ...] = ()
+    surrendered: tuple[Surrender, ...] = ()
+    schema: int = SCHEMA
+
+
+def address_count(cidr: str) -> int:
+    """How many pod addresses a block gives: all 16 of a /28 (EC2 reserves none inside a prefix), 1 of a /32."""
+    return ipaddress.ip_network(cidr).num_addresses
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+class _Reader:
+    """Reads typed fields out of a JSON object and names the field when one is wrong."""
+
+    def __init__(self, value: Any, path: str) -> None:
+        if not isinstance(value, Mapping):
+            raise ContractError(path, f"expected an object, got {type(value).__name__}")
+        self._value, self._path = value, path
+
+    def _get(self, name: str, kind: type[_T], default: _T | None) -> _T:
+        value = self._value.get(name, default)
+        # bool is an int in Python, but `true` is no count
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ContractError(f"{self._path}.{name}", f"expected {kind.__name__}, got {value!r:.80}")
+        return value
+
+    def text(self, name: str) -> str:
+        return self._get(name, str, None)
+
+    def count(self, name: str, default: int | None = None) -> int:
+        value = self._get(name, int, default)
+        if value < 0:
+            raise ContractError(f"{self._path}.{name}", f"expected 0 or more, got {value}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        return self._get(name, bool, False)
+
+    def choice(self, name: str, options: tuple[Mode, ...]) -> Mode:
+        value = self._value.get(name)
+        for option in options:
+            if value == option:
+                return option
+        raise ContractError(f"{self._path}.{name}", f"expected one of {', '.join(options)}, got {value!r:.80}")
+
+    def child(self, name: str) -> _Reader:
+        return _Reader(self._value.get(name, {}), f"{self._path}.{name}")
+
+    def many(self, name: str, build: Callable[[_Reader], _T]) -> tuple[_T, ...]:
+        values = self._get(name, list, [])
+        return tuple(build(_Reader(v, f"{self._path}.{name}[{i}]")) for i, v in enumerate(values))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        values = self._get(name, list, [])
+        for i, value in enumerate(values):
+            if not isinstance(value, str):
+                raise ContractError(f"{self._path}.{name}[{i}]", f"expected str, got {value!r:.80}")
+        return tuple(values)
+
+    def block(self, name: str) -> str:
+        return self._checked(name, self.text(name), ipaddress.IPv4Network, "an IPv4 block such as 10.0.1.16/28")
+
+    def address(self, name: str) -> str:
+        return self._checked(name, self.text(name), ipaddress.IPv4Address, "an IPv4 address such as 10.0.1.5")
+
+    def blocks(self, name: str) -> tuple[str, ...]:
+        return tuple(
+            self._checked(f"{name}[{i}]", v, ipaddress.IPv4Network, "an IPv4 block such as 10.0.1.16/28")
+            for i, v in enumerate(self.texts(name))
+        )
+
+    def _checked(self, name: str, text: str, parse: Callable[[str], object], wanted: str) -> str:
+        try:
+            parse(text)
+        except ValueError:
+            raise ContractError(f"{self._path}.{name}", f"expected {wanted}, got {text!r:.80}") from None
+        return text
+
+
+def _parse(text: str, what: str) -> _Reader:
+    try:
+        reader = _Reader(json.loads(text), what)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ContractError(what, f"is not JSON: {error}") from None
+    schema = reader.count("schema")
+    if schema != SCHEMA:
+        raise ContractError(f"{what}.schema", f"this version reads schema {SCHEMA}, got {schema}; upgrade this side")
+    return reader
+
+
+def _order(r: _Reader) -> Order:
+    return Order(boot=r.count("boot", 0), sequence=r.count("sequence", 0))
+
+
+def _assignment(r: _Reader) -> Assignment:
+    return Assignment(cidr=r.block("cidr"), id=r.text("id"), releasing=r.flag("releasing"))
+
+
+def _interface(r: _Reader) -> Interface:
+    return Interface(
+        id=r.text("id"),
+        mac=r.text("mac").lower(),
+        device_index=r.count("device_index"),
+        network_card=r.count("network_card", 0),
+        subnet_id=r.text("subnet_id"),
+        subnet_cidr=r.block("subnet_cidr"),
+        gateway=r.address("gateway"),
+        primary_address=r.address("primary_address"),
+        assignments=r.many("assignments", _assignment),
+    )
+
+
+def _policy(r: _Reader) -> Policy:
+    return Policy(
+        mode=r.choice("mode", MODES),
+        warm_addresses=r.count("warm_addresses"),
+        minimum_addresses=r.count("minimum_addresses"),
+        max_pods=r.count("max_pods"),
+        cooldown_seconds=r.count("cooldown_seconds"),
+    )
+
+
+def decode_record(text: str) -> Record:
+    """Read a record's JSON. Raises :class:`ContractError` naming the field."""
+    r = _parse(text, "record")
+    return Record(
+        instance_arn=r.text("instance_arn"),
+        revision=r.count("revision"),
+        policy=_policy(r.child("policy")),
+        interfaces=r.many("interfaces", _interface),
+        no_snat_cidrs=r.blocks("no_snat_cidrs"),
+        accepted=_order(r.child("accepted")),
+    )
+
+
+def _surrender(r: _Reader) -> Surrender:
+    return Surrender(mac=r.text("mac").lower(), cidr=r.block("cidr"), assignment=r.text("assignment"))
+
+
+def decode_report(text: str) -> Report:
+    """Read a report's JSON. Raises :class:`ContractError` naming the field.
+
+    Nothing in it says who sent it: identity is the message's SQS ``SenderId``, never the body.
+    """
+    r = _parse(text, "report")
+    return Report(
+        order=_order(r.child("order")),
+        acknowledged_revision=r.count("acknowledged_revision"),
+        in_use=r.count("in_use"),
+        waiting=r.texts("waiting"),
+        cooling=r.count("cooling", 0),
+        unusable=r.blocks("unusable"),
+        surrendered=r.many("surrendered", _surrender),
+    )
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+def _dump(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _dump(getattr(value, name)) for name in value.__dataclass_fields__}
+    return [_dump(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _encode(value: Record | Report) -> str:
+    return json.dumps(_dump(value), separators=(",", ":"), sort_keys=True)
+
+
+def encode_record(record: Record) -> str:
+    """The record as canonical JSON: equal records give equal text."""
+    return _encode(record)
+
+
+def encode_report(report: Report) -> str:
+    """The report as canonical JSON."""
+    return _encode(report)

@@ -1,0 +1,1 @@
+"""Berth's node agent: lends the node's VPC addresses to pods. Makes no EC2 call and needs no EC2 permission."""

@@ -1,0 +1,110 @@
+"""The seam between the agent's core (pool, journal, CNI server, reports) and the kernel (``berth_node.dataplane``).
+
+The core decides; the dataplane wires. The core hands over frozen values and never touches netlink or nftables; the
+dataplane keeps no state of its own beyond the kernel's. Every method blocks and is called from the one rtnl thread,
+so implementations need no lock; each is idempotent, so that a process killed in the middle of one is repaired by
+calling it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+__all__ = ["Attachment", "Dataplane", "DataplaneError", "InterfaceLayout", "NodeLayout", "Problem", "Wired"]
+
+POD_GATEWAY: Final = "169.254.1.1"
+
+
+class DataplaneError(Exception):
+    """The kernel refused. The message says which object and which errno; ``temporary`` says if a retry can help."""
+
+    def __init__(self, message: str, *, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceLayout:
+    """One interface to route. ``blocks`` are all blocks assigned to it that the record lists, releasing ones too."""
+
+    mac: str
+    device_index: int
+    subnet_cidr: str
+    gateway: str
+    primary_address: str
+    network_card: int = 0
+    blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLayout:
+    """Everything the node's routing depends upon. Marks are masks: writes never touch another bit."""
+
+    interfaces: tuple[InterfaceLayout, ...]
+    no_snat_cidrs: tuple[str, ...] = ()
+    external_snat: bool = True
+    interface_mask: int = 0x7F
+    connection_mark: int = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One pod interface: what CNI's ADD asked for and the address that the pool lent.
+
+    ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
+    DEL. ``attached_at`` is Unix time in seconds.
+    """
+
+    container_id: str
+    ifname: str
+    address: str
+    host_ifname: str
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    attached_at: float = 0.0
+    mtu: int = 9001
+    netns_fd: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """What ADD's result needs: both ends' MAC addresses and the host end's index."""
+
+    host_mac: str
+    pod_mac: str
+    host_ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One difference between what should be and what is, in words that say where to look."""
+
+    where: str
+    message: str
+
+
+class Dataplane(Protocol):
+    """The kernel side. See the module docstring for threading and idempotence."""
+
+    def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
+        """Make links, addresses, routes, rules and nftables match. Returns what could not be (missing link yet, ...)."""
+
+    def attach(self, attachment: Attachment) -> Wired:
+        """Wire a pod. Undoes everything it did before it raises :class:`DataplaneError`."""
+
+    def detach(self, attachment: Attachment) -> None:
+        """Unroute the pod, take its host link down, rename it and queue it for reaping. Gone already is fine."""
+
+    def check(self, attachment: Attachment) -> tuple[Problem, ...]:
+        """Compare pod side, host side, routes and neighbour with what :meth:`attach` made."""
+
+    def survey(self) -> tuple[Attachment, ...]:
+        """Every attachment the kernel knows, read from the host links' aliases: the second witness after the journal."""
+
+    def usable_macs(self) -> frozenset[str]:
+        """MACs (lower case) of the links present in the node's namespace."""
+
+    def close(self) -> None:
+        """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

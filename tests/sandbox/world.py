@@ -1,0 +1,106 @@
+"""What the simulated EC2 knows, as frozen values: the seam between the cloud (moto) and the fabric, nodes and IMDS.
+
+The cloud takes a :class:`World` after each change; the fabric makes the kernel match it (level-triggered), and IMDS
+answers from it. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["ROOT", "Eni", "Instance", "Route", "Subnet", "World", "netns_path", "node_dir"]
+
+ROOT: Final = Path("/run/berth-sandbox")
+"""All of the sandbox's files. A tmpfs in a private mount namespace, so that nothing outlives the sandbox."""
+
+
+def netns_path(name: str) -> Path:
+    """The bind mount of a network namespace. Instances' are named by instance id; others: vpc, internet, onprem, nat."""
+    return Path("/run/netns") / name
+
+
+def node_dir(instance_id: str) -> Path:
+    """The files of one node: ``run``, ``lib``, ``net.d``, ``bin`` and ``log`` below it, and ``init.pid``."""
+    return ROOT / "nodes" / instance_id
+
+
+@dataclass(frozen=True, slots=True)
+class Eni:
+    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks."""
+
+    id: str
+    mac: str
+    subnet_id: str
+    addresses: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+    instance_id: str | None = None
+    device_index: int = 0
+    network_card: int = 0
+    source_check: bool = True
+    security_groups: tuple[str, ...] = ()
+    public_address: str | None = None
+
+    @property
+    def primary(self) -> str:
+        return self.addresses[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance that has a network: ``state`` is EC2's (pending, running, stopping, ... terminated)."""
+
+    id: str
+    arn: str
+    state: str
+    type: str
+    zone: str
+    image: str
+    launched_at: float
+    profile_role: str | None = None
+    hop_limit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``nat-…`` or ``vgw-…``."""
+
+    destination: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """A subnet with the routes of the table it uses (its own association, else the VPC's main table)."""
+
+    id: str
+    cidr: str
+    zone: str
+    vpc_id: str
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def gateway(self) -> str:
+        """The VPC router's address: the subnet's first host address."""
+        return str(ipaddress.ip_network(self.cidr)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A consistent snapshot. ``nat`` maps a NAT gateway's id to its private address (its Eni is in ``enis``)."""
+
+    vpc_cidrs: tuple[str, ...] = ()
+    subnets: tuple[Subnet, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    enis: tuple[Eni, ...] = ()
+    nat: tuple[tuple[str, str], ...] = ()
+    onprem_cidrs: tuple[str, ...] = ()
+
+    def subnet(self, subnet_id: str) -> Subnet:
+        return next(s for s in self.subnets if s.id == subnet_id)
+
+    def enis_of(self, instance_id: str) -> tuple[Eni, ...]:
+        mine = (e for e in self.enis if e.instance_id == instance_id)
+        return tuple(sorted(mine, key=lambda e: (e.network_card, e.device_index)))
