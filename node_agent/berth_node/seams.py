@@ -39,11 +39,15 @@ class InterfaceLayout:
 
 @dataclass(frozen=True, slots=True)
 class NodeLayout:
-    """Everything the node's routing depends upon. Marks are masks: writes never touch another bit."""
+    """Everything the node's routing depends upon. Marks are masks: writes never touch another bit.
+
+    ``snat``: rewrite pod traffic that leaves for destinations outside ``no_snat_cidrs`` to the node's primary address;
+    off where a NAT gateway does it all.
+    """
 
     interfaces: tuple[InterfaceLayout, ...]
     no_snat_cidrs: tuple[str, ...] = ()
-    external_snat: bool = True
+    snat: bool = True
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
 
@@ -89,7 +93,7 @@ class Dataplane(Protocol):
     """The kernel side. See the module docstring for threading and idempotence."""
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
-        """Make links, addresses, routes, rules and nftables match. Returns what could not be (missing link yet, ...)."""
+        """Make links, addresses, routes, rules and nftables match. Returns what could not be made so."""
 
     def attach(self, attachment: Attachment) -> Wired:
         """Wire a pod. Undoes everything it did before it raises :class:`DataplaneError`."""
@@ -101,7 +105,7 @@ class Dataplane(Protocol):
         """Compare pod side, host side, routes and neighbour with what :meth:`attach` made."""
 
     def survey(self) -> tuple[Attachment, ...]:
-        """Every attachment the kernel knows, read from the host links' aliases: the second witness after the journal."""
+        """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
 
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""

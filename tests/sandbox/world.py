@@ -18,7 +18,7 @@ ROOT: Final = Path("/run/berth-sandbox")
 
 
 def netns_path(name: str) -> Path:
-    """The bind mount of a network namespace. Instances' are named by instance id; others: vpc, internet, onprem, nat."""
+    """A network namespace's bind mount. An instance's is named by its id; the others: vpc, internet, onprem, nat."""
     return Path("/run/netns") / name
 
 
