@@ -1,0 +1,160 @@
+"""The VPC that the demo and the end-to-end tests use, made by ordinary API calls.
+
+Two zones, one private subnet each; a public subnet with a NAT gateway; a VPN to on-premises. Nothing in here is known
+to Berth except by the tags that a user would set: ``berth:allowed`` on the subnets and the security group.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+__all__ = [
+    "ADMIN_KEY",
+    "CLUSTER",
+    "REGION",
+    "Landscape",
+    "NodeSpec",
+    "attach_node_policy",
+    "build_landscape",
+    "client",
+    "launch_node",
+]
+
+REGION: Final = "eu-west-1"
+CLUSTER: Final = "demo"
+ADMIN_KEY: Final = "berth-admin"
+VPC_CIDR: Final = "10.0.0.0/16"
+ON_PREMISES_CIDR: Final = "192.168.50.0/24"
+PARTNER_CIDR: Final = "172.30.9.0/24"
+"""Reached by the same VPN, but listed nowhere: a client there is outside the no-SNAT list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """Ids of what was made. ``subnets`` maps a zone's letter to its private subnet."""
+
+    vpc: str
+    public_subnet: str
+    subnets: dict[str, str]
+    security_group: str
+    profile: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node to launch. ``tags`` are ``berth:`` policy tags, without the prefix."""
+
+    name: str
+    subnet: str
+    type: str
+    tags: dict[str, str]
+
+
+def client(service: str, endpoint: str) -> Any:
+    """A boto3 client of the driver (an administrator, not one of Berth's parts)."""
+    return boto3.client(
+        service,  # type: ignore[call-overload]
+        region_name=REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=ADMIN_KEY,
+        aws_secret_access_key=ADMIN_KEY,
+        config=Config(retries={"mode": "standard", "max_attempts": 2}, read_timeout=60),
+    )
+
+
+def _tags(kind: str, **tags: str) -> list[dict[str, Any]]:
+    named = [{"Key": k.replace("__", ":"), "Value": v} for k, v in tags.items()]
+    return [{"ResourceType": kind, "Tags": named}]
+
+
+def build_landscape(endpoint: str) -> Landscape:
+    """Make the VPC and the node role's instance profile (without Berth's policy: the stack brings that)."""
+    ec2 = client("ec2", endpoint)
+    vpc = ec2.create_vpc(CidrBlock=VPC_CIDR)["Vpc"]["VpcId"]
+
+    def subnet(zone: str, cidr: str, **tags: str) -> str:
+        made = ec2.create_subnet(
+            VpcId=vpc, CidrBlock=cidr, AvailabilityZone=REGION + zone, TagSpecifications=_tags("subnet", **tags)
+        )
+        return str(made["Subnet"]["SubnetId"])
+
+    public = subnet("a", "10.0.0.0/24", Name="public-a")
+    private = {
+        "a": subnet("a", "10.0.1.0/24", Name="private-a", berth__allowed="true"),
+        "b": subnet("b", "10.0.2.0/24", Name="private-b", berth__allowed="true"),
+    }
+    _public_routes(ec2, vpc, public)
+    _private_routes(ec2, vpc, public, list(private.values()))
+    group = ec2.create_security_group(
+        VpcId=vpc,
+        GroupName="nodes",
+        Description="nodes and their pods",
+        TagSpecifications=_tags("security-group", berth__allowed="true"),
+    )["GroupId"]
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=everything)
+    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    return Landscape(vpc, public, private, group, _instance_profile(endpoint), image)
+
+
+def _public_routes(ec2: Any, vpc: str, public: str) -> None:
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    ec2.associate_route_table(RouteTableId=table, SubnetId=public)
+
+
+def _private_routes(ec2: Any, vpc: str, public: str, subnets: list[str]) -> None:
+    address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+    nat = ec2.create_nat_gateway(SubnetId=public, AllocationId=address)["NatGateway"]["NatGatewayId"]
+    vpn = ec2.create_vpn_gateway(Type="ipsec.1")["VpnGateway"]["VpnGatewayId"]
+    ec2.attach_vpn_gateway(VpcId=vpc, VpnGatewayId=vpn)
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat)
+    for cidr in (ON_PREMISES_CIDR, PARTNER_CIDR):
+        ec2.create_route(RouteTableId=table, DestinationCidrBlock=cidr, GatewayId=vpn)
+    for subnet in subnets:
+        ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+
+
+def _instance_profile(endpoint: str) -> str:
+    iam = client("iam", endpoint)
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"},
+        ],
+    }
+    iam.create_role(RoleName="demo-node", AssumeRolePolicyDocument=json.dumps(trust))
+    iam.create_instance_profile(InstanceProfileName="demo-node")
+    iam.add_role_to_instance_profile(InstanceProfileName="demo-node", RoleName="demo-node")
+    return "demo-node"
+
+
+def attach_node_policy(endpoint: str, policy_arn: str) -> None:
+    """What a user does after ``sam deploy``: the stack's managed policy on the role of the nodes."""
+    client("iam", endpoint).attach_role_policy(RoleName="demo-node", PolicyArn=policy_arn)
+
+
+def launch_node(endpoint: str, landscape: Landscape, spec: NodeSpec, cluster: str = CLUSTER) -> str:
+    """RunInstances for one node, tagged as a node group or Karpenter would. Returns the instance id."""
+    tags = {f"kubernetes.io/cluster/{cluster}": "owned", "Name": spec.name}
+    tags |= {f"berth:{name}": value for name, value in spec.tags.items()}
+    launched = client("ec2", endpoint).run_instances(
+        ImageId=landscape.image,
+        InstanceType=spec.type,
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=landscape.subnets[spec.subnet],
+        SecurityGroupIds=[landscape.security_group],
+        IamInstanceProfile={"Name": landscape.profile},
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}],
+    )
+    return str(launched["Instances"][0]["InstanceId"])
