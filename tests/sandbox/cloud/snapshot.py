@@ -1,0 +1,169 @@
+"""What the simulated EC2 knows, as a frozen :class:`~tests.sandbox.world.World` for the fabric, nodes and IMDS."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any, Final
+
+from moto.ec2.models import EC2Backend, ec2_backends
+
+from tests.sandbox.world import Eni, Instance, Route, Subnet, World
+
+from .changes import subscribe
+from .ec2_attachments import is_attached
+from .ec2_events import instance_arn
+from .lock import API_LOCK
+from .patching import announce
+
+__all__ = ["ACCOUNT", "REGION", "backend_of", "install", "snapshot", "subscribe"]
+
+ACCOUNT: Final = "123456789012"
+REGION: Final = "eu-west-1"
+
+
+def backend_of(account: str = ACCOUNT, region: str = REGION) -> Any:
+    """moto's EC2 backend. Hold the API lock while using it."""
+    return ec2_backends[account][region]
+
+
+def snapshot(account: str = ACCOUNT, region: str = REGION) -> World:
+    """Everything at one moment, in stable order (by id). Takes the API lock.
+
+    Left out: terminated instances, deleted gateways, and the default VPC while nothing is in it.
+    """
+    with API_LOCK:
+        backend = backend_of(account, region)
+        vpcs = [vpc for vpc in backend.vpcs.values() if not vpc.is_default or _in_use(backend, vpc.id)]
+        shown = {vpc.id for vpc in vpcs}
+        subnets = [s for zone in backend.subnets.values() for s in zone.values() if s.vpc_id in shown]
+        gateways = [g for g in backend.nat_gateways.values() if g.state != "deleted"]
+        return World(
+            vpc_cidrs=tuple(dict.fromkeys(cidr for vpc in vpcs for cidr in _cidrs(vpc))),
+            subnets=_sorted(_subnet(backend, s) for s in subnets),
+            instances=_sorted(_instance(backend, i) for i in backend.all_instances() if i.state != "terminated"),
+            enis=_sorted(_eni(e) for e in backend.enis.values() if e.vpc_id in shown),
+            nat=tuple(sorted((g.id, g._eni.private_ip_address) for g in gateways)),
+            onprem_cidrs=_onprem(backend, shown),
+        )
+
+
+def _sorted(things: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(things, key=lambda thing: thing.id))
+
+
+def _in_use(backend: Any, vpc_id: str) -> bool:
+    return any(eni.vpc_id == vpc_id for eni in backend.enis.values())
+
+
+def _cidrs(vpc: Any) -> list[str]:
+    return [a["cidr_block"] for a in vpc.get_cidr_block_association_set()]
+
+
+def _routes(backend: Any, subnet: Any) -> tuple[Route, ...]:
+    """Of the table that the subnet is associated with, else of the VPC's main table."""
+    tables = [t for t in backend.route_tables.values() if t.vpc_id == subnet.vpc_id]
+    own = [t for t in tables if subnet.id in t._associations.values()]
+    used = own or [t for t in tables if t.main_association_id]
+    routes = [
+        Route(route.destination_cidr_block, target)
+        for table in used[:1]
+        for route in table.routes
+        if route.destination_cidr_block and (target := _target(route))
+    ]
+    return tuple(sorted(routes, key=lambda r: (-ipaddress.ip_network(r.destination).prefixlen, r.destination)))
+
+
+def _target(route: Any) -> str | None:
+    """Only what the fabric can carry: ``local``, internet, NAT and VPN gateways."""
+    if route.local:
+        return "local"
+    if route.nat_gateway is not None:
+        return str(route.nat_gateway.id) if route.nat_gateway.state != "deleted" else None
+    if route.gateway is not None and str(route.gateway.id).startswith(("igw-", "vgw-")):
+        return str(route.gateway.id)
+    return None
+
+
+def _subnet(backend: Any, subnet: Any) -> Subnet:
+    return Subnet(subnet.id, subnet.cidr_block, subnet.availability_zone, subnet.vpc_id, _routes(backend, subnet))
+
+
+def _instance(backend: Any, instance: Any) -> Instance:
+    association = backend.iam_instance_profile_associations.get(instance.id)
+    roles = association.iam_instance_profile.roles if association else []
+    return Instance(
+        id=instance.id,
+        arn=instance_arn(backend, instance.id),
+        state=instance.state,
+        type=instance.instance_type,
+        zone=instance.placement.zone,
+        image=instance.image_id,
+        launched_at=instance.launch_time.timestamp(),
+        profile_role=roles[0].name if roles else None,
+        hop_limit=instance.metadata_options.http_put_response_hop_limit,
+    )
+
+
+def _eni(eni: Any) -> Eni:
+    here = is_attached(eni) and eni.instance is not None
+    return Eni(
+        id=eni.id,
+        mac=eni.mac_address,
+        subnet_id=eni.subnet.id,
+        addresses=tuple(
+            a["PrivateIpAddress"] for a in sorted(eni.private_ip_addresses, key=lambda a: not a["Primary"])
+        ),
+        prefixes=tuple(p["Ipv4Prefix"] for p in eni.ipv4_prefixes),
+        instance_id=eni.instance.id if here else None,
+        device_index=int(eni.device_index or 0) if here else 0,
+        network_card=getattr(eni, "network_card_index", 0) if here else 0,
+        source_check=bool(eni.source_dest_check),
+        security_groups=tuple(g.id for g in eni.group_set),
+        public_address=eni.public_ip,
+    )
+
+
+def _onprem(backend: Any, vpcs: set[str]) -> tuple[str, ...]:
+    """What the VPN reaches: the destinations of routes to a virtual private gateway."""
+    found = {
+        route.destination_cidr_block
+        for table in backend.route_tables.values()
+        if table.vpc_id in vpcs
+        for route in table.routes
+        if (_target(route) or "").startswith("vgw-")
+    }
+    return tuple(sorted(found))
+
+
+_CHANGING: Final = (
+    "create_vpc",
+    "delete_vpc",
+    "associate_vpc_cidr_block",
+    "disassociate_vpc_cidr_block",
+    "create_subnet",
+    "delete_subnet",
+    "create_route_table",
+    "delete_route_table",
+    "associate_route_table",
+    "disassociate_route_table",
+    "replace_route_table_association",
+    "create_route",
+    "replace_route",
+    "delete_route",
+    "create_nat_gateway",
+    "attach_internet_gateway",
+    "detach_internet_gateway",
+    "attach_vpn_gateway",
+    "detach_vpn_gateway",
+    "associate_address",
+    "disassociate_address",
+    "release_address",
+    "modify_instance_metadata_options",
+    "disassociate_iam_instance_profile",
+)
+
+
+def install() -> None:
+    """Make the calls that change routes, subnets and addresses tell the subscribers; the rest tells them itself."""
+    announce(EC2Backend, *_CHANGING)
