@@ -1,0 +1,84 @@
+"""A host link's alias: the second witness of who holds an address.
+
+The kernel keeps at most 255 bytes with a link (``IFALIASZ`` counts the NUL; linux/if.h), so an attachment is written
+as compact JSON and what does not fit is left out, the least needed first. Nothing is ever cut short, but for a
+container id too long to fit at all, which is written as its start, ``#`` and a digest (``#`` is in no container id).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from ..seams import Attachment
+
+__all__ = ["LIMIT", "decode", "encode", "key", "shortened"]
+
+LIMIT: Final = 255
+_LONGEST_ID: Final = 120
+_DIGEST: Final = 24
+# in the order in which they matter to whoever must rebuild the pool without the journal
+_OPTIONAL: Final = (("u", "uid"), ("s", "namespace"), ("n", "name"))
+
+
+def shortened(container_id: str) -> str:
+    """The container id as an alias holds it: itself, unless it is longer than 120 characters."""
+    if len(container_id) <= _LONGEST_ID and container_id.isascii():
+        return container_id
+    digest = hashlib.sha256(container_id.encode()).hexdigest()[:_DIGEST]
+    return container_id.encode("ascii", "ignore").decode()[: _LONGEST_ID - _DIGEST - 1] + "#" + digest
+
+
+def key(attachment: Attachment) -> tuple[str, str]:
+    """CNI's primary key of an attachment (container id, interface name), as an alias holds it."""
+    return shortened(attachment.container_id), attachment.ifname
+
+
+def encode(attachment: Attachment) -> bytes:
+    """At most 255 bytes of ASCII JSON. Container, interface and address are always in it."""
+    fields: dict[str, Any] = {
+        "v": 1,
+        "c": shortened(attachment.container_id),
+        "i": attachment.ifname,
+        "a": attachment.address,
+        "t": round(attachment.attached_at, 3),
+    }
+    text = _dump(fields)
+    for short, name in _OPTIONAL:
+        value = getattr(attachment, name)
+        longer = _dump(fields | {short: value})
+        if value and len(longer) <= LIMIT:
+            fields[short], text = value, longer
+    return text
+
+
+def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
+    """The attachment that an alias tells of; None if the alias is not Berth's."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or fields.get("v") != 1:
+        return None
+    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "u", "s", "n")}
+    time = fields.get("t", 0)
+    if not all(isinstance(value, str) for value in texts.values()) or not isinstance(time, int | float):
+        return None
+    if not (texts["c"] and texts["i"] and texts["a"]):
+        return None
+    return Attachment(
+        container_id=texts["c"],
+        ifname=texts["i"],
+        address=texts["a"],
+        host_ifname=host_ifname,
+        namespace=texts["s"],
+        name=texts["n"],
+        uid=texts["u"],
+        attached_at=float(time),
+        mtu=mtu,
+    )
+
+
+def _dump(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()

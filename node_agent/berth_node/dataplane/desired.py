@@ -1,0 +1,137 @@
+"""What the node's rules and routes must be, as values: pure, so that routing is a comparison and not a procedure.
+
+Which interface a packet leaves by is decided by its source address alone, because EC2 drops what leaves an interface
+with a source that is not assigned to it (source/destination check). The one exception is a connection mark: flows
+that we SNAT, and answers to what came in by the primary interface, follow the ``main`` table.
+
+====  ==================================  =================================================================
+1000  (all)                               pods' /32 routes; ``unreachable`` for the rest of each block
+1010  connection mark, to our own subnet  the primary interface's table: the gateway, not on-link
+1011  connection mark                     ``main``
+1020  from each assigned prefix           its interface's table
+1021  interface mark                      that interface's table (single addresses; what the node answers)
+1022  from a secondary's primary address  its interface's table
+1030  to the primary interface's subnet   its table: the gateway, not on-link
+====  ==================================  =================================================================
+
+The on-link subnet route that DHCP makes would resolve other nodes' pods by ARP, and a neighbour entry outlives an
+address that moved to another interface; the VPC router never forgets. So traffic inside the subnet uses the gateway.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ..seams import InterfaceLayout, NodeLayout
+from .pods import PODS_TABLE
+
+__all__ = ["MAIN_TABLE", "Route", "Rule", "assign_marks", "primary", "routes", "rules", "table_of"]
+
+MAIN_TABLE: Final = 254
+WORST_METRIC: Final = 0xFFFFFFFF
+ANYWHERE: Final = "0.0.0.0/0"
+
+_PODS, _MARKED_SUBNET, _MARKED, _PREFIX, _INTERFACE, _OWN, _SUBNET = 1000, 1010, 1011, 1020, 1021, 1022, 1030
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rule:
+    """One ``ip rule``. Empty source or destination is everything; mask 0 is no mark."""
+
+    priority: int
+    table: int
+    source: str = ""
+    destination: str = ""
+    mark: int = 0
+    mask: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Route:
+    """One route of ours. ``link`` is the interface's index; 0 is an ``unreachable`` route.
+
+    A gateway is ``onlink``: it needs no other route to be resolved.
+    """
+
+    table: int
+    destination: str
+    metric: int = 0
+    link: int = 0
+    gateway: str = ""
+
+
+def primary(layout: NodeLayout) -> InterfaceLayout | None:
+    """The primary interface: EC2 gives it network card 0, device index 0."""
+    return next((i for i in layout.interfaces if (i.network_card, i.device_index) == (0, 0)), None)
+
+
+def table_of(interface: InterfaceLayout) -> int:
+    """An interface's routing table: stable for its place on the instance, and readable in ``ip rule``."""
+    return PODS_TABLE + 1 + interface.network_card * 1000 + interface.device_index
+
+
+def assign_marks(layout: NodeLayout, present: Mapping[int, int]) -> dict[int, int]:
+    """Table to interface mark. A table keeps the mark it has (``present``, as read from the rules), so that a new
+    interface changes nothing for the others; new ones take the lowest free. At most as many as the mask can tell
+    apart get one."""
+    step = layout.interface_mask & -layout.interface_mask
+    free = range(step, layout.interface_mask + 1, step)
+    tables = sorted(table_of(interface) for interface in layout.interfaces)
+    marks = {table: present[table] for table in tables if present.get(table) in free}
+    if len(set(marks.values())) < len(marks):
+        marks = {}
+    for table in tables:
+        if table not in marks and (mark := next((m for m in free if m not in marks.values()), 0)):
+            marks[table] = mark
+    return marks
+
+
+def rules(layout: NodeLayout, marks: Mapping[int, int]) -> frozenset[Rule]:
+    """Every rule of ours."""
+    return frozenset(_rules(layout, marks))
+
+
+def _rules(layout: NodeLayout, marks: Mapping[int, int]) -> Iterator[Rule]:
+    connection = layout.connection_mark
+    yield Rule(_PODS, PODS_TABLE)
+    yield Rule(_MARKED, MAIN_TABLE, mark=connection, mask=connection)
+    first = primary(layout)
+    if first is not None:
+        subnet, table = _cidr(first.subnet_cidr), table_of(first)
+        yield Rule(_MARKED_SUBNET, table, destination=subnet, mark=connection, mask=connection)
+        yield Rule(_SUBNET, table, destination=subnet)
+    for interface in layout.interfaces:
+        table = table_of(interface)
+        if table in marks:
+            yield Rule(_INTERFACE, table, mark=marks[table], mask=layout.interface_mask)
+        if interface is not first:
+            yield Rule(_OWN, table, source=f"{interface.primary_address}/32")
+        for block in interface.blocks:
+            if not block.endswith("/32"):
+                yield Rule(_PREFIX, table, source=_cidr(block))
+
+
+def routes(layout: NodeLayout, links: Mapping[str, int]) -> frozenset[Route]:
+    """Every route of ours but the pods' own. ``links`` maps MACs to the indexes of links that are there."""
+    return frozenset(_routes(layout, links))
+
+
+def _routes(layout: NodeLayout, links: Mapping[str, int]) -> Iterator[Route]:
+    first = primary(layout)
+    for interface in layout.interfaces:
+        for block in interface.blocks:
+            yield Route(PODS_TABLE, _cidr(block), WORST_METRIC)
+        table = table_of(interface)
+        if interface is not first:
+            # with its link gone, traffic must not fall through to `main` and leave by an interface where EC2 drops it
+            yield Route(table, ANYWHERE, WORST_METRIC)
+        if (link := links.get(interface.mac.lower())) is not None:
+            yield Route(table, f"{interface.gateway}/32", link=link)
+            yield Route(table, ANYWHERE, link=link, gateway=interface.gateway)
+
+
+def _cidr(text: str) -> str:
+    return str(ipaddress.ip_network(text))

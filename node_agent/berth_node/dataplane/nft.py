@@ -1,0 +1,185 @@
+"""The node's packet marks and source NAT: one nftables table, ``ip berth``, replaced as a whole in one transaction.
+
+Order of the chains, by the priorities of others (netfilter's ``NF_IP_PRI_*``; conntrack is -200, DNAT -100, SNAT 100):
+
+* ``entry`` (prerouting, -150, before any DNAT): a flow that comes in by the primary interface, other than for a pod's
+  own address, gets the connection mark: its answers must leave where it came in (NodePort, host ports).
+* ``choose`` (prerouting, -95, after iptables', nftables' and CNI portmap's DNAT): the first packet of a pod's flow
+  is judged by where it really goes. If we are to SNAT it, its connection is marked. Marked connections are routed by
+  ``main``; a single address of an interface is marked for that interface's table. Prefixes have rules instead.
+* ``answer`` (output, ``type route``, -145, after iptables' mangle): what the node itself sends in a pod's name (resets
+  of REJECT rules, IPVS, transparent proxies) has been routed already, so a changed mark routes it again.
+* ``rewrite`` (postrouting, 110): SNAT, after kube-proxy's masquerade (100): whoever binds a connection's source first
+  wins, so an operator's or kube-proxy's own decision stands and ours is the default.
+
+Marks are written under a mask: interfaces 0x7f, connection 0x80 by default. kubelet and kube-proxy (0x4000, 0x8000),
+Cilium (0x0f00), Istio and network policy agents own the others.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from ..seams import NodeLayout
+from . import desired
+
+__all__ = ["TABLE", "NftError", "NftTable", "ruleset"]
+
+TABLE: Final = "berth"
+_SECONDS: Final = 20
+_ALL_BITS: Final = 0xFFFFFFFF
+_UNCONFIRMED: Final = "ct status & 0x8 == 0x0"
+"""The first packet of a flow alone: IPS_CONFIRMED is set when it leaves. ``ct state new`` would also hold for every
+later packet of a UDP flow that nobody answers."""
+
+
+class NftError(OSError):
+    """``nft`` refused. The message holds its own words."""
+
+
+def ruleset(layout: NodeLayout, marks: Mapping[int, int], primary_link: str) -> str:
+    """The table's text. ``primary_link`` is the primary interface's name; empty if its link is not there."""
+    first = desired.primary(layout)
+    pods = _collapsed(block for interface in layout.interfaces for block in interface.blocks)
+    owners = _owners(layout, marks)
+    singles = {block: table for block, table in owners.items() if block.endswith("/32")}
+    own = [f"{i.primary_address}/32" for i in layout.interfaces if i is not first]
+    snat = layout.snat and first is not None
+    parts = [
+        *_set("pods", pods),
+        *_set("own", _collapsed([*pods, *own])),
+        *_set("no_snat", _collapsed([*layout.no_snat_cidrs, *pods])),
+        *_verdicts("singles", singles),
+        *_verdicts("owners", owners),
+        *(line for table, mark in sorted(marks.items()) for line in _interface_chain(table, mark, layout)),
+        *_entry(layout, primary_link),
+        *_choose(layout, snat),
+        *_answer(layout),
+    ]
+    if snat and first is not None:
+        parts += _rewrite(layout, first.primary_address)
+    body = "\n".join(f"  {line}" for line in parts)
+    return f"table ip {TABLE} {{\n{body}\n}}\n"
+
+
+def _owners(layout: NodeLayout, marks: Mapping[int, int]) -> dict[str, int]:
+    """Block to table. Two interfaces never share a block in EC2; if a record says so, the first one listed has it."""
+    owners: dict[str, int] = {}
+    for interface in layout.interfaces:
+        table = desired.table_of(interface)
+        for block in interface.blocks:
+            if table in marks:
+                owners.setdefault(str(ipaddress.ip_network(block)), table)
+    return owners
+
+
+def _interface_chain(table: int, mark: int, layout: NodeLayout) -> Sequence[str]:
+    keep = _ALL_BITS & ~layout.interface_mask
+    return (f"chain to_{table} {{", f"  meta mark set meta mark & {keep:#010x} | {mark:#010x}", "}")
+
+
+def _entry(layout: NodeLayout, link: str) -> Sequence[str]:
+    lines = ["chain entry {", "  type filter hook prerouting priority -150; policy accept;"]
+    if link:
+        mark = f"ct mark set ct mark | {layout.connection_mark:#x}"
+        lines.append(f'  iifname "{link}" {_UNCONFIRMED} ip daddr != @pods {mark}')
+    return (*lines, "}")
+
+
+def _choose(layout: NodeLayout, snat: bool) -> Sequence[str]:
+    mark = layout.connection_mark
+    lines = [
+        "chain external {",
+        f"  ct mark set ct mark | {mark:#x}",
+        f"  meta mark set meta mark | {mark:#x}",
+        "}",
+        "chain choose {",
+        "  type filter hook prerouting priority -95; policy accept;",
+        "  ip saddr != @pods return",
+        f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
+    ]
+    if snat:
+        lines.append(f"  {_UNCONFIRMED} ct state new ip daddr != @no_snat fib daddr type unicast goto external")
+    return (*lines, "  ip saddr vmap @singles", "}")
+
+
+def _answer(layout: NodeLayout) -> Sequence[str]:
+    mark = layout.connection_mark
+    return (
+        "chain answer {",
+        "  type route hook output priority -145; policy accept;",
+        "  ip saddr != @own return",
+        f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
+        "  ip saddr vmap @owners",
+        "}",
+    )
+
+
+def _rewrite(layout: NodeLayout, address: str) -> Sequence[str]:
+    mark = layout.connection_mark
+    return (
+        "chain rewrite {",
+        "  type nat hook postrouting priority 110; policy accept;",
+        f"  ct mark & {mark:#x} == {mark:#x} ip saddr @pods ip daddr != @no_snat snat to {address} fully-random",
+        "}",
+    )
+
+
+def _set(name: str, blocks: Sequence[str]) -> Sequence[str]:
+    return (f"set {name} {{", "  type ipv4_addr; flags interval;", *_elements(blocks), "}")
+
+
+def _verdicts(name: str, tables: Mapping[str, int]) -> Sequence[str]:
+    pairs = [f"{block} : jump to_{table}" for block, table in sorted(tables.items())]
+    return (f"map {name} {{", "  type ipv4_addr : verdict; flags interval;", *_elements(pairs), "}")
+
+
+def _elements(items: Sequence[str]) -> Sequence[str]:
+    return (f"  elements = {{ {', '.join(items)} }}",) if items else ()
+
+
+def _collapsed(cidrs: Iterable[str]) -> list[str]:
+    """Sorted, merged and free of overlaps, which an interval set refuses."""
+    return [str(n) for n in ipaddress.collapse_addresses(ipaddress.IPv4Network(c, strict=False) for c in cidrs)]
+
+
+class NftTable:
+    """The table in the kernel, of the network namespace of the thread that calls.
+
+    What was loaded is remembered only to tell, by reading the table back, that nothing has to be loaded again.
+    """
+
+    def __init__(self) -> None:
+        self._wanted = ""
+        self._listing = ""
+
+    def apply(self, text: str) -> None:
+        """Make the table be ``text``, if it is not. Raises :class:`NftError`."""
+        if text == self._wanted and self._listing and self._list() == self._listing:
+            return
+        self._wanted = ""
+        # making it first lets `delete` succeed where there is none; all three are one transaction
+        _nft(["-f", "-"], f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n{text}")
+        self._listing = self._list()
+        self._wanted = text
+
+    def _list(self) -> str:
+        try:
+            return _nft(["-s", "-n", "list", "table", "ip", TABLE])
+        except NftError:
+            return ""
+
+
+def _nft(arguments: Sequence[str], text: str | None = None) -> str:
+    try:
+        done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, timeout=_SECONDS)
+    except FileNotFoundError:
+        raise NftError("the nft program is missing; install nftables") from None
+    except subprocess.TimeoutExpired:
+        raise NftError(f"nft did not finish in {_SECONDS} s") from None
+    if done.returncode:
+        raise NftError(f"nft {' '.join(arguments)}: {done.stderr.strip()[:500]}")
+    return done.stdout

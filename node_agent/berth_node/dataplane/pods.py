@@ -1,0 +1,265 @@
+"""One pod's wiring: a veth pair, a /32 and a link-local gateway in the pod, a route and a neighbour on the host.
+
+ADD is three ``sendmsg`` (host, pod, host). The alias of the host end names the attachment, so that the kernel itself
+is a witness of who holds which address, and a name met again can be told from a leftover.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from ..seams import POD_GATEWAY, Attachment, DataplaneError, Problem, Wired
+from . import alias, messages
+from .messages import Link, VethEnd
+from .namespaces import Home
+from .reaper import Reaper
+from .rtnl import Rtnl, RtnlError
+
+__all__ = ["PODS_TABLE", "PodWiring"]
+
+PODS_TABLE: Final = 300_000_000
+"""The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
+
+_GATEWAY: Final = socket.inet_aton(POD_GATEWAY)
+_FIRST_INDEX: Final = 1 << 20
+_ATTEMPTS: Final = 4
+_CARRIER_SECONDS: Final = 2.5
+_GONE: Final = frozenset({errno.ESRCH, errno.ENODEV})
+_TEMPORARY: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
+
+
+def refused(action: str, error: OSError) -> DataplaneError:
+    """A kernel's refusal as the seam's error."""
+    return DataplaneError(f"{action}: {error}", temporary=error.errno in _TEMPORARY)
+
+
+class PodWiring:
+    """Wires pods of the network namespace of the thread that makes this. One thread uses it."""
+
+    def __init__(self, home: Home, reaper: Reaper) -> None:
+        self._home = home
+        self._reaper = reaper
+        self._rtnl = Rtnl()
+        # chosen indexes let every message be packed before the first answer; above every index there is, none of
+        # them can meet a link that is not ours
+        self._index = max([_FIRST_INDEX, *(link.index for link in self._links())])
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._rtnl.close()
+
+    # ------------------------------------------------------------------------------------------------- attach
+
+    def attach(self, attachment: Attachment) -> Wired:
+        """See :meth:`berth_node.seams.Dataplane.attach`."""
+        who = f"wiring {attachment.address} for container {attachment.container_id[:12]}"
+        if attachment.netns_fd is None:
+            raise DataplaneError(f"{who}: the pod's network namespace is not known; pass its descriptor")
+        try:
+            with self._home.call_in(attachment.netns_fd, Rtnl) as pod:
+                for _ in range(_ATTEMPTS):
+                    wired = self._make(attachment, attachment.netns_fd, pod) or self._give_way(attachment, pod)
+                    if wired is not None:
+                        return wired
+        except OSError as error:
+            raise refused(who, error) from error
+        raise DataplaneError(f"{who}: the name {attachment.host_ifname} keeps being taken", temporary=True)
+
+    def _make(self, attachment: Attachment, netns_fd: int, pod_side: Rtnl) -> Wired | None:
+        """Wire it from nothing. None if a name was taken; then nothing was made."""
+        host, pod = self._ends(attachment)
+        ip = socket.inet_aton(attachment.address)
+        try:
+            self._rtnl.batch(
+                [
+                    messages.veth(host, pod, netns_fd, attachment.mtu),
+                    messages.alias(host.index, alias.encode(attachment)),
+                    messages.host_route(host.index, ip, PODS_TABLE),
+                    messages.neighbour(host.index, ip, pod.mac),
+                ]
+            )
+        except RtnlError as error:
+            if error.index == 0 and error.errno == errno.EEXIST:
+                return None
+            if error.index > 0:
+                self._delete(host.index)
+            raise
+        try:
+            pod_side.batch(
+                [
+                    messages.link_up(pod.index),
+                    messages.address(pod.index, ip),
+                    messages.pod_gateway_route(pod.index, _GATEWAY),
+                    messages.pod_default_route(pod.index, _GATEWAY),
+                    messages.neighbour(pod.index, _GATEWAY, host.mac),
+                ]
+            )
+            self._await_carrier(host.index)
+        except BaseException:
+            self._delete(host.index)
+            raise
+        return Wired(host_mac=host.mac.hex(":"), pod_mac=pod.mac.hex(":"), host_ifindex=host.index)
+
+    def _ends(self, attachment: Attachment) -> tuple[VethEnd, VethEnd]:
+        self._index += 2
+        number = self._index.to_bytes(4, "big")
+        host = VethEnd(attachment.host_ifname, b"\x02\xbe" + number, self._index)
+        return host, VethEnd(attachment.ifname, b"\x02\xbf" + number, self._index + 1)
+
+    def _await_carrier(self, index: int) -> None:
+        """Wait until the host end can send.
+
+        Its queue is attached by deferred work, and a packet sent before that is lost: one second until TCP tries
+        again. Current kernels run that work in RTM_GETLINK itself, so the first look is enough; older ones take up
+        to a second.
+        """
+        deadline = time.monotonic() + _CARRIER_SECONDS
+        while Link.parse(self._rtnl.get(messages.get_link(index=index))).operstate != messages.OPERSTATE_UP:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EAGAIN, "the host link did not come up")
+            time.sleep(0.002)
+
+    def _give_way(self, attachment: Attachment, pod_side: Rtnl) -> Wired | None:
+        """Somebody holds a name. Ours and whole: it is the answer. A leftover: delete it, so that we can try again."""
+        link = self._find(attachment.host_ifname)
+        if link is None:
+            if _find(pod_side, attachment.ifname) is not None:
+                raise DataplaneError(
+                    f"the pod already has an interface {attachment.ifname} whose host end is not "
+                    f"{attachment.host_ifname}; another plugin made it, or the namespace is used twice"
+                )
+            return None
+        if link.kind != "veth":
+            raise DataplaneError(
+                f"the node has an interface {link.name} ({link.kind or 'a device'}) that is no veth; rename it"
+            )
+        if not self.check(attachment):
+            return Wired(host_mac=link.mac, pod_mac=self._pod_mac(link, attachment).hex(":"), host_ifindex=link.index)
+        self._delete(link.index)
+        return None
+
+    def _pod_mac(self, link: Link, attachment: Attachment) -> bytes:
+        ip = socket.inet_aton(attachment.address)
+        for reply in self._rtnl.dump(messages.dump_neighbours(link.index)):
+            neighbour, mac, permanent = messages.parse_neighbour(reply)
+            if neighbour == ip and permanent:
+                return mac
+        return b""
+
+    def _delete(self, index: int) -> None:
+        self._rtnl.batch([messages.link_delete(index)], ignore=_GONE)
+
+    # ------------------------------------------------------------------------------------------------- detach
+
+    def detach(self, attachment: Attachment) -> None:
+        """See :meth:`berth_node.seams.Dataplane.detach`."""
+        try:
+            link = self._find(attachment.host_ifname)
+            if link is None or not _holds(link, attachment):
+                return  # the name may be a later container's by now
+            self._rtnl.batch(
+                [
+                    messages.host_unroute(link.index, socket.inet_aton(attachment.address), PODS_TABLE),
+                    messages.link_down(link.index),
+                    messages.link_bury(link.index, f"berth-{link.index:08x}"),
+                ],
+                ignore=_GONE,
+            )
+        except OSError as error:
+            raise refused(f"unwiring {attachment.address}", error) from error
+        self._reaper.wake()
+
+    # ------------------------------------------------------------------------------------------------ witness
+
+    def survey(self) -> tuple[Attachment, ...]:
+        """See :meth:`berth_node.seams.Dataplane.survey`."""
+        try:
+            found = [alias.decode(k.alias, k.name, k.mtu) for k in self._links() if k.alias and not _dead(k)]
+        except OSError as error:
+            raise refused("listing the pods' links", error) from error
+        return tuple(sorted((a for a in found if a is not None), key=lambda a: (a.container_id, a.ifname)))
+
+    def links(self) -> tuple[Link, ...]:
+        """The links that are not pods': the node's own interfaces."""
+        try:
+            return tuple(k for k in self._links() if not _dead(k) and alias.decode(k.alias, k.name, k.mtu) is None)
+        except OSError as error:
+            raise refused("listing the node's links", error) from error
+
+    def check(self, attachment: Attachment) -> tuple[Problem, ...]:
+        """See :meth:`berth_node.seams.Dataplane.check`."""
+        try:
+            link = self._find(attachment.host_ifname)
+            if link is None:
+                return (Problem(attachment.host_ifname, "the host link is gone; delete the pod"),)
+            problems = list(self._host_problems(link, attachment))
+            if attachment.netns_fd is not None:
+                with self._home.call_in(attachment.netns_fd, Rtnl) as pod:
+                    problems += _pod_problems(pod, link, attachment, self._pod_mac(link, attachment))
+        except OSError as error:
+            raise refused(f"checking {attachment.address}", error) from error
+        return tuple(problems)
+
+    def _host_problems(self, link: Link, attachment: Attachment) -> Iterator[Problem]:
+        ip = socket.inet_aton(attachment.address)
+        if not _holds(link, attachment):
+            yield Problem(link.name, f"the link belongs to another attachment: {link.alias.decode(errors='replace')}")
+        if not link.up:
+            yield Problem(link.name, "the host link is down")
+        routes = [messages.parse_route(r) for r in self._rtnl.dump(messages.dump_routes(link.index, PODS_TABLE))]
+        if (ip, 32, b"") not in routes:
+            yield Problem(link.name, f"no route to {attachment.address} by this link in table {PODS_TABLE}")
+        if not self._pod_mac(link, attachment):
+            yield Problem(link.name, f"no permanent neighbour for {attachment.address}")
+
+    def _find(self, name: str) -> Link | None:
+        return _find(self._rtnl, name)
+
+    def _links(self) -> Iterator[Link]:
+        return (Link.parse(reply) for reply in self._rtnl.dump(messages.dump_links()))
+
+
+def _find(rtnl: Rtnl, name: str) -> Link | None:
+    try:
+        return Link.parse(rtnl.get(messages.get_link(name)))
+    except RtnlError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def _dead(link: Link) -> bool:
+    return link.group == messages.REAP_GROUP
+
+
+def _holds(link: Link, attachment: Attachment) -> bool:
+    told = alias.decode(link.alias, link.name, link.mtu)
+    if told is None:
+        return False
+    # the alias of an id that is too long holds it shortened already
+    return alias.key(told) == alias.key(attachment) and told.address == attachment.address
+
+
+def _pod_problems(pod: Rtnl, host: Link, attachment: Attachment, mac: bytes) -> Iterator[Problem]:
+    where = f"{attachment.ifname} in the pod"
+    link = _find(pod, attachment.ifname)
+    if link is None:
+        yield Problem(where, "the interface is gone")
+        return
+    if not link.up:
+        yield Problem(where, "the interface is down")
+    if link.mac != mac.hex(":"):
+        yield Problem(where, f"its MAC is {link.mac}, the host's neighbour entry has {mac.hex(':')}")
+    ip = socket.inet_aton(attachment.address)
+    if (ip, 32) not in [messages.parse_address(r) for r in pod.dump(messages.dump_addresses(link.index))]:
+        yield Problem(where, f"it lacks the address {attachment.address}/32")
+    routes = [messages.parse_route(r) for r in pod.dump(messages.dump_routes(link.index, messages.MAIN_TABLE))]
+    if (_GATEWAY, 32, b"") not in routes or (b"", 0, _GATEWAY) not in routes:
+        yield Problem(where, f"it lacks the routes by {POD_GATEWAY}")
+    neighbours = [messages.parse_neighbour(r) for r in pod.dump(messages.dump_neighbours(link.index))]
+    if (_GATEWAY, bytes.fromhex(host.mac.replace(":", "")), True) not in neighbours:
+        yield Problem(where, f"it lacks the permanent neighbour {POD_GATEWAY} at {host.mac}")

@@ -1,0 +1,219 @@
+"""A synchronous rtnetlink socket for the per-pod path: many requests in one ``sendmsg``, one acknowledgement.
+
+A pod's wiring is nine requests. A general library spends far more time encoding and parsing them than the kernel
+spends obeying them (7 ms against 0.8 ms), so this path packs its own. Everything else uses pyroute2.
+
+Wire format: ``linux/netlink.h``. Integers are host-endian, attributes are padded to 4 bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+__all__ = ["Attributes", "Reply", "Request", "Rtnl", "RtnlError", "attribute", "attributes", "nested"]
+
+NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
+NLM_F_REPLACE: Final = 0x100
+NLM_F_EXCL: Final = 0x200
+NLM_F_CREATE: Final = 0x400
+NLM_F_DUMP: Final = 0x300
+NLM_F_DUMP_INTR: Final = 0x10
+NLM_F_CAPPED: Final = 0x100
+NLM_F_ACK_TLVS: Final = 0x200
+
+_NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
+_NLMSGERR_ATTR_MSG: Final = 1
+_NLA_TYPE: Final = 0x3FFF
+_SOL_NETLINK: Final = 270
+_NETLINK_CAP_ACK: Final = 10
+_NETLINK_EXT_ACK: Final = 11
+_NETLINK_GET_STRICT_CHK: Final = 12
+_HEADER: Final = struct.Struct("=IHHII")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_INT: Final = struct.Struct("=i")
+_RECEIVE: Final = 1 << 18
+"""Bytes per receive. The kernel sizes a dump's buffers by what the reader offers, up to 32 KiB."""
+_DUMP_ATTEMPTS: Final = 8
+
+Attributes = dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One rtnetlink request: message type, extra ``NLM_F_*`` flags, and its packed body."""
+
+    type: int
+    flags: int
+    body: bytes
+    what: str = ""
+    """What the request does, in words for an error message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One object of an answer. ``body`` starts with the family's fixed header; attributes follow it."""
+
+    type: int
+    body: bytes
+
+
+class RtnlError(OSError):
+    """The kernel refused a request. ``index`` is that request's place in its batch, ``what`` its words."""
+
+    def __init__(self, number: int, index: int, what: str, detail: str) -> None:
+        text = os.strerror(number) + (f" ({detail})" if detail else "")
+        super().__init__(number, f"{what}: {text}" if what else text)
+        self.index = index
+        self.what = what
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    """One attribute, padded."""
+    length = len(data) + 4
+    return _ATTRIBUTE.pack(length, kind) + data + b"\0" * (-length & 3)
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind, b"".join(parts))
+
+
+def attributes(data: bytes, start: int = 0) -> Attributes:
+    """The attributes that follow ``start``, the last of a kind winning. Truncated input ends the parse."""
+    found: Attributes = {}
+    end = len(data)
+    while start + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        if length < 4 or start + length > end:
+            break
+        found[kind & _NLA_TYPE] = data[start + 4 : start + length]
+        start += (length + 3) & ~3
+    return found
+
+
+class Rtnl:
+    """A blocking rtnetlink socket, bound for its life to the network namespace it was made in.
+
+    One thread uses it. Every call raises :class:`RtnlError` when the kernel refuses.
+    """
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._sequence = 1
+        for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. Again is fine."""
+        self._socket.close()
+
+    def batch(self, requests: Sequence[Request], ignore: frozenset[int] = frozenset()) -> None:
+        """Send all requests in one message and wait for the last one's acknowledgement.
+
+        The kernel runs every request even when an earlier one failed; the first failure whose errno is not in
+        ``ignore`` is the one raised.
+        """
+        if not requests:
+            return
+        first, last = self._sequence, len(requests) - 1
+        packed = [
+            self._pack(request, first + place, NLM_F_ACK if place == last else 0)
+            for place, request in enumerate(requests)
+        ]
+        self._advance(len(requests))
+        self._socket.send(b"".join(packed))
+        failure: RtnlError | None = None
+        for kind, flags, sequence, body in self._received():
+            place = sequence - first
+            if kind != _NLMSG_ERROR or not 0 <= place <= last:
+                continue  # left over from a request whose answer nobody read
+            number = -_INT.unpack_from(body)[0]
+            if number and number not in ignore and failure is None:
+                failure = RtnlError(number, place, requests[place].what, _detail(flags, body))
+            if place == last:
+                break
+        if failure is not None:
+            raise failure
+
+    def get(self, request: Request) -> Reply:
+        """Ask for one object."""
+        sequence = self._sequence
+        self._advance(1)
+        self._socket.send(self._pack(request, sequence, 0))
+        for kind, flags, answered, body in self._received():
+            if answered != sequence:
+                continue
+            if kind == _NLMSG_ERROR:
+                raise RtnlError(-_INT.unpack_from(body)[0], 0, request.what, _detail(flags, body))
+            return Reply(kind, body)
+        raise AssertionError("unreachable: _received never ends")
+
+    def dump(self, request: Request) -> list[Reply]:
+        """Ask for every object that matches. A dump that a change interrupted is asked for again."""
+        for _ in range(_DUMP_ATTEMPTS):
+            replies, interrupted = self._dump_once(request)
+            if not interrupted:
+                return replies
+        raise RtnlError(errno.EAGAIN, 0, request.what, "the objects changed during each of several dumps")
+
+    def _dump_once(self, request: Request) -> tuple[list[Reply], bool]:
+        sequence = self._sequence
+        self._advance(1)
+        self._socket.send(self._pack(request, sequence, NLM_F_DUMP))
+        replies: list[Reply] = []
+        interrupted = False
+        for kind, flags, answered, body in self._received():
+            if answered != sequence:
+                continue
+            interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                if len(body) >= 4 and (number := -_INT.unpack_from(body)[0]):
+                    raise RtnlError(number, 0, request.what, _detail(flags, body) if kind == _NLMSG_ERROR else "")
+                break
+            replies.append(Reply(kind, body))
+        return replies, interrupted
+
+    def _pack(self, request: Request, sequence: int, flags: int) -> bytes:
+        flags |= request.flags | NLM_F_REQUEST
+        return _HEADER.pack(16 + len(request.body), request.type, flags, sequence, 0) + request.body
+
+    def _advance(self, count: int) -> None:
+        # kept well under 2^32, so that a batch's numbers never wrap in its middle
+        self._sequence = self._sequence + count if self._sequence < 0x7FFF0000 else 1
+
+    def _received(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Messages as they come: (type, flags, sequence, body)."""
+        while True:
+            data = self._socket.recv(_RECEIVE)
+            offset = 0
+            while offset + 16 <= len(data):
+                length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+                yield kind, flags, sequence, data[offset + 16 : offset + length]
+                offset += (length + 3) & ~3
+
+
+def _detail(flags: int, body: bytes) -> str:
+    """The kernel's own sentence (extended acknowledgement), or nothing."""
+    if not flags & NLM_F_ACK_TLVS:
+        return ""
+    start = 20  # the error number and the refused request's header
+    if not flags & NLM_F_CAPPED:
+        start = 4 + ((_HEADER.unpack_from(body, 4)[0] + 3) & ~3)
+    text = attributes(body, start).get(_NLMSGERR_ATTR_MSG, b"")
+    return text.rstrip(b"\0").decode(errors="replace")
