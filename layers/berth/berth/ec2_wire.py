@@ -1,0 +1,284 @@
+"""EC2's requests, answers and errors as our values: the pure half of the EC2 edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final
+
+from berth.model import (
+    CLUSTER_TAG,
+    CREATED_TAG,
+    INSTANCE_TAG,
+    AssignAddresses,
+    AssignPrefixes,
+    Attach,
+    Attachment,
+    Call,
+    CreateInterface,
+    DeleteInterface,
+    Detach,
+    Instance,
+    Intent,
+    InterfaceView,
+    Limits,
+    Outcome,
+    SetDeleteOnTermination,
+    SubnetView,
+    Unassign,
+)
+
+__all__ = [
+    "ALLOWED_TAG",
+    "Ec2Error",
+    "Network",
+    "Trouble",
+    "classify",
+    "read_instance",
+    "read_interface",
+    "read_limits",
+    "read_outcome",
+    "read_subnet",
+    "read_vpc_cidrs",
+    "request",
+]
+
+ALLOWED_TAG: Final = "berth:allowed"
+
+
+class Trouble(Enum):
+    """What to do about an error: the one thing callers ask."""
+
+    THROTTLED = "throttled"  # later
+    STATE = "state"  # later, when the instance or interface has settled
+    FRAGMENTED = "fragmented"  # no free prefix in the subnet: single addresses may still do
+    EXHAUSTED = "exhausted"  # no free address in the subnet
+    LIMIT = "limit"  # the type's or the account's limit; what we believed is out of date
+    GONE = "gone"  # the thing to change is not there
+    IN_DOUBT = "in doubt"  # perhaps done: look before doing anything
+    REFUSED = "refused"  # permission or a wrong request: a person has to act
+
+
+_TROUBLES: Final[Mapping[str, Trouble]] = {
+    code: trouble
+    for trouble, codes in {
+        Trouble.THROTTLED: ("RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"),
+        Trouble.STATE: (
+            "IncorrectState",
+            "IncorrectInstanceState",
+            "InvalidInstanceID.NotFound",  # not visible everywhere yet; describes have seen it
+            "InvalidNetworkInterface.InUse",
+            "ConcurrentTagAccess",
+            "DependencyViolation",
+        ),
+        Trouble.FRAGMENTED: ("InsufficientCidrBlocks",),
+        Trouble.EXHAUSTED: ("InsufficientFreeAddressesInSubnet",),
+        Trouble.LIMIT: (
+            "AttachmentLimitExceeded",
+            "PrivateIpAddressLimitExceeded",
+            "NetworkInterfaceLimitExceeded",
+            "NetworkAddressUsageLimitExceeded",
+            "NetworkAddressUsagePeeredLimitExceeded",
+        ),
+        Trouble.GONE: (
+            "InvalidNetworkInterfaceID.NotFound",
+            "InvalidNetworkInterface.NotFound",
+            "InvalidAttachmentID.NotFound",
+            "InvalidNetworkInterfaceAttachmentID.NotFound",
+        ),
+        Trouble.IN_DOUBT: ("InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable", "RequestTimeout"),
+    }.items()
+    for code in codes
+}
+_NO_PREFIXES: Final = "sufficient free ipv4 addresses or prefixes"
+_NOT_ASSIGNED: Final = "are not assigned to interface"
+
+
+class Ec2Error(Exception):
+    """EC2 said no, or nothing. ``trouble`` says what to do; the message has the action, code and EC2's own words."""
+
+    def __init__(self, action: str, code: str, message: str, trouble: Trouble) -> None:
+        super().__init__(f"{action}: {code}: {message}")
+        self.action, self.code, self.trouble = action, code, trouble
+
+
+def classify(code: str, message: str) -> Trouble:
+    if code == "InvalidParameterValue":
+        # EC2's other way to say that no prefix is free: "There aren't sufficient free Ipv4 addresses or prefixes"
+        text = message.lower()
+        if _NO_PREFIXES in text:
+            return Trouble.FRAGMENTED
+        if "in use" in text:
+            return Trouble.STATE  # deleting an interface that is still attached
+        if _NOT_ASSIGNED in text:
+            return Trouble.GONE
+    return _TROUBLES.get(code, Trouble.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What is around the nodes: all subnets of their VPCs, each VPC's CIDRs, the groups tagged ``berth:allowed``."""
+
+    subnets: tuple[SubnetView, ...] = ()
+    vpc_cidrs: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    allowed_groups: frozenset[str] = frozenset()
+
+
+# ------------------------------------------------------------------------------------------------ reading answers
+
+
+def _tags(tags: Iterable[Mapping[str, str]] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((t["Key"], t["Value"]) for t in tags or ()))
+
+
+def read_instance(item: Mapping[str, Any], arn_prefix: str) -> Instance:
+    """An instance; its ARN is ``arn_prefix`` and its id."""
+    return Instance(
+        id=item["InstanceId"],
+        arn=arn_prefix + item["InstanceId"],
+        state=item["State"]["Name"],
+        type=item["InstanceType"],
+        subnet_id=item.get("SubnetId", ""),
+        vpc_id=item.get("VpcId", ""),
+        zone=item.get("Placement", {}).get("AvailabilityZone", ""),
+        launched_at=item["LaunchTime"].timestamp(),
+        tags=_tags(item.get("Tags")),
+    )
+
+
+def read_interface(item: Mapping[str, Any]) -> InterfaceView:
+    tags = dict(_tags(item.get("TagSet")))
+    primary = item.get("PrivateIpAddress", "")
+    addresses = (a["PrivateIpAddress"] for a in item.get("PrivateIpAddresses", ()) if not a.get("Primary"))
+    return InterfaceView(
+        id=item["NetworkInterfaceId"],
+        mac=item.get("MacAddress", "").lower(),
+        subnet_id=item.get("SubnetId", ""),
+        vpc_id=item.get("VpcId", ""),
+        zone=item.get("AvailabilityZone", ""),
+        primary_address=primary,
+        addresses=tuple(sorted(a for a in addresses if a != primary)),
+        prefixes=tuple(sorted(p["Ipv4Prefix"] for p in item.get("Ipv4Prefixes", ()))),
+        groups=tuple(sorted(g["GroupId"] for g in item.get("Groups", ()))),
+        attachment=_attachment(item.get("Attachment")),
+        cluster=tags.get(CLUSTER_TAG),
+        node=tags.get(INSTANCE_TAG),
+        created_at=_moment(tags.get(CREATED_TAG)),
+    )
+
+
+def _attachment(item: Mapping[str, Any] | None) -> Attachment | None:
+    # NAT gateways and the like attach without an instance id: theirs are never asked for, but stay on the safe side
+    if not item or not item.get("AttachmentId") or item.get("Status") == "detached":
+        return None
+    return Attachment(
+        id=item["AttachmentId"],
+        instance_id=item.get("InstanceId", ""),
+        device_index=item.get("DeviceIndex", 0),
+        network_card=item.get("NetworkCardIndex", 0),
+        status=item.get("Status", "attached"),
+        delete_on_termination=bool(item.get("DeleteOnTermination", False)),
+    )
+
+
+def _moment(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def read_limits(item: Mapping[str, Any]) -> Limits:
+    info = item["NetworkInfo"]
+    card = info.get("DefaultNetworkCardIndex", 0)
+    cards = {c["NetworkCardIndex"]: c["MaximumNetworkInterfaces"] for c in info.get("NetworkCards", ())}
+    return Limits(
+        interfaces=cards.get(card, info["MaximumNetworkInterfaces"]),
+        addresses_per_interface=info["Ipv4AddressesPerInterface"],
+        network_card=card,
+        # bare metal types name no hypervisor and are on Nitro; Xen types cannot have prefixes
+        prefixes=item.get("Hypervisor") != "xen",
+    )
+
+
+def read_subnet(item: Mapping[str, Any]) -> SubnetView:
+    tags = _tags(item.get("Tags"))
+    return SubnetView(
+        id=item["SubnetId"],
+        cidr=item["CidrBlock"],
+        vpc_id=item["VpcId"],
+        zone=item["AvailabilityZone"],
+        free=item["AvailableIpAddressCount"],
+        allowed=ALLOWED_TAG in dict(tags),
+        tags=tags,
+    )
+
+
+def read_vpc_cidrs(item: Mapping[str, Any]) -> tuple[str, ...]:
+    more = (
+        a["CidrBlock"]
+        for a in item.get("CidrBlockAssociationSet", ())
+        if a.get("CidrBlockState", {}).get("State", "associated") == "associated"
+    )
+    return tuple(sorted({item["CidrBlock"], *more}))
+
+
+# ------------------------------------------------------------------------------------------------ making requests
+
+
+def request(intent: Intent, instance_id: str, cluster: str) -> tuple[str, dict[str, Any]]:
+    """The boto3 method and its parameters. The same intent always gives the same request, as ClientToken demands."""
+    match intent.call:
+        case CreateInterface():
+            return "create_network_interface", _creation(intent, intent.call, instance_id, cluster)
+        case Attach(interface_id=i, device_index=index, network_card=card):
+            where = {"InstanceId": instance_id, "NetworkInterfaceId": i, "DeviceIndex": index}
+            return "attach_network_interface", where | ({"NetworkCardIndex": card} if card else {})
+        case SetDeleteOnTermination(interface_id=i, attachment_id=a):
+            change = {"AttachmentId": a, "DeleteOnTermination": True}
+            return "modify_network_interface_attribute", {"NetworkInterfaceId": i, "Attachment": change}
+        case AssignPrefixes(interface_id=i, count=n):
+            return "assign_private_ip_addresses", {"NetworkInterfaceId": i, "Ipv4PrefixCount": n}
+        case AssignAddresses(interface_id=i, count=n):
+            return "assign_private_ip_addresses", {"NetworkInterfaceId": i, "SecondaryPrivateIpAddressCount": n}
+        case Unassign(interface_id=i, blocks=blocks):
+            prefixes = [b for b in blocks if not b.endswith("/32")]
+            addresses = [b.removesuffix("/32") for b in blocks if b.endswith("/32")]
+            what = {"Ipv4Prefixes": prefixes} if prefixes else {"PrivateIpAddresses": addresses}
+            return "unassign_private_ip_addresses", {"NetworkInterfaceId": i, **what}
+        case Detach(attachment_id=a):
+            return "detach_network_interface", {"AttachmentId": a}
+        case DeleteInterface(interface_id=i):
+            return "delete_network_interface", {"NetworkInterfaceId": i}
+
+
+def _creation(intent: Intent, call: CreateInterface, instance_id: str, cluster: str) -> dict[str, Any]:
+    created = datetime.fromtimestamp(int(intent.at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    tags = {CLUSTER_TAG: cluster, INSTANCE_TAG: instance_id, CREATED_TAG: created}
+    blocks = {"Ipv4PrefixCount": call.prefixes} if call.prefixes else {"SecondaryPrivateIpAddressCount": call.addresses}
+    return {
+        "SubnetId": call.subnet_id,
+        "Groups": list(call.groups),
+        "Description": f"Berth: pods of {instance_id}",
+        "ClientToken": intent.token,
+        "TagSpecifications": [
+            {"ResourceType": "network-interface", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
+        ],
+        **blocks,
+    }
+
+
+def read_outcome(call: Call, answer: Mapping[str, Any]) -> Outcome:
+    match call:
+        case CreateInterface():
+            return Outcome(interface=read_interface(answer["NetworkInterface"]))
+        case Attach():
+            return Outcome(attachment_id=answer["AttachmentId"])
+        case AssignPrefixes():
+            return Outcome(blocks=tuple(sorted(p["Ipv4Prefix"] for p in answer.get("AssignedIpv4Prefixes", ()))))
+        case AssignAddresses():
+            given = (a["PrivateIpAddress"] for a in answer.get("AssignedPrivateIpAddresses", ()))
+            return Outcome(blocks=tuple(sorted(f"{a}/32" for a in given)))
+    return Outcome()

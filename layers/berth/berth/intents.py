@@ -1,0 +1,63 @@
+"""Intents as JSON: what is stored before a mutating call and completed after it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from berth.model import MUTATING, Attachment, Call, Intent, InterfaceView, Outcome
+
+__all__ = ["decode_intents", "encode_intents"]
+
+_CALLS: Final = {call.__name__: call for call in MUTATING}
+
+
+def encode_intents(intents: Sequence[Intent]) -> str:
+    """A JSON array, one object for each intent."""
+    return json.dumps(
+        [{**asdict(i), "call": {"type": type(i.call).__name__, **asdict(i.call)}} for i in intents],
+        separators=(",", ":"),
+    )
+
+
+def decode_intents(text: str) -> tuple[Intent, ...]:
+    """Read :func:`encode_intents`. A call this version does not know is left out: it belongs to a newer version, and
+    leaving it out costs no more than a describe that is a little out of date."""
+    return tuple(_intent(item) for item in json.loads(text) if item["call"]["type"] in _CALLS)
+
+
+def _intent(item: Mapping[str, Any]) -> Intent:
+    outcome = item["outcome"]
+    return Intent(
+        token=item["token"],
+        call=_call(item["call"]),
+        at=item["at"],
+        outcome=_outcome(outcome) if outcome is not None else None,
+        done_at=item["done_at"],
+    )
+
+
+def _call(item: Mapping[str, Any]) -> Call:
+    fields = {k: v for k, v in item.items() if k != "type"}
+    return _CALLS[item["type"]](**_tuples(fields))
+
+
+def _outcome(item: Mapping[str, Any]) -> Outcome:
+    shown = item["interface"]
+    return Outcome(
+        interface=_interface(shown) if shown is not None else None,
+        attachment_id=item["attachment_id"],
+        blocks=tuple(item["blocks"]),
+    )
+
+
+def _interface(item: Mapping[str, Any]) -> InterfaceView:
+    at = item["attachment"]
+    return InterfaceView(**{**_tuples(item), "attachment": Attachment(**at) if at is not None else None})
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists only; our values are tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

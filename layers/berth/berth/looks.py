@@ -1,0 +1,55 @@
+"""The SQS edge: asks for another look at a node, at once or after a delay."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from berth.events.node_look_requested import body
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.client import SQSClient
+
+__all__ = ["MAX_DELAY_SECONDS", "LookQueue", "Looks", "backoff"]
+
+MAX_DELAY_SECONDS: Final = 900
+"""The longest DelaySeconds of a message (SQS API reference)."""
+_ENTRIES: Final = 10
+
+
+def backoff(base: float, looks: int) -> int:
+    """Seconds until the next look after ``looks`` in vain: doubling, with jitter so that nodes do not march in step.
+
+    It also keeps the chain of messages short: Lambda stops a function that feeds its own queue after about 16 rounds.
+    """
+    delay = min(base * 2.0 ** min(looks, 10), MAX_DELAY_SECONDS)
+    return max(1, round(delay * random.uniform(0.8, 1.0)))  # noqa: S311 - jitter, not a secret
+
+
+class Looks(Protocol):
+    """Where looks are asked for."""
+
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
+        """Have somebody look at these nodes in ``delay`` seconds (0 to 900)."""
+
+
+class LookQueue:
+    """The queue ``node-events`` through boto3."""
+
+    def __init__(self, client: SQSClient, url: str) -> None:
+        self._client, self._url = client, url
+
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
+        waiting = list(instance_ids)
+        for start in range(0, len(waiting), _ENTRIES):
+            answer = self._client.send_message_batch(
+                QueueUrl=self._url,
+                Entries=[
+                    {"Id": str(n), "MessageBody": body(instance_id, reason), "DelaySeconds": delay}
+                    for n, instance_id in enumerate(waiting[start : start + _ENTRIES])
+                ],
+            )
+            if answer.get("Failed"):
+                first = answer["Failed"][0]
+                raise RuntimeError(f"SQS did not take {len(answer['Failed'])} messages: {first.get('Message', '')}")

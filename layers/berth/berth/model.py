@@ -1,0 +1,353 @@
+"""A node as EC2 shows it, and the calls that change it: frozen values, no I/O.
+
+Addresses are IPv4. A *block* is a CIDR as in :mod:`berth.contract`: a prefix (``10.0.1.16/28``) or one address
+(``10.0.1.5/32``). Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from berth.contract import Policy, Record, Report, address_count
+
+__all__ = [
+    "CLUSTER_TAG",
+    "CREATED_TAG",
+    "INSTANCE_TAG",
+    "MUTATING",
+    "NODE_TAG_PREFIX",
+    "PREFIX_SIZE",
+    "AssignAddresses",
+    "AssignPrefixes",
+    "Attach",
+    "Attachment",
+    "Call",
+    "CreateInterface",
+    "DeleteInterface",
+    "Detach",
+    "Instance",
+    "Intent",
+    "InterfaceView",
+    "Limits",
+    "NodePolicy",
+    "NodeView",
+    "Notes",
+    "Outcome",
+    "PolicyProblem",
+    "SetDeleteOnTermination",
+    "Setbacks",
+    "SubnetView",
+    "Unassign",
+]
+
+NODE_TAG_PREFIX: Final = "kubernetes.io/cluster/"
+CLUSTER_TAG: Final = "berth:cluster"
+INSTANCE_TAG: Final = "berth:instance"
+CREATED_TAG: Final = "berth:created-at"
+PREFIX_SIZE: Final = 16
+"""Addresses in a prefix: EC2 assigns IPv4 prefixes as /28 alone (EC2 User Guide, "Prefix delegation")."""
+
+
+# --------------------------------------------------------------------------------------------- what EC2 shows
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """``state`` is EC2's. ``tags`` are pairs sorted by key."""
+
+    id: str
+    arn: str
+    state: str
+    type: str
+    subnet_id: str
+    vpc_id: str
+    zone: str
+    launched_at: float
+    tags: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def dead(self) -> bool:
+        """Nothing will run on it again (stopped and hibernated nodes keep everything)."""
+        return self.state in ("shutting-down", "terminated")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """``status`` is attaching, attached, detaching or detached. ``device_index`` counts within one network card."""
+
+    id: str
+    instance_id: str
+    device_index: int
+    network_card: int = 0
+    status: str = "attached"
+    delete_on_termination: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceView:
+    """A network interface as EC2 describes it. ``addresses`` are the secondary ones, without the primary.
+
+    ``cluster``, ``node`` and ``created_at`` are our tags, None where there is none.
+    """
+
+    id: str
+    mac: str
+    subnet_id: str
+    vpc_id: str
+    zone: str
+    primary_address: str
+    addresses: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    attachment: Attachment | None = None
+    cluster: str | None = None
+    node: str | None = None
+    created_at: float | None = None
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Every block on it, prefixes first, sorted."""
+        return (*sorted(self.prefixes), *sorted(f"{a}/32" for a in self.addresses))
+
+    @property
+    def slots(self) -> int:
+        """Address slots used: each prefix takes one, as the primary address does."""
+        return 1 + len(self.addresses) + len(self.prefixes)
+
+    def is_primary_of(self, instance_id: str) -> bool:
+        at = self.attachment
+        return at is not None and (at.instance_id, at.device_index, at.network_card) == (instance_id, 0, 0)
+
+    def is_ours(self, cluster: str, instance_id: str) -> bool:
+        """Tagged for this node *and* attached to it or to nothing. Attached elsewhere is foreign."""
+        tagged = self.cluster == cluster and self.node == instance_id
+        return tagged and (self.attachment is None or self.attachment.instance_id == instance_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an instance type allows, from DescribeInstanceTypes.
+
+    ``interfaces`` is the maximum of the type's *default network card*: interfaces are put on that card alone.
+    ``prefixes`` is false for types that are not on Nitro.
+    """
+
+    interfaces: int
+    addresses_per_interface: int
+    network_card: int = 0
+    prefixes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetView:
+    """``free`` is EC2's AvailableIpAddressCount; ranges reserved for prefixes are already taken off it."""
+
+    id: str
+    cidr: str
+    vpc_id: str
+    zone: str
+    free: int
+    allowed: bool
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+# --------------------------------------------------------------------------------------------- policy and state
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyProblem:
+    """A tag (or an instance type) that cannot be used, and what to do about it."""
+
+    key: str
+    value: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodePolicy:
+    """The policy in force, from the stack's defaults and the instance's tags.
+
+    ``subnets`` selects by tag (key, value; None means any value). ``groups`` None means the primary interface's.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    subnets: tuple[str, str | None] | None = None
+    groups: tuple[str, ...] | None = None
+    unmanaged: bool = False
+    problems: tuple[PolicyProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What EC2 does not tell and so is kept beside the record.
+
+    ``requested`` addresses are wanted until ``requested_until``; warm growth is off until ``draining_until``;
+    ``absent_since`` is when describes first left the node out; ``next_look`` is when a delayed message is due.
+    """
+
+    requested: int = 0
+    requested_until: float = 0.0
+    draining_until: float = 0.0
+    absent_since: float = 0.0
+    next_look: float = 0.0
+    looks: int = 0
+    unmet: int = 0
+    problems: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setbacks:
+    """What EC2 refused during this reconcile, so that the next plan goes around it. Never stored."""
+
+    fragmented: frozenset[str] = frozenset()
+    exhausted: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    no_create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """Everything the planner may look at.
+
+    ``interfaces`` are all that are attached to the instance, foreign ones too, or tagged for it. ``marked`` gives the
+    revision at which an assignment was marked releasing. ``leaving`` are (interface, block) pairs that left the record
+    and are still to be unassigned. ``allowed_groups`` are the security groups tagged as usable.
+    """
+
+    instance: Instance
+    cluster: str
+    interfaces: tuple[InterfaceView, ...] = ()
+    record: Record | None = None
+    marked: tuple[tuple[str, int], ...] = ()
+    report: Report | None = None
+    leaving: frozenset[tuple[str, str]] = frozenset()
+    notes: Notes = field(default_factory=Notes)
+    allowed_groups: frozenset[str] = frozenset()
+    setbacks: Setbacks = field(default_factory=Setbacks)
+    now: float = 0.0
+
+    @property
+    def primary(self) -> InterfaceView | None:
+        return next((i for i in self.interfaces if i.is_primary_of(self.instance.id)), None)
+
+    @property
+    def ours(self) -> tuple[InterfaceView, ...]:
+        """Our secondary interfaces, attached to this node or to nothing, sorted by id."""
+        mine = (i for i in self.interfaces if i.is_ours(self.cluster, self.instance.id))
+        return tuple(sorted((i for i in mine if not i.is_primary_of(self.instance.id)), key=lambda i: i.id))
+
+    @property
+    def managed(self) -> tuple[InterfaceView, ...]:
+        """The primary interface and ours."""
+        primary = self.primary
+        return (primary, *self.ours) if primary is not None else self.ours
+
+    def assigned(self) -> int:
+        """Addresses for pods on managed interfaces, without those that leave."""
+        return sum(address_count(b) for i in self.managed for b in i.blocks if (i.id, b) not in self.leaving)
+
+
+# --------------------------------------------------------------------------------------------- mutating calls
+
+
+@dataclass(frozen=True, slots=True)
+class CreateInterface:
+    """CreateNetworkInterface with our tags. Either ``prefixes`` or ``addresses`` is above zero, never both (EC2)."""
+
+    subnet_id: str
+    groups: tuple[str, ...]
+    prefixes: int = 0
+    addresses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    interface_id: str
+    device_index: int
+    network_card: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetDeleteOnTermination:
+    """AttachNetworkInterface has no such parameter, so it takes a call of its own."""
+
+    interface_id: str
+    attachment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignPrefixes:
+    interface_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssignAddresses:
+    interface_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unassign:
+    """One UnassignPrivateIpAddresses: prefixes and single addresses go in separate calls (EC2 takes one kind)."""
+
+    interface_id: str
+    blocks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    interface_id: str
+    attachment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteInterface:
+    interface_id: str
+
+
+Call = (
+    CreateInterface
+    | Attach
+    | SetDeleteOnTermination
+    | AssignPrefixes
+    | AssignAddresses
+    | Unassign
+    | Detach
+    | DeleteInterface
+)
+
+MUTATING: Final[tuple[type[Call], ...]] = (
+    CreateInterface,
+    Attach,
+    SetDeleteOnTermination,
+    AssignPrefixes,
+    AssignAddresses,
+    Unassign,
+    Detach,
+    DeleteInterface,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What EC2 answered: the new interface, the attachment's id, or the blocks it assigned."""
+
+    interface: InterfaceView | None = None
+    attachment_id: str = ""
+    blocks: tuple[str, ...] = ()
+
+
+IntentState = Literal["open", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A call that was about to be made at ``at``, and its outcome once it was. ``token`` is EC2's ClientToken."""
+
+    token: str
+    call: Call
+    at: float
+    outcome: Outcome | None = None
+    done_at: float = 0.0

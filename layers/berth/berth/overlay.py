@@ -1,0 +1,81 @@
+"""Applies the outcomes of our own recent calls to what EC2 describes. Pure.
+
+Describes are eventually consistent (EC2 developer guide, "Eventual consistency"): for a while they may not show what a
+call has done. Without this, a second look would plan the same call again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from berth.model import (
+    AssignAddresses,
+    AssignPrefixes,
+    Attach,
+    Attachment,
+    Call,
+    CreateInterface,
+    DeleteInterface,
+    Detach,
+    Intent,
+    InterfaceView,
+    Outcome,
+    SetDeleteOnTermination,
+    Unassign,
+)
+
+__all__ = ["OVERLAY_SECONDS", "apply", "overlay"]
+
+OVERLAY_SECONDS: Final = 60
+
+
+def overlay(
+    interfaces: Iterable[InterfaceView], intents: Iterable[Intent], instance_id: str, now: float
+) -> tuple[InterfaceView, ...]:
+    """``interfaces`` as they will be described once the outcomes younger than 60 s have become visible."""
+    shown = tuple(interfaces)
+    for intent in sorted(intents, key=lambda i: i.done_at):
+        if intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS:
+            shown = apply(shown, intent.call, intent.outcome, instance_id)
+    return shown
+
+
+def apply(
+    interfaces: tuple[InterfaceView, ...], call: Call, outcome: Outcome, instance_id: str
+) -> tuple[InterfaceView, ...]:
+    """``interfaces`` after ``call`` was answered with ``outcome``. What already shows it stays as it is."""
+    if isinstance(call, CreateInterface):
+        made = outcome.interface
+        known = made is None or any(i.id == made.id for i in interfaces)
+        return interfaces if made is None or known else (*interfaces, made)
+    if isinstance(call, DeleteInterface):
+        return tuple(i for i in interfaces if i.id != call.interface_id)
+    return tuple(_change(i, call, outcome, instance_id) if i.id == call.interface_id else i for i in interfaces)
+
+
+def _change(view: InterfaceView, call: Call, outcome: Outcome, instance_id: str) -> InterfaceView:
+    at = view.attachment
+    match call:
+        case AssignPrefixes():
+            return replace(view, prefixes=_union(view.prefixes, outcome.blocks))
+        case AssignAddresses():
+            return replace(view, addresses=_union(view.addresses, (b.removesuffix("/32") for b in outcome.blocks)))
+        case Unassign(blocks=blocks):
+            return replace(
+                view,
+                prefixes=tuple(p for p in view.prefixes if p not in blocks),
+                addresses=tuple(a for a in view.addresses if f"{a}/32" not in blocks),
+            )
+        case Attach(device_index=index, network_card=card) if at is None:
+            return replace(view, attachment=Attachment(outcome.attachment_id, instance_id, index, card, "attaching"))
+        case SetDeleteOnTermination(attachment_id=attachment_id) if at is not None and at.id == attachment_id:
+            return replace(view, attachment=replace(at, delete_on_termination=True))
+        case Detach(attachment_id=attachment_id) if at is not None and at.id == attachment_id:
+            return replace(view, attachment=replace(at, status="detaching"))
+    return view
+
+
+def _union(old: tuple[str, ...], new: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({*old, *new}))

@@ -1,0 +1,123 @@
+"""A node's policy from its instance tags: the stack's defaults, overridden tag by tag. Pure.
+
+A bad value never stops a node: it is reported as a :class:`~berth.model.PolicyProblem` and the default is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from berth.contract import MODES, Policy
+from berth.model import NODE_TAG_PREFIX, NodePolicy, PolicyProblem
+
+__all__ = ["POLICY_TAGS", "cluster_of", "parse_policy"]
+
+POLICY_TAGS: Final = (
+    "berth:cooldown-seconds",
+    "berth:max-pods",
+    "berth:minimum-addresses",
+    "berth:mode",
+    "berth:security-groups",
+    "berth:subnets",
+    "berth:unmanaged",
+    "berth:warm-addresses",
+)
+_GROUP: Final = re.compile(r"sg-[0-9a-f]{8,17}")
+_WORDS: Final = {"true": True, "yes": True, "1": True, "": True, "false": False, "no": False, "0": False}
+
+
+def cluster_of(tags: Mapping[str, str], clusters: Iterable[str]) -> str | None:
+    """The first of ``clusters`` (sorted) whose cluster tag the instance carries; None: not a node of ours."""
+    for name in sorted(clusters):
+        if tags.get(NODE_TAG_PREFIX + name) in ("owned", "shared"):
+            return name
+    return None
+
+
+def parse_policy(tags: Mapping[str, str], defaults: Policy) -> NodePolicy:
+    """Read the ``berth:`` tags of an instance."""
+    problems: list[PolicyProblem] = []
+    policy = _mode(tags, _numbers(tags, defaults, problems), problems)
+    return NodePolicy(
+        policy=policy,
+        subnets=_selector(tags, problems),
+        groups=_groups(tags, problems),
+        unmanaged=_flag(tags, "berth:unmanaged", problems),
+        problems=(*problems, *_unknown(tags)),
+    )
+
+
+def _numbers(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProblem]) -> Policy:
+    def number(tag: str, default: int, lowest: int, highest: int) -> int:
+        text = tags.get(tag)
+        if text is None:
+            return default
+        # isdecimal alone would accept other scripts' digits, which int() reads too but nobody means
+        if text.isascii() and text.isdecimal() and len(text) <= 6 and lowest <= int(text) <= highest:
+            return int(text)
+        problem = f"expected a whole number from {lowest} to {highest}; using {default}"
+        problems.append(PolicyProblem(tag, text, problem))
+        return default
+
+    return replace(
+        policy,
+        warm_addresses=number("berth:warm-addresses", policy.warm_addresses, 0, 4096),
+        minimum_addresses=number("berth:minimum-addresses", policy.minimum_addresses, 0, 4096),
+        max_pods=number("berth:max-pods", policy.max_pods, 1, 4096),
+        cooldown_seconds=number("berth:cooldown-seconds", policy.cooldown_seconds, 0, 86_400),
+    )
+
+
+def _mode(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProblem]) -> Policy:
+    text = tags.get("berth:mode")
+    if text is None:
+        return policy
+    for mode in MODES:
+        if text == mode:
+            return replace(policy, mode=mode)
+    problems.append(PolicyProblem("berth:mode", text, f"expected {' or '.join(MODES)}; using {policy.mode}"))
+    return policy
+
+
+def _selector(tags: Mapping[str, str], problems: list[PolicyProblem]) -> tuple[str, str | None] | None:
+    text = tags.get("berth:subnets")
+    if text is None:
+        return None
+    key, equals, value = text.partition("=")
+    if key.strip():
+        return key.strip(), value.strip() if equals else None
+    message = "expected tag=value or tag, to select subnets by; using the instance's own subnet"
+    problems.append(PolicyProblem("berth:subnets", text, message))
+    return None
+
+
+def _groups(tags: Mapping[str, str], problems: list[PolicyProblem]) -> tuple[str, ...] | None:
+    text = tags.get("berth:security-groups")
+    if text is None:
+        return None
+    names = sorted({part for part in re.split(r"[\s,/+]+", text) if part})
+    if names and len(names) <= 16 and all(_GROUP.fullmatch(n) for n in names):
+        return tuple(names)
+    message = "expected 1 to 16 security group ids such as sg-0123456789abcdef0; using the primary interface's"
+    problems.append(PolicyProblem("berth:security-groups", text, message))
+    return None
+
+
+def _flag(tags: Mapping[str, str], tag: str, problems: list[PolicyProblem]) -> bool:
+    text = tags.get(tag)
+    if text is None:
+        return False
+    word = _WORDS.get(text.lower())
+    if word is None:
+        problems.append(PolicyProblem(tag, text, "expected true or false; using false"))
+    return bool(word)
+
+
+def _unknown(tags: Mapping[str, str]) -> Iterable[PolicyProblem]:
+    """A misspelt tag would be ignored without a word otherwise."""
+    for tag, value in sorted(tags.items()):
+        if tag.startswith("berth:") and tag not in POLICY_TAGS:
+            yield PolicyProblem(tag, value, f"no such policy tag; known are {', '.join(POLICY_TAGS)}")

@@ -1,0 +1,117 @@
+"""Builds the node record from what EC2 shows: which blocks are in it, which are marked releasing. Pure.
+
+The revision grows exactly when something the node acts upon changed. Taking note of a report alone changes only
+``accepted``, at the same revision: otherwise each report would cause a revision and each revision a report.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from berth.contract import Assignment, Interface, Order, Policy, Record, Report
+from berth.model import InterfaceView, NodeView
+
+__all__ = ["next_record", "tombstone", "usable_addresses"]
+
+
+def next_record(
+    view: NodeView, policy: Policy, subnet_cidrs: Mapping[str, str], no_snat_cidrs: Sequence[str]
+) -> tuple[Record, tuple[tuple[str, int], ...]]:
+    """The record ``view`` calls for, and the revision at which each releasing assignment was marked.
+
+    ``subnet_cidrs`` maps subnet ids to CIDRs; an interface in a subnet that is missing there waits for the next look.
+    Blocks in ``view.leaving`` are left out. New assignments get ids that no earlier one of this node had.
+    """
+    old = view.record or Record(instance_arn=view.instance.arn, revision=0)
+    known = {(i.id, a.cidr): a for i in old.interfaces for a in i.assignments}
+    revision = old.revision + 1
+    marked = dict(view.marked)
+    interfaces: list[Interface] = []
+    for shown in sorted(view.managed, key=_position):
+        if shown.attachment is None or shown.attachment.status not in ("attaching", "attached"):
+            continue
+        if shown.subnet_id in subnet_cidrs:
+            assignments = _assignments(view, shown, known, marked, revision)
+            interfaces.append(_interface(shown, subnet_cidrs[shown.subnet_id], assignments))
+    accepted = max(old.accepted, view.report.order) if view.report else old.accepted
+    new = Record(
+        instance_arn=view.instance.arn,
+        revision=revision,
+        policy=policy,
+        interfaces=tuple(interfaces),
+        no_snat_cidrs=tuple(sorted(set(no_snat_cidrs))),
+        accepted=accepted,
+    )
+    if view.record is not None and replace(new, revision=old.revision, accepted=old.accepted) == old:
+        return replace(old, accepted=accepted), view.marked
+    releasing = {a.id for i in interfaces for a in i.assignments if a.releasing}
+    return new, tuple(sorted((i, marked.get(i, revision)) for i in releasing))
+
+
+def tombstone(arn: str, record: Record | None) -> Record:
+    """The record of a node that is gone: nothing in it, and a revision above all earlier ones."""
+    revision = record.revision + 1 if record else 1
+    accepted = record.accepted if record else Order()
+    return Record(instance_arn=arn, revision=revision, accepted=accepted)
+
+
+def usable_addresses(record: Record | None) -> int:
+    """Addresses the node may lend, by the record alone."""
+    if record is None:
+        return 0
+    blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
+    return sum(ipaddress.ip_network(a.cidr).num_addresses for a in blocks)
+
+
+def _position(interface: InterfaceView) -> tuple[int, int, str]:
+    at = interface.attachment
+    return (at.network_card, at.device_index, interface.id) if at else (0, 0, interface.id)
+
+
+def _interface(shown: InterfaceView, subnet_cidr: str, assignments: tuple[Assignment, ...]) -> Interface:
+    if shown.attachment is None:
+        raise ValueError(f"{shown.id}: only attached interfaces go into the record")
+    return Interface(
+        id=shown.id,
+        mac=shown.mac.lower(),
+        device_index=shown.attachment.device_index,
+        network_card=shown.attachment.network_card,
+        subnet_id=shown.subnet_id,
+        subnet_cidr=subnet_cidr,
+        # the VPC router answers on the subnet's first host address (VPC User Guide, "Subnet CIDR blocks")
+        gateway=str(ipaddress.ip_network(subnet_cidr)[1]),
+        primary_address=shown.primary_address,
+        assignments=assignments,
+    )
+
+
+def _assignments(
+    view: NodeView,
+    shown: InterfaceView,
+    known: Mapping[tuple[str, str], Assignment],
+    marked: dict[str, int],
+    revision: int,
+) -> tuple[Assignment, ...]:
+    found: list[Assignment] = []
+    for cidr in shown.blocks:
+        if (shown.id, cidr) in view.leaving:
+            continue
+        old = known.get((shown.id, cidr))
+        if old is None:
+            # unique among all of the node's assignments, since a revision is never used twice
+            found.append(Assignment(cidr=cidr, id=f"{revision}:{cidr}"))
+        else:
+            found.append(replace(old, releasing=_releasing(old, shown.mac.lower(), view.report, marked)))
+    return tuple(found)
+
+
+def _releasing(a: Assignment, mac: str, report: Report | None, marked: Mapping[str, int]) -> bool:
+    """Two-phase release, first phase: mark what is surrendered; unmark what an acknowledging report lists no more."""
+    if report is None:
+        return a.releasing
+    if any((s.mac, s.cidr, s.assignment) == (mac, a.cidr, a.id) for s in report.surrendered):
+        return True
+    taken_back = report.acknowledged_revision >= marked.get(a.id, 0)
+    return a.releasing and not taken_back

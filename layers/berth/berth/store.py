@@ -1,0 +1,311 @@
+"""The DynamoDB edge: one small group of items for each node.
+
+Partition key ``node`` = instance ARN, sort key ``kind``::
+
+    record   body (contract.Record), revision, marks, notes; what the node reads
+    report   body (contract.Report), boot, sequence; the last accepted one
+    intents  body; calls about to be made, and the outcomes of recent ones
+    lease    holder, until, wakeups; exists only while somebody holds it
+
+A lease through time::
+
+    take ──────────── wake (wakeups 1) ─── release(seen 0): refused, look again ─── release(seen 1): item deleted
+                                                    │
+    holder dies ... until passes ─── take by another (wakeups 0 again)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from botocore.exceptions import ClientError
+
+from berth.contract import (
+    BODY,
+    KIND,
+    NODE,
+    RECORD_KIND,
+    Record,
+    Report,
+    decode_record,
+    decode_report,
+    encode_record,
+    encode_report,
+)
+from berth.intents import decode_intents, encode_intents
+from berth.model import Intent, Notes
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+__all__ = ["DynamoStore", "NodeState", "RevisionConflictError", "Store"]
+
+REPORT_KIND: Final = "report"
+INTENTS_KIND: Final = "intents"
+LEASE_KIND: Final = "lease"
+EXPIRES: Final = "expires_at"
+_BATCH: Final = 100
+"""Keys in one BatchGetItem (DynamoDB API reference)."""
+
+# ------------------------------------------------------------------------------------------------ conditions
+REVISION_NEVER_FALLS: Final = "attribute_not_exists(revision) OR revision <= :revision"
+NODE_IS_KNOWN: Final = f"attribute_exists({BODY}) AND attribute_not_exists({EXPIRES})"
+REPORT_IS_NEWER: Final = (
+    "attribute_not_exists(boot) OR boot < :boot OR (boot = :boot AND #sequence < :sequence)"  # (boot, sequence) order
+)
+LEASE_IS_FREE: Final = "attribute_not_exists(holder) OR #until < :now"
+LEASE_IS_HELD: Final = "attribute_exists(holder) AND #until >= :now"
+LEASE_IS_MINE: Final = "holder = :holder"
+NOBODY_KNOCKED: Final = "wakeups = :seen"
+
+
+class RevisionConflictError(Exception):
+    """The table holds a higher revision than the one to be written: somebody else wrote this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What the table knows of a node. ``buried``: the record is a tombstone."""
+
+    record: Record | None = None
+    marked: tuple[tuple[str, int], ...] = ()
+    notes: Notes = field(default_factory=Notes)
+    report: Report | None = None
+    intents: tuple[Intent, ...] = ()
+    buried: bool = False
+
+
+class Store(Protocol):
+    """What reconcile and ingest need of the table. Nodes are named by ARN; times are Unix seconds."""
+
+    def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
+        """All of them, read consistently; a node that is not there has an empty state."""
+
+    def save(self, arn: str, record: Record, marked: tuple[tuple[str, int], ...], notes: Notes) -> None:
+        """Write the record. Raises :class:`RevisionConflictError`."""
+
+    def bury(self, arn: str, record: Record, expires_at: float) -> None:
+        """Make the record a tombstone and delete what else there is of the node, but for the lease."""
+
+    def save_intents(self, arn: str, intents: Sequence[Intent]) -> None:
+        """Replace the node's intents."""
+
+    def accept_report(self, arn: str, report: Report) -> bool:
+        """Keep ``report`` if it is newer than the last one. False: it is not."""
+
+    def hint(self, arn: str, draining_until: float, requested: int, requested_until: float) -> bool:
+        """Note what EC2 cannot be asked about. Zero times change nothing. False: there is no such node (yet)."""
+
+    def take(self, arn: str, holder: str, now: float, until: float) -> bool:
+        """Take the node's lease. False: somebody has it, and has been told to look again (or just let go)."""
+
+    def wakeups(self, arn: str) -> int:
+        """How often somebody knocked since the lease was taken."""
+
+    def release(self, arn: str, holder: str, seen: int | None) -> bool:
+        """Let go of the lease unless ``wakeups`` moved past ``seen`` (None: in any case). False: look again."""
+
+
+class DynamoStore:
+    """The table through boto3."""
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client, self._table = client, table
+
+    def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
+        keys = [_key(arn, kind) for arn in arns for kind in (RECORD_KIND, REPORT_KIND, INTENTS_KIND)]
+        items: dict[str, dict[str, Any]] = {arn: {} for arn in arns}
+        for item in self._get(keys):
+            items[item[NODE]["S"]][item[KIND]["S"]] = item
+        return {arn: _state(kinds) for arn, kinds in items.items()}
+
+    def records(self) -> Iterator[tuple[str, NodeState]]:
+        """Every node's record, page by page. For the sweep alone: it reads the whole table."""
+        start: dict[str, Any] = {}
+        while True:
+            page = self._client.scan(
+                TableName=self._table,
+                FilterExpression="#kind = :record",
+                ExpressionAttributeNames={"#kind": KIND},
+                ExpressionAttributeValues={":record": {"S": RECORD_KIND}},
+                **start,
+            )
+            for item in page["Items"]:
+                yield item[NODE]["S"], _state({RECORD_KIND: item})
+            if "LastEvaluatedKey" not in page:
+                return
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    def save(self, arn: str, record: Record, marked: tuple[tuple[str, int], ...], notes: Notes) -> None:
+        self._write_record(
+            arn,
+            record,
+            # requested… and draining… are written by `hint` alone: a holder that wrote them back could undo a hint
+            sets="marks = :marks, absent_since = :absent, next_look = :next, looks = :looks, unmet = :unmet, "
+            "problems = :problems",
+            removes=f" REMOVE {EXPIRES}",
+            values={
+                ":marks": {"S": json.dumps(dict(marked), sort_keys=True)},
+                ":absent": _number(notes.absent_since),
+                ":next": _number(notes.next_look),
+                ":looks": _number(notes.looks),
+                ":unmet": _number(notes.unmet),
+                ":problems": {"S": notes.problems},
+            },
+        )
+
+    def bury(self, arn: str, record: Record, expires_at: float) -> None:
+        for kind in (REPORT_KIND, INTENTS_KIND):
+            self._client.delete_item(TableName=self._table, Key=_key(arn, kind))
+        self._write_record(
+            arn,
+            record,
+            sets=f"{EXPIRES} = :expires",
+            removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, "
+            "draining_until, requested, requested_until",
+            values={":expires": _number(int(expires_at))},
+        )
+
+    def save_intents(self, arn: str, intents: Sequence[Intent]) -> None:
+        item = {**_key(arn, INTENTS_KIND), BODY: {"S": encode_intents(intents)}}
+        self._client.put_item(TableName=self._table, Item=item)
+
+    def accept_report(self, arn: str, report: Report) -> bool:
+        order = {"boot": _number(report.order.boot), "sequence": _number(report.order.sequence)}
+        return self._conditionally(
+            self._client.put_item,
+            Item={**_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
+            ConditionExpression=REPORT_IS_NEWER,
+            ExpressionAttributeNames={"#sequence": "sequence"},
+            ExpressionAttributeValues={":boot": order["boot"], ":sequence": order["sequence"]},
+        )
+
+    def hint(self, arn: str, draining_until: float, requested: int, requested_until: float) -> bool:
+        sets: dict[str, Any] = {}
+        if draining_until > 0:
+            sets["draining_until"] = _number(draining_until)
+        if requested_until > 0:
+            sets |= {"requested": _number(requested), "requested_until": _number(requested_until)}
+        return self._conditionally(
+            self._client.update_item,
+            Key=_key(arn, RECORD_KIND),
+            UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in sets),
+            ConditionExpression=NODE_IS_KNOWN,
+            ExpressionAttributeValues={f":{name}": value for name, value in sets.items()},
+        )
+
+    # ------------------------------------------------------------------------------------------------ lease
+
+    def take(self, arn: str, holder: str, now: float, until: float) -> bool:
+        for _ in range(3):
+            if self._conditionally(
+                self._client.put_item,
+                Item={
+                    **_key(arn, LEASE_KIND),
+                    "holder": {"S": holder},
+                    "until": _number(until),
+                    "wakeups": _number(0),
+                },
+                ConditionExpression=LEASE_IS_FREE,
+                ExpressionAttributeNames={"#until": "until"},
+                ExpressionAttributeValues={":now": _number(now)},
+            ):
+                return True
+            if self._conditionally(
+                self._client.update_item,
+                Key=_key(arn, LEASE_KIND),
+                UpdateExpression="ADD wakeups :one",
+                ConditionExpression=LEASE_IS_HELD,
+                ExpressionAttributeNames={"#until": "until"},
+                ExpressionAttributeValues={":one": _number(1), ":now": _number(now)},
+            ):
+                return False
+            # it was let go between the two: try to take it again
+        raise TimeoutError(f"{arn}: the lease changed hands three times while it was asked for; trying again later")
+
+    def wakeups(self, arn: str) -> int:
+        answer = self._client.get_item(TableName=self._table, Key=_key(arn, LEASE_KIND), ConsistentRead=True)
+        return int(answer.get("Item", {}).get("wakeups", {}).get("N", "0"))
+
+    def release(self, arn: str, holder: str, seen: int | None) -> bool:
+        condition, values = LEASE_IS_MINE, {":holder": {"S": holder}}
+        if seen is not None:
+            condition, values = f"{LEASE_IS_MINE} AND {NOBODY_KNOCKED}", values | {":seen": _number(seen)}
+        return self._conditionally(
+            self._client.delete_item,
+            Key=_key(arn, LEASE_KIND),
+            ConditionExpression=condition,
+            ExpressionAttributeValues=values,
+        )
+
+    # ------------------------------------------------------------------------------------------------ plumbing
+
+    def _write_record(self, arn: str, record: Record, sets: str, removes: str, values: dict[str, Any]) -> None:
+        written = self._conditionally(
+            self._client.update_item,
+            Key=_key(arn, RECORD_KIND),
+            UpdateExpression=f"SET {BODY} = :body, revision = :revision, {sets}{removes}",
+            ConditionExpression=REVISION_NEVER_FALLS,
+            ExpressionAttributeValues={
+                ":body": {"S": encode_record(record)},
+                ":revision": _number(record.revision),
+                **values,
+            },
+        )
+        if not written:
+            raise RevisionConflictError(f"{arn}: the table holds a record above revision {record.revision}")
+
+    def _conditionally(self, call: Any, **parameters: Any) -> bool:
+        try:
+            call(TableName=self._table, **parameters)
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def _get(self, keys: Sequence[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        waiting = list(keys)
+        while waiting:
+            batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
+            answer = self._client.batch_get_item(RequestItems={self._table: {"Keys": batch, "ConsistentRead": True}})
+            yield from answer["Responses"].get(self._table, [])
+            # what DynamoDB had no capacity for comes back; boto3 has already waited between attempts
+            left: Any = answer.get("UnprocessedKeys", {})
+            waiting += left.get(self._table, {}).get("Keys", [])
+
+
+def _key(arn: str, kind: str) -> dict[str, Any]:
+    return {NODE: {"S": arn}, KIND: {"S": kind}}
+
+
+def _number(value: float) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def _state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
+    record, report, intents = (kinds.get(k, {}) for k in (RECORD_KIND, REPORT_KIND, INTENTS_KIND))
+
+    def number(name: str) -> float:
+        return float(record.get(name, {}).get("N", "0"))
+
+    return NodeState(
+        record=decode_record(record[BODY]["S"]) if BODY in record else None,
+        marked=tuple(sorted(json.loads(record.get("marks", {}).get("S", "{}")).items())),
+        notes=Notes(
+            requested=int(number("requested")),
+            requested_until=number("requested_until"),
+            draining_until=number("draining_until"),
+            absent_since=number("absent_since"),
+            next_look=number("next_look"),
+            looks=int(number("looks")),
+            unmet=int(number("unmet")),
+            problems=record.get("problems", {}).get("S", ""),
+        ),
+        report=decode_report(report[BODY]["S"]) if BODY in report else None,
+        intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
+        buried=EXPIRES in record,
+    )
