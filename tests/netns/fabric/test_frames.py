@@ -71,7 +71,7 @@ def test_the_router_never_asks_by_arp(fabric: Fabric) -> None:
     netns.ip_batch(NODE_A, ["link set eth1 up"])
     with wire(NODE_A, "eth1", 0x0003) as sock:  # every protocol
         send_as(NODE_B, "10.0.2.10", "10.0.1.47", b"last")
-        seen = []
+        seen: list[bytes] = []
         while not seen or seen[-1][-4:] != b"last":
             seen.append(sock.recv(2048))
     assert not [frame for frame in seen if frame[12:14] == b"\x08\x06"]

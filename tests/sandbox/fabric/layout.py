@@ -186,7 +186,8 @@ def lay_out(world: World) -> Layout:
     by_address = {port.primary: port for port in ports.values() if port.role == "nat"}
     nat_ports = {gateway: by_address[address] for gateway, address in world.nat if address in by_address}
     used = {eni.subnet_id for eni, _ in attached}
-    onprem = {*ONPREM_CIDRS, *world.onprem_cidrs}
+    # A whole default route behind the VPN has no "tenth address" that would make sense as a server.
+    onprem = {*ONPREM_CIDRS, *(c for c in world.onprem_cidrs if 8 <= ipaddress.ip_network(c).prefixlen <= 28)}
 
     routes = {(MAPPING_TABLE, cidr): "blackhole" for cidr in world.vpc_cidrs}
     elements: dict[tuple[str, str], str] = {}
