@@ -1,0 +1,248 @@
+"""A private world: mount, network and pid namespaces that hold the whole sandbox and die with whoever made them.
+
+``python -m tests.sandbox.world_ns -- command args...`` runs a command in a fresh one and exits with its status;
+``--keep`` leaves the world up after the command has ended; ``--enter PID -- command`` runs another command in it;
+``--stop PID`` ends it. PID is what the command finds in ``BERTH_SANDBOX_PID``: process 1, seen from outside.
+
+Inside, /run is a fresh shared tmpfs, and /etc, /var/lib, /opt and /tmp are overlays whose changes live on it, so that
+/etc/cni/net.d or /opt/cni/bin can be made without touching the machine. The checkout and the current directory stay
+real. Nothing remains afterwards: three things each end the world when the outer process dies, by ``kill -9`` too (the
+closed channel, seen by process 1; PR_SET_PDEATHSIG on ``unshare``; ``unshare --kill-child``), and the kernel kills
+what lives in a pid namespace whose process 1 is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final
+
+__all__ = ["WorldError", "enter_private_world", "in_world", "nsenter_argv", "run", "stop", "tool_path"]
+
+WORLD_VARIABLE: Final = "BERTH_SANDBOX_WORLD"
+PID_VARIABLE: Final = "BERTH_SANDBOX_PID"
+PID1: Final = Path(__file__).resolve().parent / "pid1.py"
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+OVERLAYS: Final = ("/etc", "/var/lib", "/opt", "/tmp")
+DIRECTORIES: Final = (
+    "/run/netns",
+    "/run/lock",
+    "/run/berth",
+    "/run/berth-sandbox",
+    "/var/lib/berth",
+    "/etc/berth",
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+)
+PR_SET_PDEATHSIG: Final = 1
+_FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class WorldError(RuntimeError):
+    """The world could not be made or is not there. The message names what was refused and what helps."""
+
+
+def in_world() -> bool:
+    """Whether this process already runs inside a private world."""
+    return os.environ.get(WORLD_VARIABLE) == "1"
+
+
+def enter_private_world(argv: Sequence[str], keep: bool = False, extra_fds: Sequence[int] = ()) -> int:
+    """Run a Python module (``argv`` is its name and arguments) in a fresh private world. Returns its exit status.
+
+    Blocks until it has ended. With ``keep`` the world, and whatever processes the module left in it, stay up when it
+    has ended by itself, until :func:`stop`. ``extra_fds`` are open in the module under the same numbers.
+    """
+    return run([sys.executable, "-m", *argv], keep=keep, extra_fds=extra_fds)
+
+
+def run(command: Sequence[str], *, keep: bool = False, extra_fds: Sequence[int] = ()) -> int:
+    """Run any command in a fresh private world; see :func:`enter_private_world`. Raises :class:`WorldError`.
+
+    Call it from a thread that lives as long as the world (the main one): the kernel ties the world to that thread.
+    """
+    if not command:
+        raise WorldError("no command was given: say what to run in the private world")
+    ours, theirs = socket.socketpair()
+    with ours, tempfile.TemporaryFile() as complaints:
+        with theirs:
+            process = subprocess.Popen(
+                _unshare_argv(_spec(command, theirs.fileno(), keep, extra_fds)),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,  # ours go to process 1: unshare, which outlives us if kept, must not
+                stdout=subprocess.DEVNULL,  # hold a pipe open that someone reads to its end
+                stderr=complaints,
+                env={**os.environ, WORLD_VARIABLE: "1", "PATH": tool_path()},
+                start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and is forwarded once
+                preexec_fn=None if keep else _DieWithParent(os.getpid()),
+            )
+        with contextlib.suppress(BrokenPipeError):  # it failed already; what it wrote says why
+            socket.send_fds(ours, [b"F"], [0, 1, 2, *extra_fds])
+        with _forwarding(ours):
+            return _await(process, ours, keep, complaints)
+
+
+def _await(process: subprocess.Popen[bytes], channel: socket.socket, keep: bool, complaints: IO[bytes]) -> int:
+    """Read what process 1 says until the command has ended; unless kept, wait until the whole world is gone."""
+    said = b""
+    while chunk := channel.recv(65536):
+        said += chunk
+        status = next((int(line[1:]) for line in said.split(b"\n")[:-1] if line[:1] == b"S"), None)
+        if status is not None:
+            if not keep:
+                process.wait()
+            return status
+    code = process.wait()
+    if said[:1] == b"E" or not said:
+        complaints.seek(0)
+        reason = (said[1:] or complaints.read().strip()).decode(errors="replace") or f"unshare exited {code}"
+        raise WorldError(f"the private world could not be made: {reason}. Root, or user namespaces, are needed")
+    return code if code >= 0 else 128 - code
+
+
+def _spec(command: Sequence[str], channel: int, keep: bool, fds: Sequence[int]) -> str:
+    return json.dumps(
+        {
+            "channel": channel,
+            "run_tmpfs": True,
+            "overlays": [path for path in OVERLAYS if Path(path).is_dir()],
+            "preserve": _preserved(),
+            "directories": DIRECTORIES,
+            "loopback": True,
+            "command": list(command),
+            "fds": list(fds),
+            "hold": keep,
+            "pid_variable": PID_VARIABLE,
+        }
+    )
+
+
+def _preserved() -> list[str]:
+    """Mount points, the checkout and the current directory, where an overlay would hide them or swallow writes."""
+    with Path("/proc/self/mountinfo").open() as lines:
+        mounted = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    below = sorted({p for p in (*mounted, str(REPOSITORY), str(Path.cwd())) if _covered(p) and Path(p).exists()})
+    return [p for p in below if not any(p.startswith(f"{other}/") for other in below)]
+
+
+def _covered(path: str) -> bool:
+    return any(path.startswith(f"{covered}/") for covered in OVERLAYS)
+
+
+def _unshare_argv(spec: str) -> list[str]:
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    namespaces = ["--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child"]
+    return ["unshare", *user, *namespaces, "--", sys.executable, "-I", "-S", str(PID1), spec]
+
+
+def tool_path() -> str:
+    """PATH with the directories where ip, nft and iptables are, which a plain user's PATH lacks."""
+    known = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([*known, *(d for d in ("/usr/sbin", "/sbin") if d not in known)])
+
+
+class _DieWithParent:
+    """A preexec_fn, built before the fork so that the child neither imports nor allocates much."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def __call__(self) -> None:
+        self._libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != self._parent:  # it died before the request: no signal will come
+            os._exit(125)
+
+
+@contextlib.contextmanager
+def _forwarding(channel: socket.socket) -> Iterator[None]:
+    """Hand the signals that would end us to process 1. Off the main thread Python cannot, and there is no need to."""
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            channel.send(bytes([number]))
+
+    try:
+        previous = [(number, signal.signal(number, forward)) for number in _FORWARDED]
+    except ValueError:
+        previous = []
+    try:
+        yield
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
+
+
+def nsenter_argv(pid: int, command: Sequence[str]) -> list[str]:
+    """The argv that runs ``command``, from ``/``, in the mount, pid and network namespaces of process ``pid``."""
+    user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    return ["nsenter", "--target", str(pid), *user, "--mount", "--pid", "--net", "--", *command]
+
+
+def enter(pid: int, command: Sequence[str]) -> int:
+    """Run a command in a kept world, attached to our terminal. Returns its exit status."""
+    _check_world(pid)
+    environment = {**os.environ, WORLD_VARIABLE: "1", PID_VARIABLE: str(pid), "PATH": tool_path()}
+    here = ["env", f"--chdir={Path.cwd()}", *command]  # nsenter leaves one in /
+    return subprocess.run(nsenter_argv(pid, here), env=environment, check=False).returncode
+
+
+def stop(pid: int, timeout: float = 15.0) -> None:
+    """End a kept world and wait until it is gone: asked first, killed after ``timeout`` seconds. Gone is fine."""
+    with contextlib.suppress(ProcessLookupError, WorldError):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _check_world(pid)
+            os.kill(pid, number)
+            deadline = time.monotonic() + timeout
+            while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+
+def _check_world(pid: int) -> None:
+    """A pid may have been given to another process since: look before entering or killing."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        arguments = []
+    if str(PID1).encode() not in arguments:
+        raise WorldError(f"process {pid} is not the first process of a private world; was it stopped already?")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see the module docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sandbox.world_ns", description=(__doc__ or "").split("\n")[0]
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--keep", action="store_true", help="leave the world up when the command has ended")
+    chosen.add_argument("--enter", type=int, metavar="PID", help="run the command in this world")
+    chosen.add_argument("--stop", type=int, metavar="PID", help="end this world")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="after --, what to run")
+    given = parser.parse_args(arguments)
+    command = given.command[1:] if given.command[:1] == ["--"] else given.command
+    try:
+        if given.stop is not None:
+            stop(given.stop)
+            return 0
+        if given.enter is not None:
+            return enter(given.enter, command or [os.environ.get("SHELL", "/bin/sh")])
+        return run(command, keep=given.keep)
+    except WorldError as error:
+        print(f"berth: {error}", file=sys.stderr)
+        return 125
+
+
+if __name__ == "__main__":
+    sys.exit(main())
