@@ -157,9 +157,10 @@ class _Run:
         ours = {self._links[i.mac.lower()].index for i in self._layout.interfaces if i.mac.lower() in self._links}
         names = {link.index: link for link in self._links.values()}
         blocks = [ipaddress.IPv4Network(block) for i in self._layout.interfaces for block in i.blocks]
+        own = {i.primary_address for i in self._layout.interfaces}
         for index, addresses in sorted(self._addresses.items()):
             for address, length in addresses:
-                if not any(ipaddress.IPv4Address(address) in block for block in blocks):
+                if address in own or not any(ipaddress.IPv4Address(address) in block for block in blocks):
                     continue
                 if index in ours:
                     self._remove_address(kernel, names[index], address, length)
