@@ -30,13 +30,15 @@ def put_event(
 
     ``time`` is epoch seconds, as moto's targets expect; they write it as ISO 8601. Rules on a schedule take no events.
     """
+    now = time.time()
     event = {
         "version": "0",
         "id": str(uuid.uuid4()),
         "detail-type": detail_type,
         "source": source,
         "account": account,
-        "time": time.time(),
+        "time": now,
+        "ingestion-time": now,  # moto's own templates name it
         "region": region,
         "resources": resources,
         "detail": detail,

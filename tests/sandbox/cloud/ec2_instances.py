@@ -55,6 +55,12 @@ def _enter(instance: Any, state: str) -> None:
     state_change(instance.ec2_backend, instance.id, state)
 
 
+def _moto(instance: Any, name: str) -> None:
+    """Run moto's own method. It writes into the state object, which describes may still be showing."""
+    instance._state = copy.copy(instance._state)
+    _here.moto[name](instance)
+
+
 def begin(instance: Any, passing: str, seconds: float, finish: Callable[[], None]) -> None:
     """Enter ``passing``, and ``finish`` after ``seconds`` unless another transition began meanwhile."""
     instance._transition = marker = object()
@@ -75,7 +81,7 @@ def boot(instance: Any) -> None:
 def _start(instance: Any) -> Any:
     previous = copy.copy(instance._state)
     if previous.name == "stopped":
-        _here.moto["start"](instance)
+        _moto(instance, "start")
         boot(instance)
     elif previous.name not in ("pending", "running"):
         raise error(
@@ -93,7 +99,7 @@ def _stop(instance: Any) -> Any:
         raise error(
             "IncorrectInstanceState", f"The instance '{instance.id}' is not in a state from which it can be stopped."
         )
-    _here.moto["stop"](instance)
+    _moto(instance, "stop")
     begin(instance, "stopping", _here.delays.stopping, lambda: _enter(instance, "stopped"))
     return previous
 
@@ -111,7 +117,7 @@ def _end(instance: Any) -> None:
         unplug(instance, eni)
         if goes:
             remove(instance.ec2_backend, eni)
-    _here.moto["terminate"](instance)  # moto's: volumes, fleets, the profile's association
+    _moto(instance, "terminate")  # moto's: volumes, fleets, the profile's association
     _enter(instance, "terminated")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2.models import instances
 from moto.ec2.models.iam_instance_profile import IamInstanceProfileAssociationBackend
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.responses.instances import InstanceResponse
@@ -200,6 +201,8 @@ def _modify_groups(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Wrap moto's launch, which does everything else (images, volumes, tags, placement)."""
+    # Without a subnet in the request, moto makes up an address outside of any; none means: choose one of the subnet.
+    replace(instances, "random_private_ip", lambda: None)
     for owner, name, wrap in (
         (InstanceBackend, "run_instances", _run_instances),
         (InstanceBackend, "modify_instance_attribute", _modify_instance_attribute),
