@@ -1,0 +1,311 @@
+"""The agent: wires pool, journal, kernel, metadata, record, reports and the CNI socket together.
+
+Threads: the event loop (all decisions), one rtnl thread (the data plane), one for reading metadata and record, one for
+sending reports (blocking HTTP). Nothing but frozen values crosses between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from berth.contract import Policy, Report
+
+from berth_node import conflist
+from berth_node.admin import Admin
+from berth_node.aws import AwsClient, endpoint
+from berth_node.config import Config
+from berth_node.desk import Desk
+from berth_node.durable import DurableFile
+from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
+from berth_node.journal import Journal
+from berth_node.process import AlreadyRunningError, Threads, only_one, steady_clock
+from berth_node.record import RecordKeeper
+from berth_node.report import build
+from berth_node.reporter import Reporter
+from berth_node.seams import Dataplane
+from berth_node.server import Server, drain_spool
+from berth_node.usable import unusable_of
+from berth_node.verbs import Verbs
+from berth_node.views import Snapshot, answer
+from berth_node.watcher import Watcher
+
+__all__ = ["Agent", "AlreadyRunningError", "run"]
+
+_log = logging.getLogger(__name__)
+_HEARTBEAT: Final = 10.0  # seconds; the plugin trusts a mark younger than 60 s
+_BACKOFF: Final = 1.15
+_ATTENTIVE: Final = 2.0  # longest pause between looks while pods wait or the node is not ready, seconds
+
+
+class Agent:
+    """One node's agent. :meth:`run` is its whole life."""
+
+    def __init__(
+        self,
+        config: Config,
+        make_dataplane: Callable[[], Dataplane],
+        environment: Mapping[str, str],
+        clock: Callable[[], float],
+    ) -> None:
+        """``make_dataplane`` is called in the rtnl thread: netlink sockets and namespaces belong to a thread."""
+        self.config, self._make_dataplane, self.environment = config, make_dataplane, environment
+        self.ready = False
+        self._threads = Threads()
+        self._mark = config.run_dir / "ready"
+        self._spool = config.run_dir / "spool"
+        self._look_now = asyncio.Event()
+        self._looks = 0  # since something last changed
+        self._settling = False
+        self._clock = clock
+
+    # -------------------------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises :class:`AlreadyRunningError`, ``OSError`` if a folder cannot be written."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        self.config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._spool.mkdir(mode=0o700, exist_ok=True)
+        with only_one(self.config.run_dir / "agent.lock"):
+            stopping = asyncio.ensure_future(stop.wait())
+            try:
+                await _first(asyncio.ensure_future(self._start()), stopping)
+                if not stopping.done():
+                    await self._serve(stopping)
+            finally:
+                self._threads.shut_down()
+        _log.info("stopped")
+
+    async def _start(self) -> None:
+        """Everything before the socket opens. A kill at any point leaves the next start the same work to do."""
+        config, threads = self.config, self._threads
+        self.dataplane = await threads.in_rtnl(self._make_dataplane)
+        url = (self.environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        imds = Imds(url)
+        self.identity = identity = await self._identify(imds)
+        region = config.region or identity.region
+        reads = _client(region, imds, self.environment)
+        # Reports have a metadata client of their own: a client belongs to one thread.
+        writes = _client(region, Imds(url), self.environment)
+        keeper = RecordKeeper(identity, config.state_dir, lambda key: reads.get_item(config.table, key))
+        record = keeper.load()
+        self.desk = Desk(
+            Journal.open(config.run_dir / "pods.journal"),
+            DurableFile(config.state_dir / "node.json", identity.instance_id),
+            self._clock,
+            hold=config.surrender_hold_seconds,
+        )
+        undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
+        for attachment in undo:
+            await threads.wire(self.dataplane.detach, attachment)
+            self.desk.free((attachment.container_id, attachment.ifname))
+        self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self, config.add_wait_seconds, config.mtu)
+        self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
+        self.reporter = Reporter(
+            self._build_report,
+            lambda text: threads.send(writes.send_message, config.reports_queue_url, text),
+            self._report_sent,
+            config.report_interval_seconds,
+            config.report_debounce_seconds,
+        )
+        self.ready = self._mark.exists()  # of this boot: /run is a tmpfs
+        if not self.ready:
+            conflist.withdraw(config.cni_config)
+        await self.watcher.look()
+        self._settle()
+
+    async def _identify(self, imds: Imds) -> Identity:
+        delay = 0.2
+        while True:
+            try:
+                return await self._threads.in_cloud(imds.identity)
+            except (ImdsError, KeyError, ValueError) as error:
+                _log.warning("instance metadata does not answer", extra={"why": str(error)})
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, 5.0)
+
+    async def _serve(self, stopping: asyncio.Future[Any]) -> None:
+        server = Server(self.config.run_dir / "cni.sock", self.verbs)
+        admin = Admin(self.config.run_dir / "admin.sock", lambda request: answer(self._look_inside(), request))
+        await admin.open()
+        # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
+        await drain_spool(self._spool, self.verbs)
+        server.open()
+        _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
+        loops = [asyncio.ensure_future(c) for c in (self._look_loop(), self._tick_loop(), self.reporter.run())]
+        try:
+            # A loop ends only by a bug: then the agent does too, and its supervisor starts it afresh.
+            await _first(*loops, stopping)
+        finally:
+            self.verbs.abandon_waiting()
+            await server.close()
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await admin.close()
+            await self._end()
+
+    async def _end(self) -> None:
+        if self.ready:
+            self._mark.touch()  # the plugin's 60 s for a restart count from here
+        try:
+            self.desk.save()
+        except OSError as error:
+            self.watcher.note("durable state", error)
+        await self._threads.in_rtnl(self.dataplane.close)
+        self.desk.journal.close()
+
+    # ------------------------------------------------------------------------------------------------- loops
+
+    async def _look_loop(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), self._pause())
+            self._look_now.clear()
+            self._looks += 1
+            if await self.watcher.look():
+                self._looks = 0
+            self._settle()
+
+    def _pause(self) -> float:
+        """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""
+        pool, config = self.desk.pool, self.config
+        attentive = bool(pool.waiting) or not self.ready
+        if not (attentive or pool.deficit > 0 or pool.surrendered or unusable_of(pool.blocks)):
+            return config.poll_slow_seconds
+        longest = min(_ATTENTIVE, config.poll_slow_seconds) if attentive else config.poll_slow_seconds
+        return float(min(longest, config.poll_quick_seconds * _BACKOFF ** min(self._looks, 60)))
+
+    async def _tick_loop(self) -> None:
+        """What time alone brings: addresses cool down, a surplus lasts, a DEL was spooled while the socket opened."""
+        beat = saved = self._clock()
+        while True:
+            await asyncio.sleep(0.2 if self.desk.pool.waiting else 1.0)
+            self._settle()
+            now = self._clock()
+            if self.desk.dirty and now - saved >= 1.0:
+                saved = now
+                await self._save()
+            if self.ready and now - beat >= _HEARTBEAT:
+                beat = now
+                self._mark.touch()
+                self._publish()
+            await drain_spool(self._spool, self.verbs)
+
+    async def _save(self) -> None:
+        value, ticket = self.desk.snapshot()
+        try:
+            await asyncio.to_thread(self.desk.durable.save, value, ticket)
+        except OSError as error:
+            self.desk.dirty = True
+            self.watcher.note("durable state", error)
+
+    # ---------------------------------------------------------------------------------------------- settling
+
+    def pool_changed(self) -> None:
+        """Addresses were lent, returned or are missing. What follows is done once for a burst of changes."""
+        if not self._settling:
+            self._settling = True
+            asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        """Take back or surrender, serve who waits, become ready, tell."""
+        self._settling = False
+        surrendered = self.desk.balance()
+        self.verbs.serve_waiting()
+        pool, last, revision = self.desk.pool, self.reporter.last, self.watcher.applied_revision
+        if not self.ready and pool.free:
+            self._become_ready()
+        if revision is None:
+            return
+        grew = last is None or pool.need > last.in_use + len(last.waiting)
+        if surrendered or last is None or revision != last.acknowledged_revision or (grew and pool.deficit > 0):
+            self.reporter.notify(urgent=True)
+        else:
+            self.reporter.notify()  # sends only if there is something new to say
+
+    def _become_ready(self) -> None:
+        """The mark first: killed before the configuration is there, the next heartbeat or start writes it."""
+        self.ready = True
+        self._mark.touch()
+        self._publish()
+        _log.info("ready: addresses can be lent", extra={"free": self.desk.pool.free})
+
+    def _publish(self) -> None:
+        try:
+            conflist.publish(self.config.cni_config, self.config.cni_version)
+        except OSError as error:
+            self.watcher.note("CNI configuration", error)
+
+    def why_not_ready(self) -> str:
+        """In words, for STATUS, for an ADD that found nothing, and for ``berth-node status``."""
+        watcher, pool = self.watcher, self.desk.pool
+        if watcher.applied_revision is None:
+            troubles = "; ".join(f"{what}: {why}" for what, why in watcher.trouble.items())
+            tagged = "the instance must have the tag kubernetes.io/cluster/<name>, and the stack must be deployed"
+            return f"the node has no record yet ({troubles or tagged})"
+        if not pool.blocks:
+            return "the node's record lists no address yet; the reconcile function assigns them"
+        if not pool.lendable:
+            return "no address of the record is usable: metadata or links do not show them, or they are being released"
+        if pool.free:
+            return "addresses are free"
+        cooling = f", {len(pool.cooling)} cool down" if pool.cooling else ""
+        return f"no address is free: {len(pool.lent)} are lent{cooling}"
+
+    # --------------------------------------------------------------------------------------------- reporting
+
+    def _build_report(self) -> Report | None:
+        """None before the first record: until then the order of this node's reports may not be known."""
+        if self.watcher.applied_revision is None:
+            return None
+        return build(self.desk.pool, self.watcher.applied_revision, self.desk.order())
+
+    def _report_sent(self, report: Report) -> None:
+        if report.waiting or report.surrendered or self.desk.pool.deficit > 0:
+            self._looks = 0
+            self._look_now.set()
+
+    def _look_inside(self) -> Snapshot:
+        watcher = self.watcher
+        return Snapshot(
+            instance=self.identity.instance_id,
+            ready=self.ready,
+            why=self.why_not_ready(),
+            now=self._clock(),
+            pool=self.desk.pool,
+            entries=tuple(self.desk.entries.values()),
+            record=watcher.keeper.current,
+            boot=self.desk.boot,
+            reported=self.reporter.last,
+            report_failures=self.reporter.failures,
+            trouble=dict(watcher.trouble),
+            problems=watcher.problems,
+        )
+
+
+async def _first(*tasks: asyncio.Future[Any]) -> None:
+    """Until one of them is done; raises what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+def _client(region: str, imds: Imds, environment: Mapping[str, str]) -> AwsClient:
+    return AwsClient(region, imds.credentials, {s: endpoint(s, region, environment) for s in ("sqs", "dynamodb")})
+
+
+def run(config: Config, make_dataplane: Callable[[], Dataplane]) -> None:
+    """Run an agent until it is told to stop; see :meth:`Agent.run`."""
+
+    async def whole_life() -> None:
+        await Agent(config, make_dataplane, os.environ, steady_clock()).run()
+
+    asyncio.run(whole_life())

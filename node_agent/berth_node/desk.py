@@ -1,0 +1,223 @@
+"""The lending desk: applies the pool's transitions and writes each down before anything may depend upon it.
+
+Everything here is synchronous and runs in the event loop's thread. The order of steps is what makes a kill safe:
+
+* lend: journal, then pool, then (by the caller) the kernel, then journal ``wired``. Killed before ``wired``: the next
+  start detaches whatever the kernel has and lets the address cool. The plugin asks again.
+* return: (by the caller) the kernel, then journal ``free``. Killed in between: the kernel does not know the pod any
+  more, so the next start frees it; the plugin has spooled the DEL, which then finds nothing to do.
+* surrender: durable file, then pool, then report. Killed in between: the next report lists it.
+* take back: durable file, then pool, then lend. A surrendered block that turns out to be in use is never listed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from berth.contract import Order, Policy, Record
+
+from berth_node.durable import Durable, DurableFile
+from berth_node.journal import Entry, Journal
+from berth_node.names import host_ifname
+from berth_node.pool import Key, Pool, Waiter
+from berth_node.seams import Attachment, Wired
+from berth_node.usable import Block, addresses_of
+
+__all__ = ["Desk", "Pod"]
+
+_log = logging.getLogger(__name__)
+_UNKNOWN: Wired = Wired(host_mac="", pod_mac="", host_ifindex=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Who asks for an address."""
+
+    key: Key
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    mtu: int = 9001
+
+    @property
+    def waiter(self) -> Waiter:
+        return Waiter(self.key, self.uid or self.key[0])
+
+
+@dataclass(slots=True)
+class Desk:
+    """The node's addresses. ``clock`` gives Unix seconds that never jump back within one process."""
+
+    journal: Journal
+    durable: DurableFile
+    clock: Callable[[], float]
+    hold: float = 60.0
+    pool: Pool = field(default_factory=Pool)
+    boot: int = 0
+    dirty: bool = False
+    _sequence: int = 0
+    _lost: bool = False
+
+    # --------------------------------------------------------------------------------------------- starting
+
+    def start(self, survey: Iterable[Attachment], policy: Policy) -> tuple[Attachment, ...]:
+        """Take stock from journal, durable file and kernel. Returns what the caller must detach and then :meth:`free`.
+
+        Raises ``OSError`` if /var/lib/berth cannot be written: without it no order and no surrender can be kept.
+        """
+        now, known = self.clock(), self.durable.load()
+        self._lost = known is None
+        known = known or Durable()
+        self.boot = known.boot + 1
+        latest = now + policy.cooldown_seconds  # also bounds times written by a clock that was ahead
+        pool = Pool(policy=policy, surrendered=known.surrendered)
+        for key, entry in self.journal.entries.items():
+            pool = pool.lend(key, entry.attachment.address)
+        for cooling in (self.journal.cooling, known.cooling):
+            for address, until in cooling.items():
+                pool = pool.cool([address], min(until, latest))
+        self.pool = pool.cool(known.in_use, latest).cooled(now)
+        undo = self._compare(survey)
+        self.save()
+        return undo
+
+    def _compare(self, survey: Iterable[Attachment]) -> tuple[Attachment, ...]:
+        """The kernel is the second witness: adopt what only it knows, free what it does not know."""
+        seen = {(a.container_id, a.ifname): a for a in survey}
+        undo = []
+        for key, entry in list(self.journal.entries.items()):
+            if entry.wired is None:
+                undo.append(entry.attachment)
+            elif key not in seen:
+                _log.warning(
+                    "pod is gone from the kernel", extra={"container": key[0], "address": entry.attachment.address}
+                )
+                self.free(key)
+        for key, attachment in seen.items():
+            if key not in self.journal.entries:
+                _log.warning(
+                    "pod found in the kernel alone", extra={"container": key[0], "address": attachment.address}
+                )
+                self.journal.lend(attachment)
+                self.journal.wired(key, _UNKNOWN)
+                self.pool = self.pool.lend(key, attachment.address)
+        return tuple(undo)
+
+    def refresh(self, record: Record, blocks: tuple[Block, ...]) -> None:
+        """Take over the record and what of it can be used."""
+        now = self.clock()
+        self.pool = self.pool.cooled(now).refreshed(blocks, record.policy)
+        if self._lost:
+            # An agent reported from here before and its file is gone: what was cooling then is unknown, so all of it
+            # is. A node whose record never saw a report is simply new.
+            if record.accepted > Order():
+                everything = (a for b in blocks for a in addresses_of(b.cidr))
+                self.pool = self.pool.cool(everything, now + record.policy.cooldown_seconds)
+            self._lost, self.dirty = False, True
+        if record.accepted >= Order(self.boot, self._sequence + 1):
+            _log.warning(
+                "the record knows later reports than this agent's; going above", extra={"boot": record.accepted.boot}
+            )
+            self.boot, self._sequence = record.accepted.boot + 1, 0
+            self.save()
+
+    def order(self) -> Order:
+        """The order of the next report."""
+        self._sequence += 1
+        return Order(self.boot, self._sequence)
+
+    # --------------------------------------------------------------------------------------------- lending
+
+    @property
+    def entries(self) -> Mapping[Key, Entry]:
+        """All lent addresses."""
+        return self.journal.entries
+
+    def lend(self, pod: Pod) -> Attachment | None:
+        """An address for a pod, or None: queue it with :meth:`wait`. Pods that wait longer come first.
+
+        Raises :class:`berth_node.journal.JournalError`.
+        """
+        now = self.clock()
+        self.pool = self.pool.cooled(now)
+        if self.pool.waiting and self.pool.waiting[0].key != pod.key:
+            return None
+        address = self.pool.choose()
+        if address is None:
+            return None
+        attachment = Attachment(
+            container_id=pod.key[0],
+            ifname=pod.key[1],
+            address=address,
+            host_ifname=host_ifname(*pod.key, pod.namespace, pod.name),
+            namespace=pod.namespace,
+            name=pod.name,
+            uid=pod.uid,
+            attached_at=now,
+            mtu=pod.mtu,
+        )
+        self.journal.lend(attachment)
+        self.pool = self.pool.lend(pod.key, address)
+        self.dirty = True
+        return attachment
+
+    def wired(self, key: Key, wired: Wired) -> None:
+        """The kernel has all of it. Raises ``JournalError``."""
+        self.journal.wired(key, wired)
+
+    def free(self, key: Key, *, used: bool = True) -> None:
+        """The kernel has nothing of it. The address cools unless nothing can have used it. Raises ``JournalError``."""
+        if key not in self.journal.entries:
+            return
+        now = self.clock()
+        until = now + self.pool.policy.cooldown_seconds if used else now
+        self.journal.free(key, until)
+        self.pool = self.pool.release(key, until).cooled(now)
+        self.dirty = True
+
+    def wait(self, pod: Pod) -> None:
+        """Queue a pod that found no address."""
+        self.pool = self.pool.wait(pod.waiter)
+
+    def unwait(self, key: Key) -> None:
+        """Forget a waiting pod."""
+        self.pool = self.pool.unwait(key)
+
+    # --------------------------------------------------------------------------------------------- giving back
+
+    def balance(self) -> bool:
+        """Surrender a lasting surplus, take back what is needed again. True if the surrendered blocks changed."""
+        now = self.clock()
+        self.journal.forget_cooled(now)
+        before = self.pool.cooled(now)
+        after = before.balanced(now, self.hold)
+        changed = after.surrendered != before.surrendered
+        if changed and not self._try_save(after):
+            after = replace(before, surplus_since=None)  # tried again after the next hold
+            changed = False
+        self.pool = after
+        return changed
+
+    def _try_save(self, pool: Pool) -> bool:
+        try:
+            self.durable.save(self._durable(pool), self.durable.ticket())
+        except OSError:
+            _log.exception(
+                "surrendered blocks cannot be kept, so nothing is surrendered", extra={"path": str(self.durable.path)}
+            )
+            return False
+        return True
+
+    def _durable(self, pool: Pool) -> Durable:
+        return Durable(self.boot, tuple(sorted(pool.lent.values())), dict(pool.cooling), pool.surrendered)
+
+    def snapshot(self) -> tuple[Durable, int]:
+        """What to save now, and its ticket, for a thread that calls ``durable.save``."""
+        self.dirty = False
+        return self._durable(self.pool), self.durable.ticket()
+
+    def save(self) -> None:
+        """Save now. Raises ``OSError``."""
+        self.durable.save(*self.snapshot())

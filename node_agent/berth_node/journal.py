@@ -1,0 +1,160 @@
+"""The pods of this boot, in an append-only file on tmpfs: what survives the agent's death, but not the node's.
+
+One JSON object a line. A line is written by one ``write`` and counts once its newline is there, so a kill at any byte
+leaves either the old state or the new one: the torn rest is cut off when the file is opened. No fsync: a reboot ends
+every pod and the tmpfs with them (and what must survive that is in :mod:`berth_node.durable`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from berth_node.pool import Key
+from berth_node.seams import Attachment, Wired
+
+__all__ = ["Entry", "Journal", "JournalError"]
+
+_log = logging.getLogger(__name__)
+_COMPACT_AFTER: Final = 1000  # dead lines; each pod leaves three or so
+
+_FIELDS: Final = ("container_id", "ifname", "address", "host_ifname", "namespace", "name", "uid", "attached_at", "mtu")
+
+
+class JournalError(Exception):
+    """The journal could not be written; nothing was changed. The message says what to free or fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A lent address. ``wired`` is None until the kernel has it all; empty MACs mean "found in the kernel"."""
+
+    attachment: Attachment
+    wired: Wired | None = None
+
+
+@dataclass(slots=True)
+class Journal:
+    """The open journal with its replayed content: ``entries`` by key, and ``cooling`` address → until."""
+
+    path: Path
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    cooling: dict[str, float] = field(default_factory=dict)
+    _fd: int = -1
+    _size: int = 0
+    _lines: int = 0
+
+    @classmethod
+    def open(cls, path: Path) -> Journal:
+        """Replay the file (made if absent), cutting a torn last line off."""
+        journal = cls(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        journal._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with os.fdopen(os.dup(journal._fd), "rb") as file:
+            content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            _log.warning("journal: cut a torn last line off", extra={"bytes": len(content) - whole})
+            os.ftruncate(journal._fd, whole)
+        journal._size = whole
+        for line in content[:whole].splitlines():
+            journal._lines += 1
+            try:
+                journal._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                # Not ours to guess: the kernel is the second witness, and the next compaction drops the line.
+                _log.exception("journal: skipped a line that cannot be read", extra={"line": journal._lines})
+        return journal
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # --------------------------------------------------------------------------------------------- events
+
+    def lend(self, attachment: Attachment) -> None:
+        """The address is this attachment's; nothing is wired yet."""
+        self._write({"op": "lend", **{name: getattr(attachment, name) for name in _FIELDS}})
+
+    def wired(self, key: Key, wired: Wired) -> None:
+        """The kernel has it all."""
+        macs = {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
+        self._write({"op": "wired", "key": list(key), **macs})
+
+    def free(self, key: Key, until: float) -> None:
+        """The kernel has nothing of it any more; its address cools until then."""
+        self._write({"op": "free", "key": list(key), "until": until})
+
+    def forget_cooled(self, now: float) -> None:
+        """Drop cooling that is over from memory, so that the next compaction leaves it out."""
+        self.cooling = {a: until for a, until in self.cooling.items() if until > now}
+
+    # --------------------------------------------------------------------------------------------- the file
+
+    def _apply(self, event: Mapping[str, Any]) -> None:
+        op = event["op"]
+        if op == "cool":
+            self.cooling[event["address"]] = float(event["until"])
+            return
+        if op == "lend":
+            attachment = Attachment(**{name: event[name] for name in _FIELDS})
+            self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
+            self.cooling.pop(attachment.address, None)
+            return
+        container_id, ifname = event["key"]
+        key = (container_id, ifname)
+        if op == "wired":
+            wired = Wired(event["host_mac"], event["pod_mac"], event["host_ifindex"])
+            self.entries[key] = replace(self.entries[key], wired=wired)
+        elif op == "free":
+            self.cooling[self.entries.pop(key).attachment.address] = float(event["until"])
+        else:
+            raise ValueError(f"unknown op {op!r}")
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        try:
+            if os.write(self._fd, line) != len(line):
+                raise OSError("only part of a line could be written")
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)  # never leave half a line in front of the next one
+            raise JournalError(f"{self.path} cannot be written: {error}; is {self.path.parent} full?") from error
+        self._size += len(line)
+        self._lines += 1
+        self._apply(event)
+        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling)):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Write what still counts to a new file and rename it into place.
+
+        A kill before the rename leaves the old file, whole; after it, the new one. A file that cannot be written is no
+        failure: the old one still holds everything.
+        """
+        events: list[dict[str, Any]] = []
+        for key, entry in self.entries.items():
+            events.append({"op": "lend", **{name: getattr(entry.attachment, name) for name in _FIELDS}})
+            if entry.wired:
+                w = entry.wired
+                macs = {"host_mac": w.host_mac, "pod_mac": w.pod_mac, "host_ifindex": w.host_ifindex}
+                events.append({"op": "wired", "key": list(key), **macs})
+        events += [{"op": "cool", "address": a, "until": until} for a, until in self.cooling.items()]
+        content = b"".join(json.dumps(e, separators=(",", ":")).encode() + b"\n" for e in events)
+        draft = self.path.with_suffix(".new")
+        try:
+            draft.write_bytes(content)
+            draft.chmod(0o600)
+            fd = os.open(draft, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            draft.replace(self.path)
+        except OSError:
+            _log.exception("journal: compaction failed; the old file stays")
+            return
+        os.close(self._fd)
+        self._fd, self._size, self._lines = fd, len(content), len(events)

@@ -1,0 +1,69 @@
+"""The agent's process: its clock, its worker threads, and the lock that keeps it alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["AlreadyRunningError", "Threads", "only_one", "steady_clock"]
+
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+
+
+class AlreadyRunningError(Exception):
+    """Another agent holds this node's lock. Stop it first."""
+
+
+def steady_clock() -> Callable[[], float]:
+    """Unix time that does not jump when the clock is set, and goes on during suspend (hibernated instances)."""
+    offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lambda: offset + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(slots=True)
+class Threads:
+    """The agent's three worker threads, as awaitables for the event loop."""
+
+    rtnl: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rtnl"))
+    cloud: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cloud"))
+    report: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "report"))
+
+    async def in_rtnl(self, call: Callable[[], _R], /) -> _R:
+        """Run a call of the data plane."""
+        return await asyncio.get_running_loop().run_in_executor(self.rtnl, call)
+
+    async def in_cloud(self, call: Callable[[], _R], /) -> _R:
+        """Run a call of metadata or record."""
+        return await asyncio.get_running_loop().run_in_executor(self.cloud, call)
+
+    def wire(self, call: Callable[[_A], _R], argument: _A, /) -> Awaitable[_R]:
+        """Run a call of the data plane with one argument."""
+        return asyncio.get_running_loop().run_in_executor(self.rtnl, call, argument)
+
+    def send(self, call: Callable[[str, str], None], url: str, text: str) -> Awaitable[None]:
+        """Run the sending of a report."""
+        return asyncio.get_running_loop().run_in_executor(self.report, call, url, text)
+
+    def shut_down(self) -> None:
+        """Let the threads end; one that hangs in a request ends with its time-out."""
+        for thread in (self.rtnl, self.cloud, self.report):
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """One agent a node: two would lend one address twice. The lock goes with the process, however it dies."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(f"another agent runs on this node ({path} is locked); stop it first") from None
+        yield

@@ -1,0 +1,168 @@
+"""The plugin's socket: SOCK_SEQPACKET, mode 0600, one request per connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from berth_node import skel
+from berth_node.skel import Call, CniError
+from berth_node.verbs import Verbs, check_call_netns
+from berth_node.wire import Request, WireError, decode_body, receive_request, send_answer
+
+__all__ = ["Server", "drain_spool"]
+
+_log = logging.getLogger(__name__)
+_BACKLOG: Final = 512  # a node's whole burst of pods at once
+
+
+class Server:
+    """Accepts connections, and turns each into a task. A hang-up is noticed while the task runs."""
+
+    def __init__(self, path: Path, verbs: Verbs) -> None:
+        self._path, self._verbs = path, verbs
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+
+    def open(self) -> None:
+        """Start listening. The socket appears at its path only when it listens, so a plugin never meets a dead one."""
+        loop = asyncio.get_running_loop()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        draft = self._path.with_name(f".{self._path.name}.new")
+        draft.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(draft))
+        finally:
+            os.umask(before)
+        listener.listen(_BACKLOG)
+        draft.replace(self._path)
+        loop.add_reader(listener, self._accept)
+        self._listener = listener
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Stop accepting, let requests finish for a moment, then drop them: their plugins ask the next agent."""
+        if self._listener:
+            self._path.unlink(missing_ok=True)
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self) -> None:
+        if self._listener is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_BACKLOG):
+                connection, _ = self._listener.accept()
+                connection.setblocking(False)
+                task = asyncio.get_running_loop().create_task(self._serve(connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                request = await _receive(connection)
+            except (WireError, OSError) as error:
+                _log.warning("a request that cannot be read", extra={"why": str(error)})
+                body = skel.error_body(CniError(skel.DECODING_FAILURE, f"plugin and agent do not match: {error}"))
+                _send(connection, 1, skel.encode(body))
+                return
+            if request is None:
+                return
+            try:
+                await self._answer(connection, request)
+            finally:
+                request.close()
+
+    async def _answer(self, connection: socket.socket, request: Request) -> None:
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        fd = connection.fileno()
+
+        def hang_up() -> None:  # a plugin sends nothing after its request: readable means that it closed
+            loop.remove_reader(fd)
+            gone.set()
+
+        def reply(body: dict[str, Any] | None) -> bool:
+            return _send(connection, 0, skel.encode(body) if body is not None else b"")
+
+        loop.add_reader(fd, hang_up)
+        call: Call | None = None
+        try:
+            call = skel.read_call(request)
+            check_call_netns(call, request.netns_fd, request.netns_errno)
+            await self._verbs.run(call, request.netns_fd, gone, reply)
+        except CniError as error:
+            command = request.environment.get("CNI_COMMAND", "")
+            level = logging.DEBUG if error.code == skel.NOT_AVAILABLE else logging.WARNING
+            _log.log(level, "request refused", extra={"command": command, "code": error.code, "why": str(error)})
+            _send(connection, 1, skel.encode(skel.error_body(error, call.version if call else skel.VERSIONS[-1])))
+        except Exception as error:
+            _log.exception("request failed")
+            body = skel.error_body(CniError(999, f"berth: {type(error).__name__}: {error}"))
+            _send(connection, 1, skel.encode(body))
+        finally:
+            loop.remove_reader(fd)
+
+
+async def _receive(connection: socket.socket) -> Request | None:
+    """The request is nearly always there already: the plugin sends it right after connecting."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return receive_request(connection)
+        except BlockingIOError:
+            readable = asyncio.Event()
+            loop.add_reader(connection.fileno(), readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(connection.fileno())
+
+
+def _send(connection: socket.socket, code: int, output: bytes) -> bool:
+    try:
+        send_answer(connection, code, output)
+    except OSError:
+        return False
+    return True
+
+
+def _spooled(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+async def drain_spool(folder: Path, verbs: Verbs) -> int:
+    """Do the DELs that the plugin kept while no agent listened; returns how many.
+
+    A file goes after its DEL is done, and a DEL done twice does nothing, so a kill in between is safe. A file that
+    cannot be read is dropped with a log line: it can never be done. One that the kernel refuses stays for later.
+    """
+    done = 0
+    for path in _spooled(folder):
+        try:
+            environment, config = decode_body(path.read_bytes())
+            call = skel.read_call(Request(environment, config))
+            if call.command != "DEL":
+                raise WireError(f"only DEL is spooled, got {call.command}")
+        except (WireError, CniError) as error:
+            _log.warning("spooled request dropped", extra={"file": path.name, "why": str(error)})
+            path.unlink()
+            continue
+        try:
+            await verbs.delete_spooled(call.key)
+        except Exception:
+            _log.exception("spooled DEL failed; it is tried again", extra={"container": call.container_id})
+            continue
+        path.unlink()
+        done += 1
+    return done

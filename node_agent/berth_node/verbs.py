@@ -1,0 +1,295 @@
+"""What each CNI command does: validation is done (:mod:`berth_node.skel`), the desk decides, the data plane wires.
+
+Requests of one container run one after the other; a DEL first cancels an ADD that still waits for an address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, TypeVar
+
+from berth_node import skel
+from berth_node.desk import Desk, Pod
+from berth_node.journal import Entry, JournalError
+from berth_node.netns import check_netns
+from berth_node.pool import Key
+from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
+from berth_node.skel import Call, CniError
+
+__all__ = ["Reply", "Rtnl", "Verbs"]
+
+_log = logging.getLogger(__name__)
+
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+Reply = Callable[[dict[str, Any] | None], bool]
+"""Sends the answer; False if the plugin has hung up and nobody will ever read it."""
+
+
+class Rtnl(Protocol):
+    """Runs a blocking call of the data plane in its one thread."""
+
+    def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> Awaitable[_R]: ...
+
+
+class Node(Protocol):
+    """What the verbs need from the agent besides desk and kernel."""
+
+    @property
+    def ready(self) -> bool:
+        """An address of this boot was usable once."""
+
+    def pool_changed(self) -> None:
+        """Addresses were lent, returned or are missing: report, poll, serve."""
+
+    def why_not_ready(self) -> str:
+        """In words, for STATUS and for an ADD that found nothing."""
+
+
+@dataclass(slots=True)
+class Verbs:
+    """The commands. ``patience`` is how long an ADD waits for an address, seconds."""
+
+    desk: Desk
+    dataplane: Dataplane
+    rtnl: Rtnl
+    node: Node
+    patience: float = 45.0
+    mtu: int = 9001
+    _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
+    _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
+
+    async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
+        """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply."""
+        try:
+            match call.command:
+                case "ADD":
+                    await self._add(call, netns_fd, gone, reply)
+                case "DEL":
+                    await self._delete(call.key)
+                    reply(None)
+                case "CHECK":
+                    await self._check(call, netns_fd)
+                    reply(None)
+                case "GC":
+                    await self._collect(call)
+                    reply(None)
+                case "STATUS":
+                    if not self.node.ready:
+                        raise CniError(skel.NOT_AVAILABLE, self.node.why_not_ready())
+                    reply(None)
+                case _:
+                    reply(skel.versions_body())
+        except JournalError as error:
+            raise CniError(skel.IO_FAILURE, str(error)) from error
+        except DataplaneError as error:
+            code = skel.TRY_AGAIN_LATER if error.temporary else skel.WIRING_FAILED
+            raise CniError(code, f"the kernel refused: {error}") from error
+
+    @contextlib.asynccontextmanager
+    async def _container(self, container_id: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(container_id, (asyncio.Lock(), 0))
+        self._locks[container_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(container_id)
+            if users > 1:
+                self._locks[container_id] = (lock, users - 1)
+
+    # ------------------------------------------------------------------------------------------------- ADD
+
+    async def _add(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
+        if netns_fd is None:
+            raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} cannot be opened")
+        pod = Pod(
+            call.key,
+            namespace=call.pod.get("K8S_POD_NAMESPACE", ""),
+            name=call.pod.get("K8S_POD_NAME", ""),
+            uid=call.pod.get("K8S_POD_UID", ""),
+            mtu=self.mtu,
+        )
+        async with self._container(call.container_id):
+            entry = self.desk.entries.get(call.key)
+            attachment = entry.attachment if entry else await self._address(pod, gone)
+            # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
+            wired = entry.wired if entry else None
+            if wired is None or not wired.pod_mac:
+                wired = await self._attach(replace(attachment, netns_fd=netns_fd), fresh=wired is None)
+            body = skel.result_body(
+                call,
+                address=attachment.address,
+                gateway=POD_GATEWAY,
+                host=(attachment.host_ifname, wired.host_mac),
+                pod_mac=wired.pod_mac,
+                mtu=attachment.mtu,
+            )
+            if (gone.is_set() or not reply(body)) and entry is None:
+                _log.info("plugin hung up: undoing its ADD", extra={"container": call.container_id})
+                await self._remove(attachment)
+
+    async def _attach(self, attachment: Attachment, *, fresh: bool) -> Wired:
+        """Wire a pod, and say so in the journal.
+
+        Only a refusal frees the address, since attach has undone everything then. After anything else (the agent is
+        stopping, a bug) the entry stays without its ``wired`` mark: the DEL that follows, or the next start, detaches
+        whatever the kernel has. A pod found in the kernel alone (``fresh`` is False) keeps its address in any case.
+        """
+        key = (attachment.container_id, attachment.ifname)
+        try:
+            wired = await self.rtnl(self.dataplane.attach, attachment)
+        except DataplaneError:
+            if fresh:
+                self.desk.free(key, used=False)
+                self.node.pool_changed()
+            raise
+        self.desk.wired(key, wired)
+        self.node.pool_changed()
+        return wired
+
+    async def _address(self, pod: Pod, gone: asyncio.Event) -> Attachment:
+        """An address at once, or as soon as there is one. Raises :class:`CniError` 11 when patience ends."""
+        attachment = self.desk.lend(pod)
+        if attachment:
+            return attachment
+        future: asyncio.Future[Attachment] = asyncio.get_running_loop().create_future()
+        self._waiting[pod.key] = (pod, future)
+        self.desk.wait(pod)
+        self.node.pool_changed()
+        hang_up = asyncio.ensure_future(gone.wait())
+        try:
+            waits: set[asyncio.Future[Any]] = {future, hang_up}
+            await asyncio.wait(waits, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
+            if not future.done():
+                why = self.node.why_not_ready()
+                raise CniError(skel.TRY_AGAIN_LATER, f"no address became free within {self.patience:g} s: {why}")
+            attachment = future.result()
+            if gone.is_set():
+                self.desk.free(pod.key, used=False)
+                raise CniError(skel.TRY_AGAIN_LATER, "hung up")
+            return attachment
+        finally:
+            hang_up.cancel()
+            self._waiting.pop(pod.key, None)
+            self.desk.unwait(pod.key)
+            self.node.pool_changed()
+
+    def serve_waiting(self) -> None:
+        """Give addresses to the pods that wait, in the order in which they came."""
+        for waiter in self.desk.pool.waiting:
+            pod, future = self._waiting[waiter.key]
+            if future.done():  # cancelled by a DEL a moment ago; its own task unqueues it
+                self.desk.unwait(waiter.key)
+                continue
+            try:
+                attachment = self.desk.lend(pod)
+            except JournalError as error:
+                future.set_exception(error)
+                self.desk.unwait(waiter.key)
+                continue
+            if attachment is None:
+                return
+            future.set_result(attachment)
+
+    def abandon_waiting(self) -> None:
+        """The agent stops: drop the ADDs that wait unanswered, so that their plugins ask the next agent."""
+        for _, future in self._waiting.values():
+            future.cancel()
+
+    # --------------------------------------------------------------------------------------- DEL, GC, CHECK
+
+    async def _delete(self, key: Key) -> None:
+        waiting = self._waiting.get(key)
+        if waiting and not waiting[1].done():
+            waiting[1].set_exception(CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container"))
+        async with self._container(key[0]):
+            entry = self.desk.entries.get(key)
+            if entry:
+                await self._remove(entry.attachment)
+
+    async def _remove(self, attachment: Attachment) -> None:
+        await self.rtnl(self.dataplane.detach, attachment)
+        self.desk.free((attachment.container_id, attachment.ifname))
+        self.node.pool_changed()
+
+    async def delete_spooled(self, key: Key) -> None:
+        """A DEL that the plugin kept while the agent was down."""
+        await self._delete(key)
+
+    async def _collect(self, call: Call) -> None:
+        """GC: remove every pod that is not listed. Goes on after an error and reports the first.
+
+        Only pods wired before the call started count: an ADD in progress is younger than the runtime's list.
+        """
+        valid = _valid_attachments(call)
+        stale = [key for key, entry in self.desk.entries.items() if entry.wired and key not in valid]
+        errors: list[Exception] = []
+        for key in stale:
+            _log.info("garbage collection removes a pod", extra={"container": key[0]})
+            try:
+                await self._delete(key)
+            except (DataplaneError, JournalError) as error:
+                errors.append(error)
+        if errors:
+            raise CniError(
+                skel.WIRING_FAILED, f"{len(errors)} of {len(stale)} stale pods could not be removed: {errors[0]}"
+            )
+
+    async def _check(self, call: Call, netns_fd: int | None) -> None:
+        previous = call.config.get("prevResult")
+        if previous is None:
+            raise CniError(skel.INVALID_CONFIG, "CHECK needs 'prevResult', the result of the ADD, in the configuration")
+        async with self._container(call.container_id):
+            entry = self.desk.entries.get(call.key)
+            if entry is None or entry.wired is None:
+                raise CniError(
+                    skel.UNKNOWN_CONTAINER, f"no ADD of {call.container_id} {call.ifname} is known; recreate the pod"
+                )
+            problems = _compare_result(entry, previous)
+            problems += [
+                f"{p.where}: {p.message}"
+                for p in await self.rtnl(self.dataplane.check, replace(entry.attachment, netns_fd=netns_fd))
+            ]
+        if problems:
+            raise CniError(
+                skel.CHECK_FAILED, "the pod's network is not as ADD left it; recreate it", "; ".join(problems)
+            )
+
+
+def _compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
+    """An address of ours that the runtime has in its result but the desk lends to nobody is a lost pod."""
+    ips = previous.get("ips")
+    listed = [ip.get("address") for ip in ips if isinstance(ip, dict)] if isinstance(ips, list) else []
+    mine = f"{entry.attachment.address}/32"
+    return [] if mine in listed else [f"prevResult: lists {', '.join(map(str, listed)) or 'no address'}, not {mine}"]
+
+
+def _valid_attachments(call: Call) -> frozenset[Key]:
+    # libcni also sends the older misspelt key; a missing one must not be read as "nothing is valid".
+    listed = call.config.get("cni.dev/valid-attachments", call.config.get("cni.dev/attachments"))
+    if not isinstance(listed, list):
+        raise CniError(skel.INVALID_CONFIG, "GC needs the list 'cni.dev/valid-attachments' in the configuration")
+    valid = set()
+    for item in listed:
+        key = (item.get("containerID"), item.get("ifname")) if isinstance(item, dict) else (None, None)
+        if not isinstance(key[0], str) or not isinstance(key[1], str):
+            wrong = f"each of 'cni.dev/valid-attachments' needs 'containerID' and 'ifname', got {item!r:.80}"
+            raise CniError(skel.INVALID_CONFIG, wrong)
+        valid.add((key[0], key[1]))
+    return frozenset(valid)
+
+
+_NETNS_COMMANDS: Final = frozenset({"ADD", "CHECK"})
+
+
+def check_call_netns(call: Call, netns_fd: int | None, error: int) -> None:
+    """CNI_NETNS must be a network namespace other than the node's. Raises :class:`CniError` 8."""
+    if call.command in _NETNS_COMMANDS:
+        problem = check_netns(netns_fd, error)
+        if problem:
+            raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} {problem}")

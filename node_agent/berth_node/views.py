@@ -1,0 +1,168 @@
+"""What operators see of a running agent: pure functions from a snapshot to JSON-ready values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from berth.contract import Record, Report, address_count
+
+from berth_node.journal import Entry
+from berth_node.pool import Pool
+from berth_node.seams import Problem
+from berth_node.usable import Block, addresses_of
+
+__all__ = ["Snapshot", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a view is made from."""
+
+    instance: str
+    ready: bool
+    why: str
+    now: float
+    pool: Pool
+    entries: tuple[Entry, ...]
+    record: Record | None
+    boot: int
+    reported: Report | None
+    report_failures: int
+    trouble: Mapping[str, str]
+    problems: tuple[Problem, ...]
+
+
+def answer(snapshot: Snapshot, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Answer ``{"view": status|pods|interfaces|explain, "subject": …}``."""
+    match request["view"]:
+        case "status":
+            return _status(snapshot)
+        case "pods":
+            return {"pods": _pods(snapshot)}
+        case "interfaces":
+            return {"interfaces": _interfaces(snapshot)}
+        case "explain":
+            return {"lines": _explain(snapshot, request.get("subject"))}
+        case other:
+            return {"error": f"no such view: {other}"}
+
+
+def _status(s: Snapshot) -> dict[str, Any]:
+    pool = s.pool
+    return {
+        "instance": s.instance,
+        "ready": s.ready,
+        "why": s.why,
+        "mode": pool.policy.mode,
+        "assigned": sum(address_count(b.cidr) for b in pool.blocks),
+        "in_use": len(pool.lent),
+        "waiting": len(pool.waiting),
+        "free": pool.free,
+        "cooling": len(pool.cooling),
+        "surrendered": [x.cidr for x in pool.surrendered],
+        "unusable": [b.cidr for b in pool.blocks if not b.usable],
+        "wanted": pool.wanted,
+        "deficit": pool.deficit,
+        "warm_addresses": pool.policy.warm_addresses,
+        "max_pods": pool.policy.max_pods,
+        "record_revision": s.record.revision if s.record else None,
+        "last_report": {"boot": s.reported.order.boot, "sequence": s.reported.order.sequence} if s.reported else None,
+        "report_failures": s.report_failures,
+        "trouble": dict(s.trouble),
+        "problems": [f"{p.where}: {p.message}" for p in s.problems],
+    }
+
+
+def _pods(s: Snapshot) -> list[dict[str, Any]]:
+    interfaces = {i.mac: i for i in s.record.interfaces} if s.record else {}
+    rows = []
+    for entry in s.entries:
+        a = entry.attachment
+        block = s.pool.block_of(a.address)
+        interface = interfaces.get(block.mac) if block else None
+        rows.append(
+            {
+                "namespace": a.namespace,
+                "name": a.name,
+                "address": a.address,
+                "interface": interface.id if interface else None,
+                "device_index": interface.device_index if interface else None,
+                "host_ifname": a.host_ifname,
+                "container_id": a.container_id,
+                "ifname": a.ifname,
+                "wired": entry.wired is not None,
+                "age_seconds": round(max(0.0, s.now - a.attached_at), 1),
+            }
+        )
+    return sorted(rows, key=lambda r: (r["namespace"], r["name"], r["container_id"]))
+
+
+def _block(s: Snapshot, block: Block) -> dict[str, Any]:
+    used = set(s.pool.lent.values())
+    addresses = addresses_of(block.cidr)
+    given_up = any(x.assignment == block.assignment for x in s.pool.surrendered)
+    state = "usable" if block.usable else "releasing" if block.releasing else "unusable" if block.shown else "not shown"
+    return {
+        "cidr": block.cidr,
+        "assignment": block.assignment,
+        "state": "surrendered" if given_up and state == "usable" else state,
+        "in_use": sum(a in used for a in addresses),
+        "cooling": sum(a in s.pool.cooling for a in addresses),
+        "addresses": len(addresses),
+    }
+
+
+def _interfaces(s: Snapshot) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": i.id,
+            "device_index": i.device_index,
+            "mac": i.mac,
+            "primary_address": i.primary_address,
+            "subnet": f"{i.subnet_id} {i.subnet_cidr}",
+            "blocks": [_block(s, b) for b in s.pool.blocks if b.mac == i.mac],
+        }
+        for i in (s.record.interfaces if s.record else ())
+    ]
+
+
+def _explain(s: Snapshot, subject: Any) -> list[str]:
+    if subject:
+        return _explain_subject(s, str(subject))
+    pool = s.pool
+    lines = [f"node {s.instance} is {'ready' if s.ready else 'not ready'}: {s.why}"]
+    lines += [f"trouble with {what}: {why}" for what, why in s.trouble.items()]
+    lines += [f"kernel: {p.where}: {p.message}" for p in s.problems]
+    warm = pool.policy.warm_addresses
+    lines.append(
+        f"wanted: {pool.wanted} = {len(pool.lent)} in use + {len(pool.waiting)} waiting + {warm} warm, "
+        f"at most {pool.policy.max_pods} (max-pods); supply: {pool.supply}; missing: {pool.deficit}"
+    )
+    if pool.surplus_since is not None:
+        lines.append(f"more than wanted for {s.now - pool.surplus_since:.0f} s; idle blocks are given back if it lasts")
+    for interface in _interfaces(s):
+        for b in interface["blocks"]:
+            lines.append(
+                f"{interface['id']} {b['cidr']}: {b['state']}, {b['in_use']} in use, {b['cooling']} cooling, "
+                f"of {b['addresses']}"
+            )
+    return lines
+
+
+def _explain_subject(s: Snapshot, subject: str) -> list[str]:
+    """One address, container or namespace/pod."""
+    for row in _pods(s):
+        if subject in (row["address"], row["container_id"], row["name"], f"{row['namespace']}/{row['name']}"):
+            who = f"{row['namespace']}/{row['name']}" if row["name"] else row["container_id"]
+            return [
+                f"{row['address']} is lent to {who} since {row['age_seconds']:.0f} s, by {row['host_ifname']}, "
+                f"on {row['interface'] or 'no interface of the record'}"
+            ]
+    block = s.pool.block_of(subject)
+    if subject in s.pool.cooling:
+        return [f"{subject} cools down for another {s.pool.cooling[subject] - s.now:.0f} s"]
+    if block is None:
+        return [f"{subject}: neither a pod nor an address of this node"]
+    return [f"{subject} is not lent; its block {block.cidr} is {_block(s, block)['state']}"]

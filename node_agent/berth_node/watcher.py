@@ -1,0 +1,107 @@
+"""Looks at record, metadata and links, makes the kernel match, and tells the desk what can be lent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol, TypeVar
+
+from berth.contract import ContractError, Record
+
+from berth_node.aws import AwsError
+from berth_node.config import Config
+from berth_node.desk import Desk
+from berth_node.imds import Imds, ImdsError
+from berth_node.record import RecordKeeper
+from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Problem
+from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of
+
+__all__ = ["InThread", "Watcher"]
+
+_log = logging.getLogger(__name__)
+_R = TypeVar("_R")
+_RECONFIGURE: Final = 60.0  # seconds; routes and rules that something else removed come back within this
+
+
+class InThread(Protocol):
+    """Runs a blocking call in one thread of its own."""
+
+    def __call__(self, call: Callable[[], _R], /) -> Awaitable[_R]: ...
+
+
+@dataclass(slots=True)
+class Watcher:
+    """What is known of the node from outside. A failure to read leaves what was known before (fail static)."""
+
+    config: Config
+    keeper: RecordKeeper
+    imds: Imds
+    dataplane: Dataplane
+    desk: Desk
+    in_cloud: InThread
+    in_rtnl: InThread
+    metadata: tuple[MetadataInterface, ...] | None = None
+    problems: tuple[Problem, ...] = ()
+    trouble: dict[str, str] = field(default_factory=dict)
+    applied_revision: int | None = None
+    _layout: NodeLayout | None = None
+    _configured_at: float = 0.0
+
+    async def look(self) -> bool:
+        """Read everything and apply it; True if the blocks or what may be done with them changed."""
+        record = self.keeper.current
+        try:
+            record = await self.in_cloud(self.keeper.fetch)
+            self.trouble.pop("record", None)
+        except (AwsError, ImdsError, ContractError, OSError) as error:
+            self.note("record", error)
+        try:
+            self.metadata = await self.in_cloud(self.imds.interfaces)
+            self.trouble.pop("metadata", None)
+        except (ImdsError, ValueError) as error:
+            self.note("metadata", error)
+        if record is None or self.metadata is None:
+            return False
+        return await self._apply(record, self.metadata)
+
+    def note(self, what: str, error: Exception) -> None:
+        """Log a failure once for as long as it stays the same, and keep it for ``berth-node status``."""
+        if self.trouble.get(what) != str(error):
+            _log.warning("trouble with %s", what, extra={"why": str(error)})
+        self.trouble[what] = str(error)
+
+    async def _apply(self, record: Record, metadata: tuple[MetadataInterface, ...]) -> bool:
+        try:
+            links = await self.in_rtnl(self.dataplane.usable_macs)
+            await self._configure(record, links)
+            self.trouble.pop("kernel", None)
+        except DataplaneError as error:
+            self.note("kernel", error)
+            links = self._routed_macs()
+        # Only what is routed may be lent; a releasing mark or a removal takes effect whatever the kernel said.
+        routed = {(i.mac, c) for i in (self._layout.interfaces if self._layout else ()) for c in i.blocks}
+        blocks: tuple[Block, ...] = tuple(
+            b if (b.mac, b.cidr) in routed else replace(b, usable=False) for b in blocks_of(record, metadata, links)
+        )
+        changed = blocks != self.desk.pool.blocks or record.revision != self.applied_revision
+        self.desk.refresh(record, blocks)
+        self.applied_revision = record.revision
+        return changed
+
+    def _routed_macs(self) -> frozenset[str]:
+        return frozenset(i.mac for i in self._layout.interfaces) if self._layout else frozenset()
+
+    async def _configure(self, record: Record, links: frozenset[str]) -> None:
+        config, now = self.config, self.desk.clock()
+        layout = NodeLayout(
+            layouts_of(record, links), record.no_snat_cidrs, config.snat, config.interface_mask, config.connection_mark
+        )
+        if layout == self._layout and not self.problems and now - self._configured_at < _RECONFIGURE:
+            return
+        problems = await self.in_rtnl(lambda: self.dataplane.configure(layout))
+        if problems and problems != self.problems:
+            _log.warning(
+                "not all routing is as it should be", extra={"problems": [f"{p.where}: {p.message}" for p in problems]}
+            )
+        self.problems, self._layout, self._configured_at = problems, layout, now

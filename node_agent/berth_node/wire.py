@@ -1,0 +1,109 @@
+"""The messages between the plugin (``cni/berth.c``) and the agent, and the descriptors they carry.
+
+A request is one SOCK_SEQPACKET message ``berth/1 <errno of opening CNI_NETNS>`` with a memfd (``CNI_A=x NUL … NUL NUL
+standard-input``) and, when it could be opened, the pod's network namespace. An answer is ``berth/1 <exit code>`` with a
+memfd of what to print. A spooled DEL is a file with the memfd's content.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["MAX_REQUEST", "Request", "WireError", "decode_body", "receive_request", "send_answer"]
+
+VERSION: Final = "berth/1"
+MAX_REQUEST: Final = 16 * 1024 * 1024
+"""Largest request read into memory, bytes: far above any CNI configuration, far below what would hurt the node."""
+
+_TEXT: Final = 64
+_DESCRIPTORS: Final = 2
+
+
+class WireError(Exception):
+    """A message that is not of this protocol. The message says which part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the runtime asked. ``netns_fd`` is the pod's namespace if it opened, owned by the holder."""
+
+    environment: dict[str, str]
+    config: bytes
+    netns_fd: int | None = field(default=None, compare=False)
+    netns_errno: int = 0
+
+    def close(self) -> None:
+        """Close the namespace's descriptor."""
+        if self.netns_fd is not None:
+            os.close(self.netns_fd)
+
+
+def decode_body(body: bytes) -> tuple[dict[str, str], bytes]:
+    """Split a memfd's or a spool file's content into environment and standard input. Raises :class:`WireError`."""
+    if body.startswith(b"\0"):  # no CNI_* variable at all
+        return {}, body[1:]
+    head, separator, config = body.partition(b"\0\0")
+    if not separator:
+        raise WireError("the environment does not end")
+    entries = (e.partition("=") for e in head.decode(errors="surrogateescape").split("\0"))
+    return {name: value for name, _, value in entries}, config
+
+
+def _read(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    if size > MAX_REQUEST:
+        raise WireError(f"the request has {size} bytes; at most {MAX_REQUEST} are read")
+    parts, at = [], 0
+    while at < size:  # pread: the offset of a shared descriptor is the plugin's
+        part = os.pread(fd, size - at, at)
+        if not part:
+            break
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+def receive_request(connection: socket.socket) -> Request | None:
+    """Take a connection's request; None if the peer hung up. Raises :class:`WireError`, ``BlockingIOError``."""
+    space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
+    text, ancillary, _, _ = connection.recvmsg(_TEXT, space, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    netns = fds[1] if len(fds) > 1 else None
+    try:
+        if not text and not fds:
+            return None
+        version, _, error = text.decode(errors="replace").partition(" ")
+        if version != VERSION or not error.isdigit() or not fds:
+            raise WireError(f"expected a message {VERSION!r} with a memfd, got {text!r} with {len(fds)} descriptors")
+        environment, config = decode_body(_read(fds[0]))
+        request = Request(environment, config, netns, int(error))
+        netns = None
+        return request
+    finally:
+        if fds:
+            os.close(fds[0])
+        if netns is not None:
+            os.close(netns)
+
+
+def send_answer(connection: socket.socket, code: int, output: bytes) -> None:
+    """Answer a request. Raises ``OSError`` (EPIPE when the plugin is gone)."""
+    fd = os.memfd_create("berth-answer", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(output)
+        while view:
+            view = view[os.write(fd, view) :]
+        connection.sendmsg(
+            [f"{VERSION} {code}".encode()],
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))],
+            socket.MSG_NOSIGNAL,
+        )
+    finally:
+        os.close(fd)

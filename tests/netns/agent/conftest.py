@@ -1,0 +1,206 @@
+"""An agent process over a fake data plane and a fake cloud, and the real plugin, at their real paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from berth.contract import Assignment, Interface, Policy, Record
+from berth_node.usable import MetadataInterface
+
+from scripts import build_plugin
+from tests.sandbox import netns
+from tests.sandbox.world import netns_path
+from tests.unit.node.cloud import ARN, FakeCloud, serving
+
+RUN, STATE, NET_D = Path("/run/berth"), Path("/var/lib/berth"), Path("/etc/cni/net.d")
+MAC = "02:aa:00:00:00:01"
+PREFIX = "10.0.1.16/28"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def record(*cidrs: str, revision: int = 1, warm: int = 0, cooldown: int = 120, releasing: str = "") -> Record:
+    """A record with these blocks on the primary interface."""
+    assignments = tuple(Assignment(c, f"as-{c}", c == releasing) for c in cidrs)
+    interface = Interface("eni-1", MAC, 0, "subnet-1", "10.0.1.0/24", "10.0.1.1", "10.0.1.5", 0, assignments)
+    policy = Policy(warm_addresses=warm, cooldown_seconds=cooldown)
+    return Record(ARN, revision, policy, (interface,))
+
+
+def shown(*cidrs: str) -> list[MetadataInterface]:
+    """Metadata that shows these blocks on the primary interface."""
+    singles = tuple(c.removesuffix("/32") for c in cidrs if c.endswith("/32"))
+    return [MetadataInterface(MAC, 0, ("10.0.1.5", *singles), tuple(c for c in cidrs if not c.endswith("/32")))]
+
+
+def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    """Poll another process's doing; returns what became true."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        with suppress(OSError):
+            found = condition()
+            if found:
+                return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout:g} s: {what}")
+
+
+@dataclass
+class Answer:
+    """What the plugin printed and exited with."""
+
+    code: int
+    text: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(self.text)
+        return parsed
+
+
+@dataclass
+class Site:
+    """A node: its cloud, its agent process, its plugin."""
+
+    cloud: FakeCloud
+    folder: Path
+    plugin: Path
+    pods: list[str] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def serve(self, *cidrs: str, **options: Any) -> None:
+        """Record and metadata both have these blocks."""
+        self.cloud.interfaces = shown(*cidrs)
+        self.cloud.record = record(*cidrs, **options)
+
+    def start(self, *, wait: bool = True, **settings: Any) -> None:
+        values = {
+            "table": "nodes",
+            "reports_queue_url": "http://queue/reports",
+            "poll_quick_seconds": 0.05,
+            "poll_slow_seconds": 0.5,
+            "report_debounce_seconds": 0.05,
+            "report_interval_seconds": 1,
+            **self.settings,
+            **settings,
+        }
+        config = self.folder / "node.toml"
+        config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
+        environment = {
+            **os.environ,
+            "AWS_ENDPOINT_URL": self.cloud.url,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.cloud.url,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'layers/berth'}:{ROOT / 'node_agent'}",
+        }
+        argv = [sys.executable, "-m", "tests.netns.agent.fake_agent", str(config), str(self.folder)]
+        with (self.folder / "agent.log").open("ab") as log:
+            self.process = subprocess.Popen(argv, env=environment, cwd=ROOT, stderr=log)
+        if wait:
+            eventually(lambda: (RUN / "cni.sock").exists(), f"the agent listens: {self.log()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process
+        self.process.send_signal(number)
+        code = self.process.wait(15)
+        self.process = None
+        return code
+
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+    def pod(self, name: str) -> Path:
+        """A pod's network namespace."""
+        if name not in self.pods:
+            netns.create(name)
+            self.pods.append(name)
+        return netns_path(name)
+
+    def environment(self, command: str, container: str = "", **changes: str) -> dict[str, str]:
+        variables = {"CNI_COMMAND": command, "CNI_PATH": "/opt/cni/bin"}
+        if container:
+            variables |= {"CNI_CONTAINERID": container, "CNI_IFNAME": "eth0", "CNI_NETNS": str(netns_path(container))}
+        return {k: v for k, v in {**variables, **changes}.items() if v}
+
+    def popen(self, environment: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [self.plugin], env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin
+        process.stdin.write(stdin)
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes]) -> Answer:
+        out, err = process.communicate(timeout=60)
+        assert err == b""
+        return Answer(process.returncode, out.decode())
+
+    def call(
+        self, command: str, container: str = "", stdin: bytes | None = None, version: str = "1.1.0", **more: Any
+    ) -> Answer:
+        """Run the plugin as a runtime does; lower-case extras go into the configuration, CNI_… into the environment."""
+        variables = {k: more.pop(k) for k in list(more) if k.startswith("CNI_")}
+        if container and command == "ADD":
+            self.pod(container)
+        config = {"cniVersion": version, "name": "berth", "type": "berth", **more}
+        text = json.dumps(config).encode() if stdin is None else stdin
+        return self.finish(self.popen(self.environment(command, container, **variables), text))
+
+    def add(self, container: str, **more: Any) -> str:
+        """ADD that must succeed; returns the pod's address."""
+        answer = self.call("ADD", container, **more)
+        assert answer.code == 0, answer.text
+        return str(answer.body["ips"][0]["address"]).removesuffix("/32")
+
+    def status_ok(self) -> bool:
+        return self.call("STATUS").code == 0
+
+    def ready(self) -> None:
+        eventually(self.status_ok, "STATUS succeeds")
+
+    def ask(self, *arguments: str) -> Any:
+        """``berth-node <arguments> --json``."""
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'layers/berth'}:{ROOT / 'node_agent'}"}
+        argv = [sys.executable, "-m", "berth_node", *arguments, "--json"]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def plugin() -> Path:
+    """The real binary; built at most once."""
+    return build_plugin.build(os.uname().machine)
+
+
+@pytest.fixture
+def site(plugin: Path, tmp_path: Path) -> Iterator[Site]:
+    """A fresh node: nothing in /run/berth, /var/lib/berth and /etc/cni/net.d."""
+    for folder in (RUN, STATE, NET_D):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    (tmp_path / "macs").write_text(MAC)
+    with serving(FakeCloud()) as cloud:
+        made = Site(cloud, tmp_path, plugin)
+        try:
+            yield made
+        finally:
+            if made.process:
+                made.process.kill()
+                made.process.wait()
+            for pod in made.pods:
+                netns.delete(pod)
+            print(made.log() if (tmp_path / "agent.log").exists() else "no agent ran")
+            assert cloud.signatures_wrong == []

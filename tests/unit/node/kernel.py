@@ -1,0 +1,71 @@
+"""A data plane without a kernel: what is attached is a value, optionally kept in a file like the kernel keeps links."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from berth_node.seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
+
+
+@dataclass
+class FakeKernel:
+    """Implements :class:`berth_node.seams.Dataplane`. ``store``: links survive the agent's process there.
+
+    ``refuse`` and ``block`` are files (or None): while there, attach is refused, or waits before it wires.
+    """
+
+    macs: frozenset[str] = frozenset()
+    store: Path | None = None
+    refuse: Path | None = None
+    block: Path | None = None
+    links: dict[tuple[str, str], Attachment] = field(default_factory=dict)
+    layouts: list[NodeLayout] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.store and self.store.exists():
+            for link in json.loads(self.store.read_text()):
+                a = Attachment(**link)
+                self.links[a.container_id, a.ifname] = a
+
+    def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
+        self.layouts.append(layout)
+        return ()
+
+    def attach(self, attachment: Attachment) -> Wired:
+        waited = threading.Event()
+        while self.block and self.block.exists():
+            waited.wait(0.01)
+        if self.refuse and self.refuse.exists():
+            raise DataplaneError("RTM_NEWLINK: File exists", temporary=False)
+        self.links[attachment.container_id, attachment.ifname] = attachment
+        self._save()
+        last = attachment.address.rpartition(".")[2]
+        return Wired(f"02:00:00:00:00:{int(last):02x}", f"02:01:00:00:00:{int(last):02x}", 100 + int(last))
+
+    def detach(self, attachment: Attachment) -> None:
+        self.links.pop((attachment.container_id, attachment.ifname), None)
+        self._save()
+
+    def check(self, attachment: Attachment) -> tuple[Problem, ...]:
+        known = (attachment.container_id, attachment.ifname) in self.links
+        return () if known else (Problem(attachment.host_ifname, "the link is gone"),)
+
+    def survey(self) -> tuple[Attachment, ...]:
+        return tuple(self.links.values())
+
+    def usable_macs(self) -> frozenset[str]:
+        return self.macs
+
+    def close(self) -> None:
+        pass
+
+    def _save(self) -> None:
+        if self.store:
+            names = {f.name for f in fields(Attachment)} - {"netns_fd"}
+            links = [{k: v for k, v in asdict(a).items() if k in names} for a in self.links.values()]
+            draft = self.store.with_suffix(".new")
+            draft.write_text(json.dumps(links))
+            draft.replace(self.store)
