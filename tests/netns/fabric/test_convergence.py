@@ -48,10 +48,11 @@ def _router_state() -> tuple[frozenset[str], list[list[str]]]:
         ["ip", "-o", "addr", "show", "lo"],
         ["ip", "rule"],
         ["ip", "route", "show", "table", "all"],
-        ["ip", "neigh"],
+        ["ip", "neigh", "show", "nud", "permanent"],
         ["nft", "-s", "list", "ruleset"],
     )
     texts = [netns.run("vpc", argv).stdout for argv in commands]
+    texts[2] = texts[2].replace(" linkdown", "")  # the carrier of a new link is noticed some time later
     texts[-1] = re.sub(r"set source_check_ports \{.*?\n\t\}", "", texts[-1], flags=re.DOTALL)
     return netns.names(), [sorted(filter(None, map(str.strip, re.split(r"[,\n{}=]", text)))) for text in texts]
 

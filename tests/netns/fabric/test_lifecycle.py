@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -33,16 +34,20 @@ def _links(where: str) -> dict[str, dict[str, object]]:
 
 
 def _kernel_state() -> str:
-    """Everything that the fabric configures, with the identifiers that change when a thing is made anew."""
+    """Everything that the fabric configures, with the identifiers that change when a thing is made anew, and without
+    what the kernel notices in its own time (carrier, duplicate address detection, learned neighbours)."""
     commands = (
-        ["ip", "-d", "link"],
-        ["ip", "addr"],
+        ["ip", "-4", "addr"],
         ["ip", "rule"],
-        ["ip", "route", "show", "table", "all"],
-        ["ip", "neigh"],
+        ["ip", "-4", "route", "show", "table", "all"],
+        ["ip", "neigh", "show", "nud", "permanent"],
         ["nft", "-as", "list", "ruleset"],
     )
-    return "\n".join(netns.run(where, argv).stdout for where in sorted(netns.names()) for argv in commands)
+    found = []
+    for where in sorted(netns.names()):
+        found += [f"{where}: {link['ifindex']} {name} {link['address']}" for name, link in _links(where).items()]
+        found += [netns.run(where, argv).stdout for argv in commands]
+    return re.sub(r" linkdown|<[A-Z_,-]*>| state [A-Z]+", "", "\n".join(found))
 
 
 def test_applying_the_same_world_twice_changes_nothing(fabric: Fabric) -> None:
