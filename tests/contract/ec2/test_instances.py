@@ -184,6 +184,11 @@ def test_an_unknown_type_is_not_launched(network: Network, subnet: str) -> None:
     assert network.free(subnet) == 251
 
 
+def test_an_unknown_image_is_not_launched(network: Network, subnet: str) -> None:
+    with refused("InvalidAMIID.NotFound"):
+        network.instance(subnet, ImageId="ami-0123456789abcdef0")
+
+
 def test_a_client_token_launches_once(network: Network, subnet: str) -> None:
     assert network.instance(subnet, ClientToken="one") == network.instance(subnet, ClientToken="one")
     assert network.free(subnet) == 250

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from moto.ec2.models.subnets import Subnet
+from moto.ec2.models.subnets import Subnet, SubnetBackend
 
 from .ec2_errors import error, invalid, no_addresses
 from .patching import replace
@@ -210,8 +210,18 @@ def _request_ip(subnet: Any, address: str, instance: Any) -> None:
         raise error("InvalidIPAddress.InUse", "The specified address is already in use.")
 
 
+def _delete_subnet(original: Callable[..., Any]) -> Callable[..., Any]:
+    def delete_subnet(backend: Any, subnet_id: str) -> Any:
+        if any(eni.subnet.id == subnet_id for eni in backend.enis.values()):
+            raise error("DependencyViolation", f"The subnet '{subnet_id}' has dependencies and cannot be deleted.")
+        return original(backend, subnet_id)
+
+    return delete_subnet
+
+
 def install() -> None:
     """Let moto's subnets count and choose by the ledger. Booking is done where interfaces are made and changed."""
     replace(Subnet, "available_ip_address_count", property(_available))
     replace(Subnet, "get_available_subnet_ip", _available_subnet_ip)
     replace(Subnet, "request_ip", _request_ip)
+    replace(SubnetBackend, "delete_subnet", _delete_subnet(SubnetBackend.delete_subnet))

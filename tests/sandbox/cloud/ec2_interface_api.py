@@ -61,8 +61,14 @@ def _wanted(response: Any) -> Wanted:
     )
 
 
+def _no_ipv6_prefixes(response: Any) -> None:
+    if response._get_param("Ipv6PrefixCount") or response._get_param("Ipv6Prefixes"):
+        raise error("UnsupportedOperation", "IPv6 prefixes are not simulated here.")
+
+
 def create_network_interface(self: Any) -> ActionResult:
     self.error_on_dryrun()
+    _no_ipv6_prefixes(self)
     backend, param = self.ec2_backend, self._get_param
     subnet = backend.get_subnet(param("SubnetId"))
     listed = [a for a in param("PrivateIpAddresses", []) if a.get("Primary")]

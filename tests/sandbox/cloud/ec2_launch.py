@@ -36,7 +36,8 @@ def _run_instances(original: Callable[..., Any]) -> Callable[..., Any]:
         kind = kwargs.get("instance_type")
         if kwargs.get("is_instance_type_default"):
             kind = template.get("InstanceType") or kind
-        limits_of(str(kind))  # stock moto launches types that do not exist
+        limits_of(str(kind))  # stock moto launches types and images that do not exist
+        backend.describe_images(ami_ids=[image_id or template.get("ImageId")])
         if not kwargs.get("metadata_options") and template.get("MetadataOptions"):
             kwargs["metadata_options"] = template["MetadataOptions"]
         before, reservations = set(backend.enis), set(backend.reservations)
