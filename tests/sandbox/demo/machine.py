@@ -1,0 +1,70 @@
+"""Starts and ends the sandbox process for whoever drives it: the demo and the end-to-end tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.sandbox.stack import Settings
+from tests.sandbox.world import ROOT
+from tests.sandbox.world_ns import in_world
+
+__all__ = ["SandboxDiedError", "running_sandbox", "start_sandbox"]
+
+
+class SandboxDiedError(RuntimeError):
+    """The sandbox process ended before it was ready. The message has the end of its log."""
+
+
+def start_sandbox(settings: Settings, host_fd: int | None = None, *, tied: bool = True) -> tuple[str, int]:
+    """Start the sandbox process and wait until it serves. Returns the endpoint and its process id.
+
+    ``tied`` ends it with this process. Raises :class:`SandboxDiedError`, or RuntimeError outside a private world.
+    """
+    if not in_world():
+        raise RuntimeError("the sandbox runs only inside a private world: use python -m tests.sandbox.world_ns -- ...")
+    ready, write = os.pipe()
+    life, _ours = os.pipe()  # our end stays open for as long as we live
+    fds = [write, *([life] if tied else []), *([host_fd] if host_fd is not None else [])]
+    command = [sys.executable, "-m", "tests.sandbox.stack", "--ready-fd", str(write)]
+    command += ["--life-fd", str(life)] if tied else []
+    command += ["--host-fd", str(host_fd)] if host_fd is not None else []
+    command += ["--settings", json.dumps(asdict(settings))]
+    (ROOT / "log").mkdir(parents=True, exist_ok=True)
+    with (ROOT / "log" / "sandbox.out").open("ab") as out:
+        process = subprocess.Popen(
+            command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    os.close(write)
+    os.close(life)
+    with os.fdopen(ready) as lines:
+        line = lines.readline()
+    if not line:
+        raise SandboxDiedError(f"the sandbox ended with status {process.wait()}: {_last_words()}")
+    told = json.loads(line)
+    return str(told["endpoint"]), int(told["pid"])
+
+
+def _last_words() -> str:
+    texts = [path.read_text(errors="replace") for path in map(Path, (ROOT / "log" / "sandbox.out",)) if path.exists()]
+    return "\n".join(texts)[-2000:].strip() or "it said nothing"
+
+
+@contextlib.contextmanager
+def running_sandbox(settings: Settings) -> Iterator[str]:
+    """A sandbox for the length of a ``with`` block; gives the endpoint."""
+    endpoint, pid = start_sandbox(settings)
+    try:
+        yield endpoint
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
