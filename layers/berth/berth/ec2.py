@@ -27,7 +27,7 @@ from berth.ec2_wire import (
     read_vpc_cidrs,
     request,
 )
-from berth.model import INSTANCE_TAG, NODE_TAG_PREFIX, Instance, Intent, InterfaceView, Limits, Outcome
+from berth.model import INSTANCE_TAG, NODE_TAG_PREFIX, Instance, Intent, InterfaceView, Limits, Outcome, SubnetView
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -95,6 +95,11 @@ class Boto3Ec2:
         """Interfaces with our instance tag, page by page."""
         for page in self._paginate("describe_network_interfaces", [{"Name": "tag-key", "Values": [INSTANCE_TAG]}]):
             yield tuple(read_interface(i) for i in page["NetworkInterfaces"])
+
+    def allowed_subnets(self) -> tuple[SubnetView, ...]:
+        """Every subnet tagged ``berth:allowed``."""
+        pages = self._paginate("describe_subnets", [{"Name": "tag-key", "Values": [ALLOWED_TAG]}])
+        return tuple(read_subnet(s) for page in pages for s in page["Subnets"])
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
         found: dict[str, dict[str, InterfaceView]] = {i: {} for i in ids}

@@ -8,26 +8,28 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
-from berth.model import (
-    CLUSTER_TAG,
-    CREATED_TAG,
-    INSTANCE_TAG,
+from berth.calls import (
     AssignAddresses,
     AssignPrefixes,
     Attach,
-    Attachment,
     Call,
     CreateInterface,
     DeleteInterface,
     Detach,
+    SetDeleteOnTermination,
+    Unassign,
+)
+from berth.model import (
+    CLUSTER_TAG,
+    CREATED_TAG,
+    INSTANCE_TAG,
+    Attachment,
     Instance,
     Intent,
     InterfaceView,
     Limits,
     Outcome,
-    SetDeleteOnTermination,
     SubnetView,
-    Unassign,
 )
 
 __all__ = [

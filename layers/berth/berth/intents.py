@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from berth.model import MUTATING, Attachment, Call, Intent, InterfaceView, Outcome
+from berth.calls import MUTATING, Call
+from berth.model import Attachment, Intent, InterfaceView, Outcome
 
 __all__ = ["decode_intents", "encode_intents"]
 

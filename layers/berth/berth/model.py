@@ -1,4 +1,4 @@
-"""A node as EC2 shows it, and the calls that change it: frozen values, no I/O.
+"""A node as EC2 shows it and as we remember it: frozen values, no I/O.
 
 Addresses are IPv4. A *block* is a CIDR as in :mod:`berth.contract`: a prefix (``10.0.1.16/28``) or one address
 (``10.0.1.5/32``). Times are Unix seconds.
@@ -7,25 +7,18 @@ Addresses are IPv4. A *block* is a CIDR as in :mod:`berth.contract`: a prefix (`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
+from berth.calls import Call
 from berth.contract import Policy, Record, Report, address_count
 
 __all__ = [
     "CLUSTER_TAG",
     "CREATED_TAG",
     "INSTANCE_TAG",
-    "MUTATING",
     "NODE_TAG_PREFIX",
     "PREFIX_SIZE",
-    "AssignAddresses",
-    "AssignPrefixes",
-    "Attach",
     "Attachment",
-    "Call",
-    "CreateInterface",
-    "DeleteInterface",
-    "Detach",
     "Instance",
     "Intent",
     "InterfaceView",
@@ -35,10 +28,8 @@ __all__ = [
     "Notes",
     "Outcome",
     "PolicyProblem",
-    "SetDeleteOnTermination",
     "Setbacks",
     "SubnetView",
-    "Unassign",
 ]
 
 NODE_TAG_PREFIX: Final = "kubernetes.io/cluster/"
@@ -198,11 +189,16 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Setbacks:
-    """What EC2 refused during this reconcile, so that the next plan goes around it. Never stored."""
+    """What EC2 refused during this reconcile, so that the next plan goes around it. Never stored.
+
+    Subnets: ``fragmented`` have no free prefix, ``exhausted`` no free address. Interfaces: ``refused`` are in a state
+    that allows no call for now, ``full`` take no more blocks.
+    """
 
     fragmented: frozenset[str] = frozenset()
     exhausted: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    full: frozenset[str] = frozenset()
     no_create: bool = False
 
 
@@ -248,88 +244,6 @@ class NodeView:
         return sum(address_count(b) for i in self.managed for b in i.blocks if (i.id, b) not in self.leaving)
 
 
-# --------------------------------------------------------------------------------------------- mutating calls
-
-
-@dataclass(frozen=True, slots=True)
-class CreateInterface:
-    """CreateNetworkInterface with our tags. Either ``prefixes`` or ``addresses`` is above zero, never both (EC2)."""
-
-    subnet_id: str
-    groups: tuple[str, ...]
-    prefixes: int = 0
-    addresses: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Attach:
-    interface_id: str
-    device_index: int
-    network_card: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SetDeleteOnTermination:
-    """AttachNetworkInterface has no such parameter, so it takes a call of its own."""
-
-    interface_id: str
-    attachment_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AssignPrefixes:
-    interface_id: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class AssignAddresses:
-    interface_id: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unassign:
-    """One UnassignPrivateIpAddresses: prefixes and single addresses go in separate calls (EC2 takes one kind)."""
-
-    interface_id: str
-    blocks: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Detach:
-    interface_id: str
-    attachment_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteInterface:
-    interface_id: str
-
-
-Call = (
-    CreateInterface
-    | Attach
-    | SetDeleteOnTermination
-    | AssignPrefixes
-    | AssignAddresses
-    | Unassign
-    | Detach
-    | DeleteInterface
-)
-
-MUTATING: Final[tuple[type[Call], ...]] = (
-    CreateInterface,
-    Attach,
-    SetDeleteOnTermination,
-    AssignPrefixes,
-    AssignAddresses,
-    Unassign,
-    Detach,
-    DeleteInterface,
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What EC2 answered: the new interface, the attachment's id, or the blocks it assigned."""
@@ -337,9 +251,6 @@ class Outcome:
     interface: InterfaceView | None = None
     attachment_id: str = ""
     blocks: tuple[str, ...] = ()
-
-
-IntentState = Literal["open", "done"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from berth.model import (
+from berth.calls import (
     AssignAddresses,
     AssignPrefixes,
     Attach,
-    Attachment,
     Call,
     CreateInterface,
     DeleteInterface,
     Detach,
-    Intent,
-    InterfaceView,
-    Outcome,
     SetDeleteOnTermination,
     Unassign,
 )
+from berth.model import Attachment, Intent, InterfaceView, Outcome
 
 __all__ = ["OVERLAY_SECONDS", "apply", "overlay"]
 

@@ -10,31 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from berth.calls import Attach, Call, CreateInterface, DeleteInterface, Detach, SetDeleteOnTermination, Unassign
 from berth.contract import address_count
-from berth.model import (
-    PREFIX_SIZE,
-    AssignAddresses,
-    AssignPrefixes,
-    Attach,
-    Call,
-    CreateInterface,
-    DeleteInterface,
-    Detach,
-    InterfaceView,
-    Limits,
-    NodePolicy,
-    NodeView,
-    SetDeleteOnTermination,
-    SubnetView,
-    Unassign,
-)
+from berth.growth import HELD, grow, indexes_in_use, unattached
+from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 
-__all__ = ["ORPHAN_SECONDS", "Plan", "deficit", "due_for_release", "plan", "plan_death"]
+__all__ = ["ORPHAN_SECONDS", "Plan", "due_for_release", "plan", "plan_absence", "plan_death"]
 
 ORPHAN_SECONDS: Final = 600
 """An interface of ours that nobody wants is deleted at this age: younger ones may be about to be attached."""
-
-_HELD: Final = ("attaching", "attached")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +44,16 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
         return plan_death(view)
     state = view.instance.state
     settle = [*_protect(view), *_adopt(view, limits)] if state in ("running", "stopped") else []
-    grow: list[Call] = []
+    growth: list[Call] = []
     unmet, reason = 0, ""
-    if state in ("pending", "running"):
-        grow, unmet, reason = _grow(view, policy, limits, subnets)
+    if state in ("pending", "running") and view.primary is not None:
+        growth, unmet, reason = grow(view, policy, limits, subnets)
     release = _release(view) if state != "stopping" else []
-    calls = tuple(c for c in (*settle, *grow, *release, *_discard(view, limits)) if _target(c) not in _refused(view))
+    calls = tuple(c for c in (*settle, *growth, *release, *_discard(view, limits)) if _target(c) not in _refused(view))
     waiting = ""
-    if state == "pending":
+    if view.primary is None:
+        waiting = "EC2 does not show the primary interface yet"
+    elif state == "pending":
         waiting = "the instance is pending: interfaces are attached once it runs"
     elif view.setbacks.refused:
         waiting = "EC2 refused a call in the present state"
@@ -95,30 +81,9 @@ def plan_death(view: NodeView) -> Plan:
     return Plan(calls=tuple(calls), waiting=waiting)
 
 
-def deficit(view: NodeView, policy: NodePolicy) -> int:
-    """Addresses that are missing, before any rounding to prefixes.
-
-    ``need = in_use + waiting``, ``supply = assigned - cooling - surrendered - unusable``, and
-    ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``.
-    """
-    rules, report, notes = policy.policy, view.report, view.notes
-    warm, minimum = rules.warm_addresses, rules.minimum_addresses
-    if view.now < notes.draining_until:
-        warm = minimum = 0
-    if view.now < notes.requested_until:
-        minimum = max(minimum, notes.requested)
-    assigned = view.assigned()
-    need = cooling = surrendered = unusable = 0
-    if report is not None:
-        here = {b for i in view.managed for b in i.blocks if (i.id, b) not in view.leaving}
-        given_back = {s.cidr for s in report.surrendered} & here
-        surrendered = sum(map(address_count, given_back))
-        unusable = sum(map(address_count, (set(report.unusable) & here) - given_back))
-        need, cooling = report.in_use + len(report.waiting), report.cooling
-    supply = assigned - cooling - surrendered - unusable
-    warm_gap = min(rules.max_pods, need + warm) - supply
-    minimum_gap = min(rules.max_pods, minimum) - (assigned - surrendered)
-    return max(warm_gap, minimum_gap, 0)
+def plan_absence(view: NodeView) -> Plan:
+    """Clean up after an instance that EC2 does not show: only what is attached to nothing, and old."""
+    return Plan(calls=tuple(DeleteInterface(i.id) for i in view.ours if i.attachment is None and _is_old(i, view)))
 
 
 def due_for_release(view: NodeView) -> tuple[tuple[str, str], ...]:
@@ -158,29 +123,14 @@ def _protect(view: NodeView) -> list[Call]:
     return [
         SetDeleteOnTermination(i.id, i.attachment.id)
         for i in view.ours
-        if i.attachment and i.attachment.status in _HELD and not i.attachment.delete_on_termination
+        if i.attachment and i.attachment.status in HELD and not i.attachment.delete_on_termination
     ]
 
 
-def _on_card(view: NodeView, limits: Limits) -> set[int]:
-    """Device indexes in use on the card we attach to, foreign interfaces included: they count against the limit."""
-    at = (i.attachment for i in view.interfaces)
-    return {a.device_index for a in at if a and a.network_card == limits.network_card and _here(a.instance_id, view)}
-
-
-def _here(instance_id: str, view: NodeView) -> bool:
-    return instance_id == view.instance.id
-
-
-def _unattached(view: NodeView) -> list[InterfaceView]:
-    """Ours that wait to be attached; those in another zone can never be."""
-    return [i for i in view.ours if i.attachment is None and i.zone == view.instance.zone]
-
-
 def _adopt(view: NodeView, limits: Limits) -> list[Call]:
-    used = _on_card(view, limits)
+    used = indexes_in_use(view, limits)
     calls: list[Call] = []
-    for interface in _unattached(view):
+    for interface in unattached(view):
         free = [n for n in range(1, limits.interfaces) if n not in used]
         if len(used) >= limits.interfaces or not free:
             break
@@ -191,13 +141,15 @@ def _adopt(view: NodeView, limits: Limits) -> list[Call]:
 
 def _discard(view: NodeView, limits: Limits) -> list[Call]:
     """Unattached ones of ours that can never be attached here: too many, or in another zone. Old ones only."""
-    room = max(limits.interfaces - len(_on_card(view, limits)), 0)
-    wanted = {i.id for i in _unattached(view)[:room]}
+    room = max(limits.interfaces - len(indexes_in_use(view, limits)), 0)
+    wanted = {i.id for i in unattached(view)[:room]}
     return [
-        DeleteInterface(i.id)
-        for i in view.ours
-        if i.attachment is None and i.id not in wanted and view.now - (i.created_at or 0.0) > ORPHAN_SECONDS
+        DeleteInterface(i.id) for i in view.ours if i.attachment is None and i.id not in wanted and _is_old(i, view)
     ]
+
+
+def _is_old(interface: InterfaceView, view: NodeView) -> bool:
+    return view.now - (interface.created_at or 0.0) > ORPHAN_SECONDS
 
 
 def _release(view: NodeView) -> list[Call]:
@@ -209,162 +161,3 @@ def _release(view: NodeView) -> list[Call]:
             if kind:
                 calls.append(Unassign(interface, tuple(sorted(kind))))
     return calls
-
-
-# ------------------------------------------------------------------------------------------------ growth
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """An interface with room: ``blocks`` more of ``per`` addresses each."""
-
-    interface: InterfaceView
-    blocks: int
-    per: int
-
-    @property
-    def capacity(self) -> int:
-        return self.blocks * self.per
-
-    def take(self, wanted: int) -> tuple[Call, int]:
-        """The call for as much of ``wanted`` as fits, and how many addresses it brings."""
-        count = min(self.blocks, -(-wanted // self.per))
-        call = AssignPrefixes if self.per > 1 else AssignAddresses
-        return call(self.interface.id, count), count * self.per
-
-
-def _grow(
-    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
-) -> tuple[list[Call], int, str]:
-    missing = deficit(view, policy)
-    calls: list[Call] = []
-    for host in _choose(_hosts(view, policy, limits, subnets), missing):
-        call, brought = host.take(missing)
-        calls.append(call)
-        missing -= brought
-        if missing <= 0:
-            return calls, 0, ""
-    if missing <= 0:
-        return calls, 0, ""
-    created, missing, reason = _create(view, policy, limits, subnets, missing)
-    return calls + created, max(missing, 0), reason
-
-
-def _per_block(view: NodeView, policy: NodePolicy, limits: Limits, subnet_id: str) -> int:
-    prefixes = policy.policy.mode == "prefixes" and limits.prefixes and subnet_id not in view.setbacks.fragmented
-    return PREFIX_SIZE if prefixes else 1
-
-
-def _hosts(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> list[_Host]:
-    """Interfaces with room, the preferred first: the primary, then the fullest secondary."""
-    free = {s.id: s.free for s in subnets}
-    hosts: list[_Host] = []
-    for interface in view.managed:
-        subnet = interface.subnet_id
-        if subnet in view.setbacks.exhausted or interface.id in view.setbacks.refused:
-            continue
-        if interface not in _reachable(view):
-            continue
-        per = _per_block(view, policy, limits, subnet)
-        room = limits.addresses_per_interface - interface.slots
-        # AvailableIpAddressCount already leaves out ranges reserved for prefixes, so it bounds single addresses only
-        room = min(room, free.get(subnet, room)) if per == 1 else room
-        if room > 0:
-            hosts.append(_Host(interface, room, per))
-    return sorted(hosts, key=lambda h: (not h.interface.is_primary_of(view.instance.id), h.capacity, h.interface.id))
-
-
-def _reachable(view: NodeView) -> list[InterfaceView]:
-    """Interfaces the node has or will have. One that hangs in attaching or detaching is left alone."""
-    return [
-        i
-        for i in view.managed
-        if (i.attachment is None and i.zone == view.instance.zone)
-        or (i.attachment is not None and i.attachment.status in _HELD)
-    ]
-
-
-def _choose(hosts: list[_Host], wanted: int) -> list[_Host]:
-    """The fewest hosts that hold ``wanted`` together; among those, the preferred ones first. All, if none do."""
-    if wanted <= 0:
-        return []
-    if sum(h.capacity for h in hosts) <= wanted:
-        return hosts
-    chosen: list[_Host] = []
-    rest = list(hosts)
-    while wanted > 0:
-        others = _fewest(rest, wanted) - 1
-        pick = next(h for h in rest if h.capacity + _largest([r for r in rest if r is not h], others) >= wanted)
-        chosen.append(pick)
-        rest.remove(pick)
-        wanted -= pick.capacity
-    return chosen
-
-
-def _largest(hosts: list[_Host], count: int) -> int:
-    return sum(sorted((h.capacity for h in hosts), reverse=True)[:count])
-
-
-def _fewest(hosts: list[_Host], wanted: int) -> int:
-    return next(n for n in range(1, len(hosts) + 1) if _largest(hosts, n) >= wanted)
-
-
-def _create(
-    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], missing: int
-) -> tuple[list[Call], int, str]:
-    """New interfaces for ``missing`` addresses, each made with its blocks in one call."""
-    groups = policy.groups or (view.primary.groups if view.primary else ())
-    if view.setbacks.no_create:
-        return [], missing, "EC2 refused to create another interface"
-    if not groups or not set(groups) <= view.allowed_groups:
-        return [], missing, f"security groups {', '.join(groups) or '(none)'} are not all tagged berth:allowed"
-    slots = limits.interfaces - len(_on_card(view, limits)) - len(_unattached(view))
-    if slots <= 0:
-        return [], missing, "the instance type allows no further interface"
-    free = {s.id: s.free for s in subnets}
-    calls: list[Call] = []
-    for _ in range(slots):
-        if missing <= 0:
-            break
-        made = _create_one(view, policy, limits, [s for s in subnets if free[s.id] > 1], free, groups, missing)
-        if made is None:
-            return calls, missing, "no subnet tagged berth:allowed in this zone has free addresses"
-        call, brought = made
-        calls.append(call)
-        free[call.subnet_id] -= brought + 1
-        missing -= brought
-    return calls, missing, "the instance type allows no further interface" if missing > 0 else ""
-
-
-def _create_one(
-    view: NodeView,
-    policy: NodePolicy,
-    limits: Limits,
-    subnets: list[SubnetView],
-    free: dict[str, int],
-    groups: tuple[str, ...],
-    missing: int,
-) -> tuple[CreateInterface, int] | None:
-    usable = [s for s in subnets if s.id not in view.setbacks.exhausted and _selected(s, view, policy)]
-    slots = limits.addresses_per_interface - 1
-    # the instance's own subnet first, as long as the new interface fits; then the one with the most free addresses
-    usable.sort(key=lambda s: (s.id != view.instance.subnet_id or free[s.id] <= missing, -free[s.id], s.id))
-    for subnet in usable:
-        per = _per_block(view, policy, limits, subnet.id)
-        count = min(slots, -(-missing // per))
-        # the count of free addresses leaves out ranges reserved for prefixes, so it bounds single addresses only
-        count = min(count, free[subnet.id] - 1) if per == 1 else count
-        if count > 0:
-            kind = {"prefixes": count} if per > 1 else {"addresses": count}
-            return CreateInterface(subnet.id, tuple(sorted(groups)), **kind), count * per
-    return None
-
-
-def _selected(subnet: SubnetView, view: NodeView, policy: NodePolicy) -> bool:
-    if not subnet.allowed or (subnet.zone, subnet.vpc_id) != (view.instance.zone, view.instance.vpc_id):
-        return False
-    if policy.subnets is None:
-        return True
-    key, value = policy.subnets
-    tags = dict(subnet.tags)
-    return key in tags and value in (None, tags[key])

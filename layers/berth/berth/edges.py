@@ -1,0 +1,33 @@
+"""What the shell works with: one edge each, the settings, the clock. Made once, passed around."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from berth.bus import Bus
+from berth.ec2 import Ec2
+from berth.looks import Looks
+from berth.settings import Settings
+from berth.store import Store
+
+__all__ = ["Edges"]
+
+
+def _token() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """``clock`` gives Unix seconds; ``token`` a new unique text of at most 64 characters (EC2's ClientToken)."""
+
+    ec2: Ec2
+    store: Store
+    bus: Bus
+    looks: Looks
+    settings: Settings
+    clock: Callable[[], float] = time.time
+    token: Callable[[], str] = _token

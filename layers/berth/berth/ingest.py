@@ -1,0 +1,95 @@
+"""Takes in a node's report.
+
+Identity is the message's SQS ``SenderId`` (``ROLEID:i-…``), which SQS fills in, never the body. The queue's policy
+refuses senders whose credentials were not made by an EC2 instance, since whoever calls AssumeRole may choose the part
+after the colon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from berth.contract import ContractError, Record, Report, address_count, decode_report
+from berth.events import Signal
+from berth.store import NodeState, Store
+
+__all__ = ["ReportRefusedError", "SentReport", "believe", "ingest", "read_report"]
+
+_SENDER: Final = re.compile(r"[A-Z0-9]{4,128}:(i-[0-9a-f]{8}(?:[0-9a-f]{9})?)")
+
+
+class ReportRefusedError(ValueError):
+    """A report that is not believed. Trying again cannot help."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentReport:
+    """A report and the instance that SQS says has sent it."""
+
+    instance_id: str
+    report: Report
+
+
+def read_report(sender: str, body: str) -> SentReport:
+    """Read one message. Raises :class:`ReportRefusedError`."""
+    match = _SENDER.fullmatch(sender)
+    if match is None:
+        raise ReportRefusedError(f"sender {sender!r:.80} is no instance: expected ROLEID:i-… from instance credentials")
+    try:
+        return SentReport(match[1], decode_report(body))
+    except ContractError as error:
+        raise ReportRefusedError(f"{match[1]}: {error}") from None
+
+
+def ingest(store: Store, arns: Mapping[str, str], reports: list[SentReport]) -> tuple[list[Signal], list[str]]:
+    """Keep what is new. Returns the nodes to look at, and why each report that was dropped was.
+
+    ``arns`` maps the senders' instance ids to ARNs. A sender without a record is no node of ours, or one that was
+    never looked at: it is looked at, and its next report will find a record if it is a node.
+    """
+    known = store.load(sorted({arns[r.instance_id] for r in reports})) if reports else {}
+    signals: dict[str, Signal] = {}
+    dropped: list[str] = []
+    for sent in sorted(reports, key=lambda r: (r.instance_id, r.report.order)):
+        state = known[arns[sent.instance_id]]
+        if state.record is None or state.buried:
+            dropped.append(f"{sent.instance_id}: reported without having a record")
+            signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record"))
+        elif store.accept_report(arns[sent.instance_id], sent.report) or _is_last(state, sent.report):
+            signals[sent.instance_id] = Signal(sent.instance_id, "report")
+        else:
+            order = sent.report.order
+            dropped.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is not newer than the last")
+    return list(signals.values()), dropped
+
+
+def _is_last(state: NodeState, report: Report) -> bool:
+    """The very report that was kept last, come again: perhaps the look that it asked for failed."""
+    return state.report is not None and state.report.order == report.order
+
+
+def believe(report: Report | None, record: Record | None) -> Report | None:
+    """What of ``report`` concerns what its own sender's ``record`` lists; the rest is left out.
+
+    Surrenders must name the interface's MAC, the block and this very assignment, so a stale or invented one matches
+    nothing. Counts above what the record holds would only ask for more than max-pods, which the planner clamps;
+    ``cooling`` is clamped here, as it would lower the supply without bound.
+    """
+    if report is None:
+        return None
+    interfaces = record.interfaces if record else ()
+    listed = {(i.mac, a.cidr, a.id) for i in interfaces for a in i.assignments}
+    blocks = {cidr for _, cidr, _ in listed}
+    assigned = sum(map(address_count, blocks))
+    surrendered = {(s.mac, s.cidr, s.assignment): s for s in report.surrendered}
+    return replace(
+        report,
+        surrendered=tuple(s for key, s in sorted(surrendered.items()) if key in listed),
+        unusable=tuple(sorted(set(report.unusable) & blocks)),
+        waiting=tuple(sorted(set(report.waiting))),
+        cooling=min(report.cooling, assigned),
+        in_use=min(report.in_use, assigned),
+    )

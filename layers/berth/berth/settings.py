@@ -1,0 +1,59 @@
+"""The functions' settings, from the environment that the template gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from berth.contract import MODES, Policy
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; times are seconds."""
+
+    clusters: tuple[str, ...]
+    table: str
+    events_queue_url: str
+    reports_queue_arn: str
+    bus: str
+    arn_prefix: str
+    defaults: Policy
+    no_snat_cidrs: tuple[str, ...] = ()
+    delay: float = 15.0
+    subnet_low_percent: int = 10
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the environment. Raises KeyError or ValueError, which name the variable."""
+        mode = next((m for m in MODES if m == environ["DEFAULT_MODE"]), None)
+        if mode is None:
+            raise ValueError(f"DEFAULT_MODE: expected {' or '.join(MODES)}, got {environ['DEFAULT_MODE']!r}")
+        return cls(
+            clusters=_names(environ["CLUSTER_NAMES"]),
+            table=environ["TABLE_NAME"],
+            events_queue_url=environ["NODE_EVENTS_QUEUE_URL"],
+            reports_queue_arn=environ["NODE_REPORTS_QUEUE_ARN"],
+            bus=environ["BUS_NAME"],
+            arn_prefix=environ["INSTANCE_ARN_PREFIX"],
+            defaults=Policy(
+                mode=mode,
+                warm_addresses=int(environ["DEFAULT_WARM_ADDRESSES"]),
+                minimum_addresses=int(environ["DEFAULT_MINIMUM_ADDRESSES"]),
+                max_pods=int(environ["DEFAULT_MAX_PODS"]),
+                cooldown_seconds=int(environ["DEFAULT_COOLDOWN_SECONDS"]),
+            ),
+            no_snat_cidrs=_names(environ.get("NO_SNAT_CIDRS", "")),
+            delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),
+            subnet_low_percent=int(environ.get("SUBNET_LOW_PERCENT", "10")),
+        )
+
+    def arn(self, instance_id: str) -> str:
+        """The instance's ARN, as IAM's ``ec2:SourceInstanceARN`` gives it."""
+        return self.arn_prefix + instance_id
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(sorted({name.strip() for name in text.split(",") if name.strip()}))
