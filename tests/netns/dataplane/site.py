@@ -123,17 +123,17 @@ class Node:
         self.name = name
         self._descriptors: list[int] = []
         self._pods: list[str] = []
-        self._executor = ThreadPoolExecutor(1, initializer=self._enter)
+        self._executor = ThreadPoolExecutor(1)
         self.dataplane = self.call(KernelDataplane)
 
-    def _enter(self) -> None:
-        # never left: the thread ends with the executor
-        self._stay = netns.inside(self.name)
-        self._stay.__enter__()
-
     def call(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """Run in the node's thread."""
-        return self._executor.submit(function, *arguments).result(60)
+        """Run in the node's thread and namespace."""
+
+        def there() -> _T:
+            with netns.inside(self.name):
+                return function(*arguments)
+
+        return self._executor.submit(there).result(60)
 
     def restart(self) -> None:
         """The agent dies and comes back: only the kernel remembers."""

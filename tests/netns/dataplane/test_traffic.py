@@ -9,7 +9,7 @@ import pytest
 
 from tests.netns.dataplane.conftest import Site
 from tests.netns.dataplane.site import EIP, INTERNET, ONPREM, PARTNER, A, B
-from tests.netns.dataplane.traffic import PORT, ping, tcp, udp
+from tests.netns.dataplane.traffic import ping, tcp, udp
 from tests.sandbox import netns
 
 CLOSED = 9
@@ -76,7 +76,7 @@ def test_a_pod_is_its_node_to_a_destination_outside_the_no_snat_list(site: Site,
 @pytest.mark.parametrize("pod", KINDS)
 def test_a_client_outside_the_no_snat_list_reaches_a_pod_directly(site: Site, pod: str) -> None:
     for source in (PARTNER, ONPREM):
-        assert _from(source, site.pods[pod]) == f"{pod} {source}"
+        assert tcp("onprem", site.pods[pod], source=source) == f"{pod} {source}"
     assert netns.run("onprem", ["ping", "-c1", "-W2", "-I", PARTNER, site.pods[pod]]).returncode == 0
 
 
@@ -85,7 +85,7 @@ def test_a_closed_port_of_a_pod_refuses_at_once(site: Site, pod: str) -> None:
     for client in ("a0-single", "b1-prefix", B):
         assert tcp(client, site.pods[pod], CLOSED) == "refused"
         assert udp(client, site.pods[pod], CLOSED) == "refused"
-    assert _from(PARTNER, site.pods[pod], CLOSED) == "refused"
+    assert tcp("onprem", site.pods[pod], CLOSED, source=PARTNER) == "refused"
 
 
 @pytest.mark.parametrize("address", [A0, A1])
@@ -93,7 +93,7 @@ def test_a_closed_port_of_each_address_of_a_node_refuses_at_once(site: Site, add
     for client in ("a0-single", "a1-prefix", "a1-single", "b0-single", "b1-prefix", B):
         assert tcp(client, address, CLOSED) == "refused"
         assert udp(client, address, CLOSED) == "refused"
-    assert _from(PARTNER, address, CLOSED) == "refused"
+    assert tcp("onprem", address, CLOSED, source=PARTNER) == "refused"
 
 
 def test_an_address_of_a_block_that_no_pod_has_is_unreachable_at_once_and_does_not_loop(site: Site) -> None:
@@ -122,17 +122,3 @@ def test_traffic_inside_the_subnet_uses_the_gateway_and_asks_for_no_neighbour(si
     for neighbour in site.a.sh("ip", "-4", "neigh", "show", "nud", "all").splitlines():
         if " dev eth" in neighbour:
             assert neighbour.startswith("10.0.1.1 "), neighbour
-
-
-def _from(source: str, address: str, port: int = PORT) -> str:
-    """TCP from one of the addresses of the on-premises side."""
-    with netns.open_socket("onprem") as sock:
-        sock.settimeout(2)
-        sock.bind((source, 0))
-        try:
-            sock.connect((address, port))
-            return sock.recv(100).decode()
-        except ConnectionRefusedError:
-            return "refused"
-        except TimeoutError:
-            return "silence"

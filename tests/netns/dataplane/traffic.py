@@ -62,10 +62,11 @@ class Servers:
                     sock.sendto(f"{key.data} {peer[0]}".encode(), peer)
 
 
-def tcp(where: str, address: str, port: int = PORT, timeout: float = 2.0) -> str:
+def tcp(where: str, address: str, port: int = PORT, timeout: float = 2.0, source: str = "") -> str:
     """The server's answer, or ``refused``, ``silence``, ``unreachable``."""
     with netns.open_socket(where) as sock:
         sock.settimeout(timeout)
+        sock.bind((source, 0))
         try:
             sock.connect((address, port))
             return sock.recv(100).decode()
@@ -77,10 +78,11 @@ def tcp(where: str, address: str, port: int = PORT, timeout: float = 2.0) -> str
             return f"unreachable ({error.strerror})"
 
 
-def udp(where: str, address: str, port: int = PORT, timeout: float = 2.0) -> str:
+def udp(where: str, address: str, port: int = PORT, timeout: float = 2.0, source: str = "") -> str:
     """As :func:`tcp`, over UDP. The socket is connected, so ICMP errors come back as ``refused``."""
     with netns.open_socket(where, kind=socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout)
+        sock.bind((source, 0))
         try:
             sock.connect((address, port))
             sock.send(b"who am I?")
