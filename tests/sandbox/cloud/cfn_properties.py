@@ -1,0 +1,163 @@
+"""Properties that moto's CloudFormation drops on create or update, put in force afterwards.
+
+Each function makes one resource what its properties say, whatever it was before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from moto.awslambda.models import LayerVersion, lambda_backends
+from moto.dynamodb.models import dynamodb_backends
+from moto.events.models import Archive, EventBus
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, iam_backends
+
+from .identity import ACCOUNT, REGION
+
+__all__ = ["KEPT_ON_UPDATE", "apply_properties", "install"]
+
+Properties = Mapping[str, Any]
+
+
+def apply_properties(kind: str, resource: Any, properties: Properties) -> None:
+    """Put the properties in force that moto left out."""
+    fix = _FIXES.get(kind)
+    if fix is not None and resource is not None:
+        fix(resource, properties)
+
+
+def _function(function: Any, properties: Properties) -> None:
+    function.layers = function._get_layers_data(properties.get("Layers") or [])
+    function.dead_letter_config = properties.get("DeadLetterConfig")
+    function.logging_config = properties.get("LoggingConfig")
+    function.tracing_config = properties.get("TracingConfig") or {"Mode": "PassThrough"}
+    function.architectures = properties.get("Architectures") or ["x86_64"]
+    function.environment_vars = (properties.get("Environment") or {}).get("Variables") or {}
+    function.timeout = int(properties.get("Timeout") or 3)
+    function.memory_size = int(properties.get("MemorySize") or 128)
+    function.reserved_concurrency = properties.get("ReservedConcurrentExecutions")
+    function.tags = {tag["Key"]: tag["Value"] for tag in properties.get("Tags") or []}
+
+
+def _role(role: Any, properties: Properties) -> None:
+    backend = iam_backends[ACCOUNT]["aws"]
+    wanted = {str(a) for a in properties.get("ManagedPolicyArns") or []}
+    for policy_arn in wanted - set(role.managed_policies):
+        _managed_policy(policy_arn)
+        backend.attach_role_policy(policy_arn, role.name)
+    declared = {p["PolicyName"]: json.dumps(p["PolicyDocument"]) for p in properties.get("Policies") or []}
+    owned: set[str] = getattr(role, "stack_policies", set())
+    for name in owned - set(declared):
+        role.policies.pop(name, None)
+    role.policies.update(declared)
+    role.stack_policies = set(declared)
+    trust = properties["AssumeRolePolicyDocument"]
+    role.assume_role_policy_document = trust if isinstance(trust, str) else json.dumps(trust)
+    role.permissions_boundary_arn = properties.get("PermissionsBoundary") or None
+
+
+def _managed_policy(policy_arn: str) -> None:
+    """Load one of AWS's managed policies, of which moto has a copy that it does not load by itself."""
+    backend = iam_backends[ACCOUNT]["aws"]
+    if policy_arn in backend.managed_policies or not policy_arn.startswith("arn:aws:iam::aws:policy"):
+        return
+    name = policy_arn.rpartition("/")[2]
+    policies = json.loads(aws_managed_policies_data)
+    if name not in policies:
+        raise ValueError(f"ManagedPolicyArns: there is no {policy_arn}")
+    policy = AWSManagedPolicy.from_data(name, ACCOUNT, REGION, policies[name])
+    backend.managed_policies[policy.arn] = policy
+
+
+def _iam_managed_policy(policy: Any, properties: Properties) -> None:
+    document = json.dumps(properties["PolicyDocument"])
+    for version in policy.versions:
+        if version.is_default:
+            version.document = document
+
+
+def _inline_policy(policy: Any, properties: Properties) -> None:
+    for name in properties.get("Roles") or []:
+        iam_backends[ACCOUNT]["aws"].put_role_policy(name, policy.policy_name, json.dumps(properties["PolicyDocument"]))
+
+
+def _queue(queue: Any, properties: Properties) -> None:
+    queue._set_attributes({k: v for k, v in properties.items() if k not in ("QueueName", "Tags")})
+
+
+def _table(table: Any, properties: Properties) -> None:
+    backend = dynamodb_backends[ACCOUNT][REGION]
+    ttl = properties.get("TimeToLiveSpecification")
+    if ttl:
+        backend.update_time_to_live(table.name, {**ttl, "Enabled": _true(ttl["Enabled"])})
+    recovery = (properties.get("PointInTimeRecoverySpecification") or {}).get("PointInTimeRecoveryEnabled")
+    if recovery is not None:
+        backend.update_continuous_backups(table.name, {"PointInTimeRecoveryEnabled": _true(recovery)})
+
+
+def _log_group(group: Any, properties: Properties) -> None:
+    retention = properties.get("RetentionInDays")
+    group.set_retention_policy(int(retention) if retention else None)
+
+
+def _rule(rule: Any, properties: Properties) -> None:
+    rule.state = properties.get("State") or "ENABLED"
+
+
+def _mapping(mapping: Any, properties: Properties) -> None:
+    mapping.enabled = _true(properties.get("Enabled", True))
+    for name, attribute in (("ScalingConfig", "scaling_config"), ("FunctionResponseTypes", "function_response_types")):
+        setattr(mapping, attribute, properties.get(name))
+
+
+def _true(value: Any) -> bool:
+    return str(value).lower() == "true"
+
+
+_FIXES: Final[Mapping[str, Callable[[Any, Properties], None]]] = {
+    "AWS::DynamoDB::Table": _table,
+    "AWS::Events::Rule": _rule,
+    "AWS::IAM::ManagedPolicy": _iam_managed_policy,
+    "AWS::IAM::Policy": _inline_policy,
+    "AWS::IAM::Role": _role,
+    "AWS::Lambda::EventSourceMapping": _mapping,
+    "AWS::Lambda::Function": _function,
+    "AWS::Logs::LogGroup": _log_group,
+    "AWS::SQS::Queue": _queue,
+}
+
+KEPT_ON_UPDATE: Final = frozenset(
+    {
+        "AWS::DynamoDB::Table",
+        "AWS::Events::EventBus",
+        "AWS::IAM::ManagedPolicy",
+        "AWS::IAM::Role",
+        "AWS::Logs::LogGroup",
+    }
+)
+"""moto would replace these on any update (a table with its items), or lose them; here their properties are applied."""
+
+
+def _delete_layer_version(version: Any, _account: str, _region: str) -> None:
+    lambda_backends[ACCOUNT][REGION].delete_layer_version(version.name, str(version.version))
+
+
+_installed = False
+
+
+def install() -> None:
+    """Repair what ``Ref``, names and deletion give for types that moto has, once in a process."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    # moto answers Ref with a Python object for these
+    version, bus, archive = (cast(Any, kind) for kind in (LayerVersion, EventBus, Archive))
+    version.physical_resource_id = property(lambda self: self.arn)
+    bus.physical_resource_id = property(lambda self: self.name)
+    archive.physical_resource_id = property(lambda self: self.name)
+    version.cloudformation_name_type = staticmethod(lambda: "LayerName")
+    version.delete = _delete_layer_version

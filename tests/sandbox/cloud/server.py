@@ -1,0 +1,166 @@
+"""The HTTP side: threaded listeners with keep-alive, on an address, a passed socket, or inside a network namespace."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import ThreadedWSGIServer
+
+from .callers import WsgiApp, call_app
+
+__all__ = ["LISTENER", "LOOPBACK", "NETWORK", "Server", "moto_app", "socket_in"]
+
+LISTENER: Final = "berth.listener"
+"""The environ key that says how a request came in: ``loopback`` (the sandbox's own) or ``network`` (a namespace)."""
+LOOPBACK: Final = "loopback"
+NETWORK: Final = "network"
+
+_BACKLOG: Final = 256
+_CLONE_NEWNET: Final = 0x40000000
+
+
+def moto_app() -> WsgiApp:
+    """moto's dispatcher of requests to services."""
+    app: WsgiApp = DomainDispatcherApplication(create_backend_app)
+    return app
+
+
+class _Handler(MotoRequestHandler):
+    """werkzeug's own run_wsgi closes each connection. This one reads the whole body first, so it need not."""
+
+    protocol_version = "HTTP/1.1"
+    # Answers are small: with Nagle's algorithm each would wait for the client's delayed ACK, 40 ms
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    timeout = 300
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+    def run_wsgi(self) -> None:
+        environ: dict[str, Any] = self.make_environ()
+        if environ.get("wsgi.input_terminated"):
+            body = environ["wsgi.input"].read()  # chunked
+            del environ["wsgi.input_terminated"], environ["HTTP_TRANSFER_ENCODING"]
+        else:
+            body = self.rfile.read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        environ[LISTENER] = getattr(self.server, "listener", NETWORK)
+        try:
+            answer = call_app(self.server.app, environ)
+        except Exception as error:
+            self.log_error("request failed: %r", error)
+            self.send_error(500, "InternalFailure", repr(error))
+            return
+        self._send(answer.status, answer.headers, answer.body)
+
+    def _send(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "connection", "transfer-encoding", "server", "date"):
+                self.send_header(name, value)
+        head = self.command == "HEAD"
+        length = next((v for n, v in headers if head and n.lower() == "content-length"), str(len(body)))
+        if status not in (204, 304):
+            self.send_header("Content-Length", length)
+        self.end_headers()
+        if not head:
+            self.wfile.write(body)
+        self.wfile.flush()
+
+
+class _HttpServer(ThreadedWSGIServer):
+    daemon_threads = True
+    block_on_close = False
+    listener = LOOPBACK
+
+
+class Server:
+    """Serves one WSGI application on any number of sockets. ``close`` ends all of them."""
+
+    def __init__(self, app: WsgiApp) -> None:
+        self._app = app
+        self._servers: list[tuple[_HttpServer, threading.Thread]] = []
+
+    def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Listen on an address of the process's own network and return the port. ``OSError`` if it is taken."""
+        return self._serve(_listening(host, port), LOOPBACK)
+
+    def listen_fd(self, fd: int, listener: str = NETWORK) -> int:
+        """Listen on a bound socket that someone else made. The descriptor is duplicated, not kept."""
+        return self._serve(socket.socket(fileno=os.dup(fd)), listener)
+
+    def listen_in(self, netns: Path, host: str, port: int) -> int:
+        """Listen on an address inside a network namespace, given by its bind mount."""
+        return self._serve(socket_in(netns, lambda: _listening(host, port)), NETWORK)
+
+    def close(self) -> None:
+        """Stop accepting. Requests being served end by themselves."""
+        for server, thread in self._servers:
+            server.shutdown()
+            server.server_close()
+            thread.join(timeout=5)
+        self._servers.clear()
+
+    def _serve(self, sock: socket.socket, listener: str) -> int:
+        sock.listen(_BACKLOG)
+        host, port = sock.getsockname()[:2]
+        server = _HttpServer(host, port, self._app, _Handler, fd=sock.fileno())
+        sock.close()  # the server made a duplicate
+        server.listener = listener
+        thread = threading.Thread(target=server.serve_forever, args=(0.1,), name=f"api-{host}:{port}", daemon=True)
+        thread.start()
+        self._servers.append((server, thread))
+        return int(port)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def socket_in(netns: Path, make: Any) -> socket.socket:
+    """Run ``make`` in a thread that has joined ``netns``: a socket stays in the namespace it was made in (socket(7)).
+
+    setns(2) moves the calling thread alone, so the thread ends instead of going back. ``OSError`` as raised in it.
+    """
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def run() -> None:
+        try:
+            with netns.open("rb") as handle:
+                _setns(handle.fileno())
+            made.append(make())
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name=f"socket-in-{netns.name}")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+def _setns(fd: int) -> None:
+    # os.setns came with Python 3.12
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
