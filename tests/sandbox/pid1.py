@@ -161,7 +161,7 @@ def supervise(channel: socket.socket, child: int, *, hold: bool) -> int:
     for caught in (signal.SIGCHLD, *FORWARDED):
         signal.signal(caught, lambda *_: None)  # process 1 gets only the signals that it has a handler for
     deadline: float | None = None
-    watched = [wake, channel.fileno()]
+    watched = [wake, channel.fileno()] if child else [wake]  # a node outlives the process that booted it
     children_changed = True
     while True:
         if children_changed and (status := _reap(child)) is not None:
