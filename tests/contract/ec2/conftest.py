@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from botocore.model import ServiceModel
 from moto.core.base_backend import BackendDict
 
-from tests.sandbox.cloud import autoscaling, consistency, ec2_additions
+from tests.sandbox.cloud import ec2_additions
 from tests.sandbox.cloud.callers import locked
 from tests.sandbox.cloud.ec2_additions import Timing
 from tests.sandbox.cloud.faults import Faults
@@ -66,8 +66,6 @@ def _checker(model: ServiceModel) -> Callable[..., None]:
 def cloud() -> Iterator[Cloud]:
     """An empty account for the tests of one module; changes take no time unless a test says otherwise."""
     ec2_additions.install(AT_ONCE)
-    autoscaling.install()
-    consistency.install()
     with API_LOCK:
         BackendDict.reset()
     faults = Faults(locked(moto_app()))
@@ -164,6 +162,9 @@ def events(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[Events]:
     sqs, bus = cloud.client("sqs"), cloud.client("events")
     queue = sqs.create_queue(QueueName=f"seen-{abs(hash(request.node.name))}")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    allowed = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage"}
+    policy = {"Version": "2012-10-17", "Statement": [{**allowed, "Resource": arn}]}
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(policy)})
     bus.put_rule(
         Name="seen", EventPattern=json.dumps({"source": ["aws.ec2", "aws.autoscaling"], "account": ["123456789012"]})
     )

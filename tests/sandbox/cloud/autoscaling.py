@@ -32,7 +32,6 @@ __all__ = ["install"]
 
 _ACTIVE = ("Pending", "Pending:Wait", "Pending:Proceed", "InService")
 _POLL_SECONDS = 0.05
-_installed: list[bool] = []
 
 
 def _active_instances(group: Any) -> list[Any]:
@@ -236,10 +235,7 @@ def record_lifecycle_action_heartbeat(self: Any) -> ActionResult:
 
 
 def install() -> None:
-    """Put lifecycle hooks to work, once per process. Needs ``ec2_additions`` installed before."""
-    if _installed:
-        return
-    _installed.append(True)
+    """Put lifecycle hooks to work."""
     replace(FakeAutoScalingGroup, "active_instances", _active_instances)
     replace(AutoScalingBackend, "terminate_instance", _terminate_instance)
     replace(AutoScalingResponse, "put_lifecycle_hook", put_lifecycle_hook)

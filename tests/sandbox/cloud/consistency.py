@@ -107,7 +107,7 @@ def _as_of_before(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def install() -> None:
-    """Wrap the two describes. Needs ``ec2_additions`` installed before."""
+    """Wrap the two describes, after whatever else replaces them."""
     for owner, name in (
         (ElasticNetworkInterfaces, "describe_network_interfaces"),
         (InstanceResponse, "describe_instances"),

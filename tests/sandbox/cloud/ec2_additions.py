@@ -1,4 +1,4 @@
-"""Installs all of the simulated EC2's corrections into moto, once per process."""
+"""Installs all corrections of moto's EC2 and Auto Scaling, once per process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import moto
 
 from . import (
+    autoscaling,
+    consistency,
     ec2_addresses,
     ec2_attachments,
     ec2_filters,
@@ -39,7 +41,7 @@ _installed: list[Timing] = []
 
 
 def install(timing: Timing | None = None) -> None:
-    """Correct moto's EC2 in this process. A second call only changes the timing."""
+    """Correct moto's EC2 and Auto Scaling in this process. A second call only changes the timing."""
     timing = timing or Timing()
     if moto.__version__ != MOTO:
         raise RuntimeError(f"moto is {moto.__version__}; these additions reach into its insides and are for {MOTO}")
@@ -59,5 +61,7 @@ def install(timing: Timing | None = None) -> None:
         ec2_launch,
         ec2_gateways,
         snapshot,
+        consistency,
+        autoscaling,
     ):
         module.install()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Final
 from .lock import API_LOCK
 
 __all__ = ["TIMERS", "Timers"]
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Timers:
@@ -64,8 +67,11 @@ class Timers:
 
     def _run(self, generation: int) -> None:
         while (callback := self._next(generation)) is not None:
-            with API_LOCK:
-                callback()
+            try:
+                with API_LOCK:
+                    callback()
+            except Exception:  # one that fails must not end all that are due later
+                _log.exception("a timer of the simulated account failed")
 
 
 TIMERS: Final = Timers()
