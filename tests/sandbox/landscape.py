@@ -99,7 +99,8 @@ def build_landscape(endpoint: str) -> Landscape:
     )["GroupId"]
     everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=everything)
-    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    images = ec2.describe_images(Owners=["amazon"])["Images"]
+    image = next(i["ImageId"] for i in images if i.get("Platform") != "windows")
     return Landscape(vpc, public, private, group, _instance_profile(endpoint), image)
 
 
