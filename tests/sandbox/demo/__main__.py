@@ -1,0 +1,127 @@
+"""``python -m tests.sandbox.demo``: the whole path on one machine, told as it happens (writes build/demo.json)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.sandbox import world_ns
+from tests.sandbox.cloud.deploy import CACHE, this_runtime
+from tests.sandbox.cloud.packaging import BuildError, build
+from tests.sandbox.demo import keeping
+from tests.sandbox.demo.report import Report, Stage
+from tests.sandbox.demo.stages import REPOSITORY
+
+RESULT: Final = REPOSITORY / "build" / "demo.json"
+TOOLS: Final = {"nft": "nftables", "ip": "iproute2", "iptables-restore": "iptables", "nsenter": "util-linux"}
+
+
+class NotReadyError(RuntimeError):
+    """The machine lacks something. The message names it and the package that has it."""
+
+
+def check_machine(report: Report) -> None:
+    """Name what is there and what is missing. `make demo` has installed what it can before this runs."""
+    path = world_ns.tool_path()
+    missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None}
+    if missing:
+        names = ", ".join(f"{tool} (package {package})" for tool, package in missing.items())
+        raise NotReadyError(f"missing: {names}. Run: apt-get install {' '.join(sorted(set(missing.values())))}")
+    if os.geteuid() != 0 and not _user_namespaces():
+        raise NotReadyError("neither root nor user namespaces: run as root, or set kernel.unprivileged_userns_clone=1")
+    version = subprocess.run(["nft", "--version"], env={"PATH": path}, capture_output=True, text=True, check=True)
+    nft = re.search(r"v[\d.]+", version.stdout)
+    report.note(
+        f"Linux {platform.release()}, Python {platform.python_version()}, nftables {nft[0] if nft else 'unknown'}, "
+        f"{os.cpu_count()} CPUs, {'root' if os.geteuid() == 0 else 'a user namespace'}"
+    )
+
+
+def _user_namespaces() -> bool:
+    return (
+        subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+def prepare(report: Report) -> None:
+    """What needs the network, so before the private world is entered: the plugin, and the functions' packages."""
+    subprocess.run([sys.executable, str(REPOSITORY / "scripts" / "build_plugin.py")], check=True)
+    report.note("plugin built for x86_64 and arm64")
+    build(REPOSITORY / "template.yaml", this_runtime(), CACHE, report.note)
+
+
+def _listen_on_loopback() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.set_inheritable(True)
+    return listener
+
+
+def _outside(keep: bool) -> int:
+    report = Report()
+    if keep and (kept := keeping.load()) is not None:
+        report.say(f"A sandbox is up already (process {kept.pid}). End it with: make stop")
+        return 1
+    begun = time.monotonic()
+    try:
+        with report.stage("this machine"):
+            check_machine(report)
+            prepare(report)
+        with _listen_on_loopback() as listener:
+            port = listener.getsockname()[1]
+            inside = ["tests.sandbox.demo", "--inside", "--port", str(port), "--host-fd", str(listener.fileno())]
+            inside += ["--prepared", f"{time.monotonic() - begun:.2f}", *(["--keep"] if keep else [])]
+            return world_ns.enter_private_world(inside, keep=keep, extra_fds=[listener.fileno()])
+    except (NotReadyError, BuildError, world_ns.WorldError, subprocess.CalledProcessError) as error:
+        report.say(f"berth: {error}")
+        report.fail(str(error))
+        report.write(RESULT)
+        return 1
+
+
+def _inside(given: argparse.Namespace) -> int:
+    from tests.sandbox.demo.run import run  # the sandbox's parts, which the outer process has no need to load
+
+    report = Report()
+    report.stages.append(Stage("this machine", given.prepared, True))
+    status = run(report, given.host_fd, keep=given.keep, port=given.port)
+    report.write(RESULT)
+    report.say(f"\n{'All of it held.' if report.ok else 'NOT all of it held: ' + '; '.join(report.failures)}")
+    report.say(f"Written: {RESULT.relative_to(Path.cwd()) if RESULT.is_relative_to(Path.cwd()) else RESULT}")
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--keep", action="store_true", help="leave the sandbox up, and say how to look around")
+    parser.add_argument("--stop", action="store_true", help="end a sandbox that was left up")
+    parser.add_argument("--prepare", action="store_true", help="only build what the sandbox needs from outside")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--host-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--prepared", type=float, default=0.0, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.inside:
+        return _inside(given)
+    if given.stop:
+        print(json.dumps({"stopped": keeping.stop()}))
+        return 0
+    if given.prepare:
+        prepare(Report())
+        return 0
+    return _outside(given.keep)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
