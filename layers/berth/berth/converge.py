@@ -87,7 +87,12 @@ class Convergence:
         Raises :class:`Ec2Error` for what only a person can put right (permissions, a wrong request).
         """
         arn, now = self.view.instance.arn, self.edges.clock()
-        shown = overlay(self.view.interfaces, self.state.intents, self.view.instance.id, now)
+        known = self.state.intents
+        if self.view.instance.dead:
+            # what was created a moment ago may not be described yet, and EC2 may have deleted it already: asking for
+            # its deletion tells. Whether it is attached is EC2's to say.
+            known = tuple(i for i in known if isinstance(i.call, CreateInterface | Detach | DeleteInterface))
+        shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
         self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(self.state, shown), now=now)
         self.intents = [i for i in self.state.intents if self._is_current(i)]
         self._resume()
@@ -150,7 +155,11 @@ class Convergence:
                 self._setback(intent, error)
                 return
             outcome = Outcome()  # it is not there any more: just what was wanted
-        self.counts[name] += 1
+        else:
+            self.counts[name] += 1
+            if isinstance(call, DeleteInterface):
+                reason = "the instance is gone" if self.view.instance.dead else "nobody wants it"
+                self.events.append(interface_reclaimed(self.view.instance.id, call.interface_id, reason))
         self._done(intent, outcome)
 
     def _done(self, intent: Intent, outcome: Outcome) -> None:
@@ -160,9 +169,6 @@ class Convergence:
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone, now=now)
-        if isinstance(call, DeleteInterface):
-            reason = "instance gone" if self.view.instance.state != "running" else "not wanted"
-            self.events.append(interface_reclaimed(self.view.instance.id, call.interface_id, reason))
 
     # ------------------------------------------------------------------------------------------- refusals
 
