@@ -1,0 +1,119 @@
+"""Reports: who sent one is what SQS says, and only what the sender's own record lists is believed."""
+
+from __future__ import annotations
+
+import pytest
+from berth.contract import Assignment, Interface, Order, Record, Report, Surrender, encode_report
+from berth.ingest import ReportRefusedError, SentReport, believe, ingest, read_report
+from berth.model import Notes
+
+from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE, FakeStore, Machine
+
+MAC = "06:00:00:00:00:01"
+BODY = encode_report(Report(Order(1, 1), 0, 0))
+
+
+def record() -> Record:
+    blocks = (Assignment("10.0.1.16/28", "1:a"), Assignment("10.0.1.32/28", "1:b"))
+    interface = Interface("eni-1", MAC, 0, "subnet-a", "10.0.1.0/24", "10.0.1.1", "10.0.1.4", assignments=blocks)
+    return Record(ARN, 1, interfaces=(interface,))
+
+
+def test_the_sender_is_what_sqs_says() -> None:
+    assert read_report(f"AROAEXAMPLEROLE:{NODE}", BODY).instance_id == NODE
+
+
+@pytest.mark.parametrize(
+    "sender",
+    ["", NODE, "AIDAEXAMPLEUSER", "AROAEXAMPLEROLE:session", f"AROAEXAMPLEROLE:{NODE}x", f"AROAEXAMPLEROLE:{NODE}\n"],
+)
+def test_a_sender_that_is_no_instance_is_refused(sender: str) -> None:
+    with pytest.raises(ReportRefusedError, match="no instance"):
+        read_report(sender, BODY)
+
+
+def test_a_malformed_report_is_refused_and_names_its_sender_and_field() -> None:
+    with pytest.raises(ReportRefusedError, match=rf"{NODE}.*report\.in_use"):
+        read_report(f"AROAEXAMPLEROLE:{NODE}", BODY.replace('"in_use":0', '"in_use":-1'))
+
+
+def test_a_sender_without_a_record_is_looked_at_but_not_believed() -> None:
+    store = FakeStore(Machine())
+    signals, dropped = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
+    assert [s.instance_id for s in signals] == [NODE]
+    assert len(dropped) == 1
+    assert store.items == {}
+
+
+def test_a_buried_node_is_not_believed() -> None:
+    store = FakeStore(Machine())
+    store.bury(ARN, record(), 1.0)
+    _, dropped = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
+    assert len(dropped) == 1
+
+
+def test_reports_are_kept_in_order_whatever_order_they_come_in() -> None:
+    store = FakeStore(Machine())
+    store.save(ARN, record(), (), Notes())
+    reports = [SentReport(NODE, Report(Order(1, n), 0, in_use=n)) for n in (3, 1, 2)]
+    signals, dropped = ingest(store, {NODE: ARN}, reports)
+    kept = store.load([ARN])[ARN].report
+    assert kept is not None
+    assert (kept.in_use, len(signals), dropped) == (3, 1, [])
+    _, dropped = ingest(store, {NODE: ARN}, reports[1:2])
+    assert len(dropped) == 1
+
+
+def test_a_new_boot_comes_after_every_sequence_of_the_old_one() -> None:
+    store = FakeStore(Machine())
+    store.save(ARN, record(), (), Notes())
+    ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 99), 0, in_use=1))])
+    _, dropped = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(2, 1), 0, in_use=2))])
+    assert dropped == []
+
+
+def test_the_same_report_again_is_looked_at_again() -> None:
+    """Its first look may have failed: SQS delivers the message once more."""
+    store = FakeStore(Machine())
+    store.save(ARN, record(), (), Notes())
+    sent = [SentReport(NODE, Report(Order(1, 1), 0, 0))]
+    ingest(store, {NODE: ARN}, sent)
+    signals, dropped = ingest(store, {NODE: ARN}, sent)
+    assert (len(signals), dropped) == (1, [])
+
+
+def test_a_report_says_nothing_about_another_node() -> None:
+    store = FakeStore(Machine())
+    other = "i-0123456789abcdef1"
+    store.save(ARN_PREFIX + other, record(), (), Notes())
+    ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
+    assert store.load([ARN_PREFIX + other])[ARN_PREFIX + other].report is None
+
+
+def test_only_what_the_record_lists_is_believed() -> None:
+    mine = Surrender(MAC, "10.0.1.16/28", "1:a")
+    report = Report(
+        Order(1, 1),
+        1,
+        in_use=5000,
+        waiting=("a", "b", "a"),
+        cooling=5000,
+        unusable=("10.0.1.32/28", "10.9.9.0/28"),
+        surrendered=(
+            mine,
+            mine,
+            Surrender(MAC, "10.9.9.0/28", "1:a"),
+            Surrender(MAC, "10.0.1.32/28", "1:a"),
+            Surrender("06:00:00:00:00:02", "10.0.1.16/28", "1:a"),
+        ),
+    )
+    believed = believe(report, record())
+    assert believed is not None
+    assert believed.surrendered == (mine,)
+    assert believed.unusable == ("10.0.1.32/28",)
+    assert (believed.in_use, believed.cooling, believed.waiting) == (32, 32, ("a", "b"))
+
+
+def test_no_report_and_no_record_are_nothing_to_believe() -> None:
+    assert believe(None, record()) is None
+    assert believe(Report(Order(1, 1), 0, in_use=3), None) == Report(Order(1, 1), 0, in_use=0)

@@ -1,0 +1,174 @@
+"""The table: the same promises of the real store (on a DynamoDB emulation) and of the one the other tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import boto3
+import pytest
+from berth.calls import Attach, CreateInterface, Unassign
+from berth.contract import Order, Record, Report
+from berth.intents import decode_intents, encode_intents
+from berth.model import Attachment, Intent, InterfaceView, Notes, Outcome
+from berth.store import DynamoStore, RevisionConflictError, Store
+from moto import mock_aws
+
+from tests.unit.control.fakes import ARN, FakeStore, Machine
+
+OTHER = ARN + "0"
+INTERFACE = InterfaceView(
+    "eni-1", "06:00:00:00:00:01", "subnet-a", "vpc-1", "az-a", "10.0.1.4", ("10.0.1.5",), ("10.0.1.16/28",), ("sg-1",),
+    Attachment("attach-1", "i-1", 1), "demo", "i-1", 5.0,
+)  # fmt: skip
+INTENTS = (
+    Intent("t1", CreateInterface("subnet-a", ("sg-1",), prefixes=2), 1.0),
+    Intent("t2", Unassign("eni-1", ("10.0.1.16/28",)), 2.5),
+    Intent("t3", Attach("eni-1", 1), 3.0, Outcome(INTERFACE, "attach-1", ("10.0.1.16/28",)), 4.0),
+)
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Callable[[], DynamoStore]]:
+    with mock_aws():
+        client = boto3.client(
+            "dynamodb", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        names = iter(f"nodes-{n}" for n in range(1000))
+
+        def make() -> DynamoStore:
+            name = next(names)
+            client.create_table(
+                TableName=name,
+                BillingMode="PAY_PER_REQUEST",
+                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
+                KeySchema=[
+                    {"AttributeName": "node", "KeyType": "HASH"},
+                    {"AttributeName": "kind", "KeyType": "RANGE"},
+                ],
+            )
+            return DynamoStore(client, name)
+
+        yield make
+
+
+@pytest.fixture(params=["dynamodb", "fake"])
+def store(request: pytest.FixtureRequest, table: Callable[[], DynamoStore]) -> Store:
+    return table() if request.param == "dynamodb" else FakeStore(Machine())
+
+
+def report(boot: int, sequence: int) -> Report:
+    return Report(Order(boot, sequence), 0, in_use=sequence)
+
+
+def test_what_was_never_written_is_empty(store: Store) -> None:
+    state = store.load([ARN])[ARN]
+    assert (state.record, state.report, state.intents, state.notes, state.buried) == (None, None, (), Notes(), False)
+
+
+def test_what_is_saved_is_loaded(store: Store) -> None:
+    notes = Notes(absent_since=1.5, next_look=2.5, looks=3, unmet=4, problems="p")
+    store.save(ARN, Record(ARN, 1), (("1:a", 1),), notes)
+    store.save_intents(ARN, INTENTS)
+    assert store.accept_report(ARN, report(1, 1))
+    state = store.load([ARN, OTHER])[ARN]
+    assert (state.record, state.marked, state.notes) == (Record(ARN, 1), (("1:a", 1),), notes)
+    assert (state.intents, state.report) == (INTENTS, report(1, 1))
+
+
+def test_more_nodes_than_one_batch_are_loaded(store: Store) -> None:
+    arns = [f"{ARN}{n}" for n in range(70)]
+    for n, arn in enumerate(arns):
+        store.save(arn, Record(arn, n + 1), (), Notes())
+    loaded = store.load(arns)
+    assert [s.record.revision for s in loaded.values() if s.record] == list(range(1, 71))
+
+
+def test_a_revision_never_falls_but_may_stay(store: Store) -> None:
+    store.save(ARN, Record(ARN, 3), (), Notes())
+    store.save(ARN, Record(ARN, 3, accepted=Order(1, 1)), (), Notes())
+    with pytest.raises(RevisionConflictError):
+        store.save(ARN, Record(ARN, 2), (), Notes())
+    state = store.load([ARN])[ARN]
+    assert state.record == Record(ARN, 3, accepted=Order(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("boot", "sequence", "newer"), [(1, 6, True), (2, 1, True), (1, 5, False), (1, 4, False), (0, 9, False)]
+)
+def test_only_a_newer_report_replaces_one(store: Store, boot: int, sequence: int, newer: bool) -> None:
+    store.accept_report(ARN, report(1, 5))
+    assert store.accept_report(ARN, report(boot, sequence)) is newer
+    kept = store.load([ARN])[ARN].report
+    assert kept == (report(boot, sequence) if newer else report(1, 5))
+
+
+def test_hints_are_kept_apart_from_what_the_holder_writes(store: Store) -> None:
+    store.save(ARN, Record(ARN, 1), (), Notes())
+    before = store.load([ARN])[ARN].notes
+    assert store.hint(ARN, 100.0, 0, 0.0)
+    assert store.hint(ARN, 0.0, 40, 200.0)
+    store.save(ARN, Record(ARN, 2), (), replace(before, looks=1))
+    notes = store.load([ARN])[ARN].notes
+    assert notes == Notes(requested=40, requested_until=200.0, draining_until=100.0, looks=1)
+
+
+def test_a_node_that_is_not_known_takes_no_hints(store: Store) -> None:
+    assert not store.hint(ARN, 100.0, 0, 0.0)
+    store.bury(ARN, Record(ARN, 1), 9.0)
+    assert not store.hint(ARN, 100.0, 0, 0.0)
+
+
+def test_a_tombstone_keeps_the_revision_and_nothing_else(store: Store) -> None:
+    store.save(ARN, Record(ARN, 5), (("x", 1),), Notes(looks=1))
+    store.hint(ARN, 100.0, 4, 100.0)
+    store.accept_report(ARN, report(1, 1))
+    store.save_intents(ARN, INTENTS)
+    store.bury(ARN, Record(ARN, 6), 9.0)
+    state = store.load([ARN])[ARN]
+    assert (state.record, state.marked, state.notes, state.buried) == (Record(ARN, 6), (), Notes(), True)
+    assert (state.report, state.intents) == (None, ())
+    store.save(ARN, Record(ARN, 7), (), Notes())
+    assert not store.load([ARN])[ARN].buried
+
+
+def test_a_lease_is_held_by_one_and_knocks_are_counted(store: Store) -> None:
+    assert store.take(ARN, "a", 0.0, 80.0)
+    assert not store.take(ARN, "b", 10.0, 90.0)
+    assert not store.take(ARN, "c", 10.0, 90.0)
+    assert store.take(OTHER, "b", 10.0, 90.0)
+    assert store.wakeups(ARN) == 2
+    assert not store.release(ARN, "a", 0)
+    assert store.release(ARN, "a", 2)
+    assert store.wakeups(ARN) == 0
+    assert store.take(ARN, "b", 10.0, 90.0)
+
+
+def test_only_the_holder_lets_go(store: Store) -> None:
+    store.take(ARN, "a", 0.0, 80.0)
+    assert not store.release(ARN, "b", None)
+    assert store.release(ARN, "a", None)
+    assert not store.release(ARN, "a", None)
+
+
+def test_a_lease_that_has_run_out_is_taken_over(store: Store) -> None:
+    store.take(ARN, "a", 0.0, 80.0)
+    store.take(ARN, "b", 10.0, 90.0)
+    assert not store.take(ARN, "b", 80.0, 160.0)
+    assert store.take(ARN, "b", 80.5, 160.0)
+    assert store.wakeups(ARN) == 0
+    assert not store.release(ARN, "a", None)
+
+
+def test_every_record_is_found_page_by_page(table: Callable[[], DynamoStore]) -> None:
+    store = table()
+    for n in range(5):
+        store.save(f"{ARN}{n}", Record(f"{ARN}{n}", 1), (), Notes())
+        store.accept_report(f"{ARN}{n}", report(1, 1))
+    assert sorted(arn for arn, _ in store.records()) == [f"{ARN}{n}" for n in range(5)]
+
+
+def test_intents_survive_json_and_newer_kinds_are_left_out() -> None:
+    text = encode_intents(INTENTS)
+    assert decode_intents(text) == INTENTS
+    assert decode_intents(text.replace('"type":"Attach"', '"type":"Teleport"')) == INTENTS[:2]
