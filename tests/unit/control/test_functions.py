@@ -1,0 +1,144 @@
+"""The handlers, imported as Lambda imports them, against an emulated account without instances."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+from berth.reconcile import RunResult
+from moto import mock_aws
+
+ROOT = Path(__file__).parents[3]
+NODE = "i-0123456789abcdef0"
+REPORTS = "arn:aws:sqs:eu-west-1:123456789012:berth-NodeReportsQueue"
+
+
+@dataclass
+class Context:
+    function_name: str = "function"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:eu-west-1:123456789012:function:function"
+    aws_request_id: str = "request"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 50_000
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[None]:
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "CLUSTER_NAMES": "demo",
+        "TABLE_NAME": "nodes",
+        "NODE_REPORTS_QUEUE_ARN": REPORTS,
+        "BUS_NAME": "berth",
+        "INSTANCE_ARN_PREFIX": "arn:aws:ec2:eu-west-1:123456789012:instance/",
+        "NO_SNAT_CIDRS": "",
+        "DEFAULT_MODE": "prefixes",
+        "DEFAULT_WARM_ADDRESSES": "8",
+        "DEFAULT_MINIMUM_ADDRESSES": "0",
+        "DEFAULT_MAX_PODS": "110",
+        "DEFAULT_COOLDOWN_SECONDS": "120",
+        "POWERTOOLS_METRICS_NAMESPACE": "Berth",
+        "POWERTOOLS_SERVICE_NAME": "test",
+    }
+    with mock_aws(), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv("NODE_EVENTS_QUEUE_URL", boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"])
+        boto3.client("dynamodb").create_table(
+            TableName="nodes",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
+            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
+        )
+        yield
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_app", ROOT / "functions" / name / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def app(account: None) -> ModuleType:
+    return load("reconcile_nodes")
+
+
+def sample(name: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads((ROOT / "events" / f"{name}.json").read_text())
+    return event
+
+
+def message(body: str, arn: str = "arn:aws:sqs:eu-west-1:123456789012:events", sender: str = "AIDA") -> dict[str, Any]:
+    event = sample("instance-state-change")
+    event["Records"][0] |= {"body": body, "eventSourceARN": arn}
+    event["Records"][0]["attributes"]["SenderId"] = sender
+    return event
+
+
+def metrics(output: str) -> dict[str, float]:
+    lines = [json.loads(line) for line in output.splitlines() if "_aws" in line]
+    return {k: v[0] if isinstance(v, list) else v for line in lines for k, v in line.items() if k != "_aws"}
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted((ROOT / "events").glob("*.json")) if p.stem[:5] != "sched"])
+def test_a_sample_can_be_invoked_and_is_done_with(app: ModuleType, name: str) -> None:
+    assert app.handler(sample(name), Context()) == {"batchItemFailures": []}
+
+
+@pytest.mark.parametrize(
+    ("event", "metric"),
+    [
+        (message("{"), "MalformedEvents"),
+        (message('{"source": "x", "detail-type": "y", "detail": {}}'), "UnknownEvents"),
+        (message("{}", REPORTS, "AROAX:session"), "ReportsRefused"),
+        (message("{}", REPORTS, f"AROAX:{NODE}"), "ReportsRefused"),
+    ],
+)
+def test_what_cannot_be_read_is_counted_logged_with_its_id_and_acknowledged(
+    app: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    event: dict[str, Any],
+    metric: str,
+) -> None:
+    assert app.handler(event, Context()) == {"batchItemFailures": []}
+    assert metrics(capsys.readouterr().out)[metric] == 1
+    assert event["Records"][0]["messageId"] in {getattr(r, "message_id", "") for r in caplog.records}
+
+
+def test_only_the_messages_of_a_failed_node_come_again(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = sample("instance-state-change"), sample("launch-lifecycle-action")
+    other = bad["Records"][0]["body"].replace(NODE, "i-0123456789abcdef1")
+    bad["Records"][0]["body"] = other
+    broken = RunResult(failed={"i-0123456789abcdef1": RuntimeError("broken")})
+    monkeypatch.setattr(app, "reconcile", lambda *_: broken)
+    event = {"Records": good["Records"] + bad["Records"]}
+    failed = app.handler(event, Context())["batchItemFailures"]
+    assert failed == [{"itemIdentifier": bad["Records"][0]["messageId"]}]
+
+
+def test_the_sweep_runs_in_an_empty_account(account: None) -> None:
+    counts = load("sweep").handler(sample("scheduled-sweep"), Context())
+    assert counts["NodesDrifted"] == 0
+
+
+def test_handlers_are_thin() -> None:
+    for path in (ROOT / "functions").glob("*/app.py"):
+        assert len(path.read_text().splitlines()) < 80
+    assert not any("AKIA" in v for v in os.environ.values())

@@ -1,0 +1,103 @@
+"""The template: what cfn-lint cannot know. Policies that are text are JSON, our own events match no rule of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from berth import bus
+from berth.events import PARSERS
+
+ROOT = Path(__file__).parents[3]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with CloudFormation's short forms."""
+
+
+def _short(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    name = suffix if suffix == "Ref" else f"Fn::{suffix}"
+    if isinstance(node, yaml.ScalarNode):
+        return {name: loader.construct_scalar(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return {name: loader.construct_sequence(node, deep=True)}
+    assert isinstance(node, yaml.MappingNode)
+    return {name: loader.construct_mapping(node, deep=True)}
+
+
+_Loader.add_multi_constructor("!", _short)
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    return loaded
+
+
+def rules(template: dict[str, Any]) -> list[dict[str, Any]]:
+    patterns = (
+        r["Properties"].get("EventPattern") for r in template["Resources"].values() if r["Type"] == "AWS::Events::Rule"
+    )
+    return [p for p in patterns if p]
+
+
+@pytest.mark.parametrize("clusters", [["demo"], ["blue", "green", "red"]])
+def test_the_instance_policy_has_a_statement_for_each_cluster(template: dict[str, Any], clusters: list[str]) -> None:
+    text, values = template["Resources"]["ReconcileInstancesPolicy"]["Properties"]["PolicyDocument"]["Fn::Sub"]
+    delimiter, _ = values["Clusters"]["Fn::Join"]
+    document = json.loads(text.replace("${Clusters}", delimiter.join(clusters)))
+    keys = [next(iter(s["Condition"]["StringEquals"])) for s in document["Statement"]]
+    assert keys == [f"aws:ResourceTag/kubernetes.io/cluster/{name}" for name in clusters]
+    assert all(s["Action"] == document["Statement"][0]["Action"] for s in document["Statement"])
+
+
+def test_every_event_that_comes_by_rule_has_a_parser(template: dict[str, Any]) -> None:
+    for pattern in rules(template):
+        for source in pattern["source"]:
+            for detail_type in pattern["detail-type"]:
+                assert (source, detail_type) in PARSERS
+
+
+def test_no_rule_matches_what_berth_itself_sends(template: dict[str, Any]) -> None:
+    assert not any(bus.SOURCE in pattern["source"] for pattern in rules(template))
+
+
+def test_a_message_that_comes_back_finds_the_lease_of_its_dead_function_expired(template: dict[str, Any]) -> None:
+    resources = template["Resources"]
+    timeout = resources["ReconcileNodes"]["Properties"]["Timeout"]
+    assert resources["NodeEventsQueue"]["Properties"]["VisibilityTimeout"] > timeout + 30
+    assert resources["NodeReportsQueue"]["Properties"]["VisibilityTimeout"] > timeout
+
+
+def test_the_node_may_read_its_own_key_and_send_reports_and_nothing_else(template: dict[str, Any]) -> None:
+    statements = template["Resources"]["NodePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert {s["Action"] for s in statements} == {"sqs:SendMessage", "dynamodb:GetItem"}
+    (read,) = [s for s in statements if s["Action"] == "dynamodb:GetItem"]
+    keys = read["Condition"]["ForAllValues:StringEquals"]["dynamodb:LeadingKeys"]
+    assert keys == [{"Fn::Sub": "${!ec2:SourceInstanceARN}"}]
+
+
+def test_every_mutating_ec2_action_is_conditioned(template: dict[str, Any]) -> None:
+    for name, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::IAM::Role":
+            continue
+        for policy in resource["Properties"]["Policies"]:
+            for statement in policy["PolicyDocument"]["Statement"]:
+                actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+                changing = [a for a in actions if a.startswith("ec2:") and not a.startswith("ec2:Describe")]
+                assert not changing or statement.get("Condition"), f"{name}: {statement['Sid']}"
+
+
+def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[str, Any]) -> None:
+    assert set(template["Outputs"]) == {
+        "TableName",
+        "NodeReportsQueueUrl",
+        "NodeEventsQueueUrl",
+        "BusName",
+        "NodePolicyArn",
+        "ReconcileFunctionName",
+        "SweepFunctionName",
+    }
