@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,13 +42,21 @@ class Stack:
         """The row of an order, once it is there."""
         return wait_for(lambda: next((r for r in self.rows() if r["node"] == order), None))
 
-    def role(self, name: str, *policies: str) -> str:
-        """A role of nodes with some policies. Returns its name."""
+    def role(self, name: str, *policies: str, allow: str | None = None, **more: str) -> str:
+        """A role with some managed policies, and perhaps an action that it is allowed anywhere. Returns its name."""
         iam = self.client("iam")
-        iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}", **more)
+        if allow:
+            iam.put_role_policy(RoleName=name, PolicyName="allow", PolicyDocument=policy_document(allow))
         for policy in policies:
             iam.attach_role_policy(RoleName=name, PolicyArn=policy)
         return name
+
+
+def policy_document(action: str) -> str:
+    """A policy that allows one action on anything."""
+    statement = {"Effect": "Allow", "Action": action, "Resource": "*"}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 def client(endpoint: str, service: str, credentials: SessionCredentials | None = None) -> Any:

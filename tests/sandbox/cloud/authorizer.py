@@ -54,14 +54,14 @@ class Authorizer:
         """Why EventBridge may not invoke a function (its resource-based policy says so), or ``None``."""
         with API_LOCK:
             function = find_function(function_arn)
-            policy = _document(function.policy.wire_format()) if function else None
+            statements = list(function.policy.statements) if function else []
         access = Access(
             "lambda:InvokeFunction",
             function_arn,
             context({"aws:SourceArn": source_arn, "aws:SourceAccount": ACCOUNT}),
         )
-        statements = self._parse(policy) if policy else ()
-        if evaluate(statements, access, {"Service": "events.amazonaws.com"}) == "allow":
+        policy = self._parse(json.dumps({"Statement": statements}))
+        if evaluate(policy, access, {"Service": "events.amazonaws.com"}) == "allow":
             return None
         return f"events.amazonaws.com is not authorized to perform: lambda:InvokeFunction on resource: {function_arn}"
 

@@ -62,8 +62,8 @@ def read_call(service: str, method: str, path: str, query: str, headers: Mapping
     if "Action" in form:
         return Call(service, form.pop("Action"), form)
     for operation, pattern, wanted in _rest_operations(service):
-        match = pattern.fullmatch(path)
-        if match and operation[1] == method and all(form.get(k) == v or (v is None and k in form) for k, v in wanted):
+        match = pattern.fullmatch(path) if operation[1] == method else None
+        if match and all(k in form if v is None else form.get(k) == v for k, v in wanted):
             found = {k: urllib.parse.unquote(v) for k, v in match.groupdict().items()}
             return Call(service, operation[0], {**_json(body), **found})
     return Call(service, f"{method} {path}")

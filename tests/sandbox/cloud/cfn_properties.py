@@ -13,7 +13,8 @@ from moto.awslambda.models import LayerVersion, lambda_backends
 from moto.dynamodb.models import dynamodb_backends
 from moto.events.models import Archive, EventBus
 from moto.iam.aws_managed_policies import aws_managed_policies_data
-from moto.iam.models import AWSManagedPolicy, iam_backends
+from moto.iam.models import AWSManagedPolicy, ManagedPolicy, Role, iam_backends
+from moto.logs.models import LogGroup
 
 from .identity import ACCOUNT, REGION
 
@@ -35,7 +36,8 @@ def _function(function: Any, properties: Properties) -> None:
     function.logging_config = properties.get("LoggingConfig")
     function.tracing_config = properties.get("TracingConfig") or {"Mode": "PassThrough"}
     function.architectures = properties.get("Architectures") or ["x86_64"]
-    function.environment_vars = (properties.get("Environment") or {}).get("Variables") or {}
+    variables = (properties.get("Environment") or {}).get("Variables") or {}
+    function.environment_vars = {name: _text(value) for name, value in variables.items()}
     function.timeout = int(properties.get("Timeout") or 3)
     function.memory_size = int(properties.get("MemorySize") or 128)
     function.reserved_concurrency = properties.get("ReservedConcurrentExecutions")
@@ -113,6 +115,11 @@ def _mapping(mapping: Any, properties: Properties) -> None:
         setattr(mapping, attribute, properties.get(name))
 
 
+def _text(value: Any) -> str:
+    """CloudFormation makes strings of the numbers and truth values that a template has where a string belongs."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _true(value: Any) -> bool:
     return str(value).lower() == "true"
 
@@ -145,6 +152,20 @@ def _delete_layer_version(version: Any, _account: str, _region: str) -> None:
     lambda_backends[ACCOUNT][REGION].delete_layer_version(version.name, str(version.version))
 
 
+def _delete_role(role: Any, account: str, region: str) -> None:
+    """A stack's role lets go of its managed policies first; moto would refuse to delete it."""
+    backend = iam_backends[ACCOUNT]["aws"]
+    for policy_arn in list(role.managed_policies):
+        backend.detach_role_policy(policy_arn, role.name)
+    type(role).delete_from_cloudformation_json(role.name, {"Properties": {}}, account, region)
+
+
+def _delete_managed_policy(policy: Any, _account: str, _region: str) -> None:
+    if policy.attachment_count > 0:
+        raise ValueError(f"{policy.arn} is attached to {policy.attachment_count} entities: detach it first")
+    iam_backends[ACCOUNT]["aws"].delete_policy(policy.arn)
+
+
 _installed = False
 
 
@@ -155,9 +176,14 @@ def install() -> None:
         return
     _installed = True
     # moto answers Ref with a Python object for these
-    version, bus, archive = (cast(Any, kind) for kind in (LayerVersion, EventBus, Archive))
+    kinds = (LayerVersion, EventBus, Archive, LogGroup, Role, ManagedPolicy)
+    version, bus, archive, group, role, managed = (cast(Any, kind) for kind in kinds)
     version.physical_resource_id = property(lambda self: self.arn)
     bus.physical_resource_id = property(lambda self: self.name)
     archive.physical_resource_id = property(lambda self: self.name)
     version.cloudformation_name_type = staticmethod(lambda: "LayerName")
     version.delete = _delete_layer_version
+    role.delete = _delete_role
+    managed.delete = _delete_managed_policy
+    # GetAtt ends with ":*", so that it covers the streams (CloudFormation reference, AWS::Logs::LogGroup)
+    group.get_cfn_attribute = lambda self, _name: f"{self.arn}:*"

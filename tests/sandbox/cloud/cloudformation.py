@@ -236,6 +236,22 @@ def _update_stack(original: Any) -> Any:
     return update_stack
 
 
+def _delete_stack(original: Any) -> Any:
+    def delete_stack(self: CloudFormationBackend, name_or_stack_id: str) -> None:
+        stack = next((s for s in self.stacks.values() if name_or_stack_id in (s.name, s.stack_id)), None)
+        try:
+            original(self, name_or_stack_id)
+        except Exception as error:
+            if stack is None:
+                raise
+            # DeleteStack succeeds; the stack stays, with what could not be deleted and the reason in its events
+            self.stacks[stack.stack_id] = stack
+            stack.status = "DELETE_FAILED"
+            stack._add_stack_event("DELETE_FAILED", resource_status_reason=str(error))
+
+    return delete_stack
+
+
 def _template_url(original: Any) -> Any:
     def get_stack_from_s3_url(url: str, account_id: str, partition: str) -> Any:
         # moto takes the first label of the host for a bucket, unless the host is localhost
@@ -263,6 +279,7 @@ def install() -> None:
         (CloudFormationBackend, "create_change_set", _create_change_set),
         (CloudFormationBackend, "execute_change_set", _execute_change_set),
         (CloudFormationBackend, "update_stack", _update_stack),
+        (CloudFormationBackend, "delete_stack", _delete_stack),
         (responses, "get_stack_from_s3_url", _template_url),
     ):
         replace(owner, name, wrap(getattr(owner, name)))

@@ -30,12 +30,13 @@ class FunctionLogs:
         self._thread = threading.Thread(target=self._run, name="function-logs", daemon=True)
         self._thread.start()
 
-    def write(self, function: str, group: str, stream: str, line: str) -> None:
-        """Add one line of a function's environment (``stream``)."""
+    def write(self, function: str, group: str | None, stream: str, line: str) -> None:
+        """Add one line of a function's environment (``stream``). Without a group it goes to the file alone."""
         name = re.sub(r"[^\w.-]", "_", function)
         with self._file_lock, (self._folder / f"{name}.log").open("a") as file:
             file.write(line + "\n")
-        self._lines.put((group, stream, int(time.time() * 1000), line))
+        if group is not None:
+            self._lines.put((group, stream, int(time.time() * 1000), line))
 
     def close(self) -> None:
         """Write what is left and end."""

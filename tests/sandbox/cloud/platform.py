@@ -38,7 +38,7 @@ class Platform:
         self.identity = IdentityStore()
         self.calls = CallLog(root / "calls.jsonl")
         self.authorizer = Authorizer()
-        self.workers = Workers(root, self.identity)
+        self.workers = Workers(root, self.identity, self.authorizer.role_may)
         send = send_to_queue(self.authorizer.may_send)
         self.invoker = AsyncInvoker(self.workers, send, acceleration)
         self.events = EventBridge(send, self.authorizer.may_invoke, self.invoker)

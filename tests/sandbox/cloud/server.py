@@ -44,6 +44,12 @@ class _Handler(MotoRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
+    def handle_expect_100(self) -> bool:
+        """S3 clients wait a second for this before they send the body; it must not stay in the buffer."""
+        proceed = super().handle_expect_100()
+        self.wfile.flush()
+        return proceed
+
     def run_wsgi(self) -> None:
         environ: dict[str, Any] = self.make_environ()
         if environ.get("wsgi.input_terminated"):

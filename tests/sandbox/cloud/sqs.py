@@ -145,6 +145,15 @@ def _notifying(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _set_attributes(original: Callable[..., None]) -> Callable[..., None]:
+    def set_attributes(self: Queue, attributes: dict[str, Any], now: float | None = None) -> None:
+        # moto would drop the queue's policy with each change of something else
+        kept = {"Policy": self.policy} if "Policy" not in attributes and hasattr(self, "_policy_json") else {}
+        original(self, {**attributes, **kept}, now)
+
+    return set_attributes
+
+
 _installed = False
 
 
@@ -156,5 +165,6 @@ def install() -> None:
     _installed = True
     replace(SQSBackend, "send_message", _send_message(SQSBackend.send_message))
     replace(SQSBackend, "receive_message", _receive_message(SQSBackend.receive_message))
+    replace(Queue, "_set_attributes", _set_attributes(Queue._set_attributes))
     for name in ("change_message_visibility", "delete_message", "purge_queue", "delete_queue"):
         replace(SQSBackend, name, _notifying(getattr(SQSBackend, name)))

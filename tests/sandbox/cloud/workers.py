@@ -14,10 +14,13 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from .environments import CodeStore, Environment, Outcome, Spec
 from .functionlogs import FunctionLogs
-from .identity import ACCOUNT, REGION, IdentityStore
+from .identity import ACCOUNT, REGION, IdentityStore, arn
 from .lock import API_LOCK
 
 __all__ = ["NoSuchFunctionError", "ThrottledError", "Workers", "find_function"]
+
+RoleMay = Callable[[str, str, str], bool]
+"""(role ARN, action, resource) → whether the role's policies allow it."""
 
 DEFAULT_CONCURRENCY: Final = 8
 """Environments of a function without reserved concurrency. (An account of AWS shares 1000; a laptop does not.)"""
@@ -41,9 +44,10 @@ def find_function(name_or_arn: str) -> LambdaFunction | None:
 class Workers:
     """All execution environments. ``endpoint`` is where functions reach the API: set it before the first invocation."""
 
-    def __init__(self, root: Path, identity: IdentityStore) -> None:
+    def __init__(self, root: Path, identity: IdentityStore, role_may: RoleMay) -> None:
         self.endpoint = ""
         self._identity = identity
+        self._role_may = role_may
         self._code = CodeStore(root / "lambda")
         self._logs = FunctionLogs(root / "log")
         self._changed = threading.Condition()
@@ -149,7 +153,12 @@ class Workers:
         paths = (folders[0], *(folder / "python" for folder in folders[1:]))
         stream = f"[$LATEST]{uuid.uuid4().hex}"
         group = _log_group(function)
-        write: Callable[[str], None] = lambda line: self._logs.write(spec.name, group, stream, line)  # noqa: E731
+        # Lambda writes with the function's role; without the permission there are no logs, and the function runs
+        stored = self._role_may(spec.role, "logs:PutLogEvents", arn("logs", f"log-group:{group}:log-stream:{stream}"))
+
+        def write(line: str) -> None:
+            self._logs.write(spec.name, group if stored else None, stream, line)
+
         return Environment(spec, paths, self._code.runtime(), self._environ(spec, group, stream), write)
 
     def _environ(self, spec: Spec, group: str, stream: str) -> dict[str, str]:
