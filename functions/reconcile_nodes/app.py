@@ -65,10 +65,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
 
 def look(signals: list[Signal], reports: list[SentReport], seconds: float) -> dict[str, Exception]:
     arns = {sent.instance_id: edges.settings.arn(sent.instance_id) for sent in reports}
-    more, dropped = ingest(edges.store, arns, reports)
-    for reason in dropped:
+    intake = ingest(edges.store, arns, reports)
+    for reason in (*intake.refused, *intake.older):
         logger.info("report dropped", extra={"reason": reason})
-    result = reconcile(edges, [*signals, *more], seconds)
-    for name, value in {**result.counts, "ReportsDropped": len(dropped), "ReportsRead": len(reports)}.items():
+    result = reconcile(edges, [*signals, *intake.signals], seconds)
+    taken = {"ReportsRead": len(reports), "ReportsRefused": len(intake.refused), "ReportsOlder": len(intake.older)}
+    for name, value in {**result.counts, **taken}.items():
         count(name, value)
     return result.failed

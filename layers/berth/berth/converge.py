@@ -29,7 +29,7 @@ from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.model import Intent, InterfaceView, NodeView, Outcome, Setbacks
-from berth.overlay import OVERLAY_SECONDS, apply, overlay
+from berth.overlay import OVERLAY_SECONDS, apply, fresh_blocks, overlay
 from berth.plan import Plan
 from berth.records import next_record
 from berth.store import NodeState
@@ -94,6 +94,9 @@ class Convergence:
             known = tuple(i for i in known if isinstance(i.call, CreateInterface | Detach | DeleteInterface))
         shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
         self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(self.state, shown), now=now)
+        if self.view.report is not None:
+            unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
+            self.view = replace(self.view, report=replace(self.view.report, unusable=tuple(sorted(unusable))))
         self.intents = [i for i in self.state.intents if self._is_current(i)]
         self._resume()
         for _ in range(_STEPS):

@@ -8,7 +8,7 @@ after the colon.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from berth.contract import ContractError, Record, Report, address_count, decode_
 from berth.events import Signal
 from berth.store import NodeState, Store
 
-__all__ = ["ReportRefusedError", "SentReport", "believe", "ingest", "read_report"]
+__all__ = ["Intake", "ReportRefusedError", "SentReport", "believe", "ingest", "read_report"]
 
 _SENDER: Final = re.compile(r"[A-Z0-9]{4,128}:(i-[0-9a-f]{8}(?:[0-9a-f]{9})?)")
 
@@ -44,26 +44,36 @@ def read_report(sender: str, body: str) -> SentReport:
         raise ReportRefusedError(f"{match[1]}: {error}") from None
 
 
-def ingest(store: Store, arns: Mapping[str, str], reports: list[SentReport]) -> tuple[list[Signal], list[str]]:
-    """Keep what is new. Returns the nodes to look at, and why each report that was dropped was.
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What came of a batch of reports: nodes to look at, and why some reports were refused or too old."""
 
-    ``arns`` maps the senders' instance ids to ARNs. A sender without a record is no node of ours, or one that was
-    never looked at: it is looked at, and its next report will find a record if it is a node.
+    signals: tuple[Signal, ...] = ()
+    refused: tuple[str, ...] = ()
+    older: tuple[str, ...] = ()
+
+
+def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport]) -> Intake:
+    """Keep what is new. ``arns`` maps the senders' instance ids to ARNs.
+
+    A sender without a record is no node of ours, or one that nobody has looked at yet: its report is refused, and it is
+    looked at. If it is a node, its next report finds a record.
     """
     known = store.load(sorted({arns[r.instance_id] for r in reports})) if reports else {}
     signals: dict[str, Signal] = {}
-    dropped: list[str] = []
+    refused: list[str] = []
+    older: list[str] = []
     for sent in sorted(reports, key=lambda r: (r.instance_id, r.report.order)):
         state = known[arns[sent.instance_id]]
         if state.record is None or state.buried:
-            dropped.append(f"{sent.instance_id}: reported without having a record")
+            refused.append(f"{sent.instance_id}: no record says that it is a node of ours")
             signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record"))
         elif store.accept_report(arns[sent.instance_id], sent.report) or _is_last(state, sent.report):
             signals[sent.instance_id] = Signal(sent.instance_id, "report")
         else:
             order = sent.report.order
-            dropped.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is not newer than the last")
-    return list(signals.values()), dropped
+            older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is not newer than the last")
+    return Intake(tuple(signals.values()), tuple(refused), tuple(older))
 
 
 def _is_last(state: NodeState, report: Report) -> bool:

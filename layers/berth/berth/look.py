@@ -93,6 +93,9 @@ class Look:
         return cluster_of(dict(instance.tags), self.edges.settings.clusters)
 
     def _node(self, instance_id: str, world: _World) -> None:
+        broken = world.states[instance_id].broken
+        if broken:
+            raise ValueError(f"{instance_id}: the table's items cannot be read: {broken}")
         instance = world.instances.get(instance_id)
         interfaces = world.interfaces.get(instance_id, ())
         cluster = self._cluster(instance) if instance else None

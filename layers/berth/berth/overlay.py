@@ -23,7 +23,7 @@ from berth.calls import (
 )
 from berth.model import Attachment, Intent, InterfaceView, Outcome
 
-__all__ = ["OVERLAY_SECONDS", "apply", "overlay"]
+__all__ = ["OVERLAY_SECONDS", "apply", "fresh_blocks", "overlay"]
 
 OVERLAY_SECONDS: Final = 60
 
@@ -37,6 +37,24 @@ def overlay(
         if intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS:
             shown = apply(shown, intent.call, intent.outcome, instance_id)
     return shown
+
+
+def fresh_blocks(interfaces: Iterable[InterfaceView], intents: Iterable[Intent], now: float) -> frozenset[str]:
+    """Blocks that we assigned or attached less than 60 s ago: instance metadata may not show them yet.
+
+    A node that does not see one of them so far has no need of another.
+    """
+    fresh: set[str] = set()
+    attached: set[str] = set()
+    for intent in intents:
+        if intent.outcome is None or now - intent.done_at >= OVERLAY_SECONDS:
+            continue
+        fresh.update(intent.outcome.blocks)
+        if intent.outcome.interface is not None:
+            fresh.update(intent.outcome.interface.blocks)
+        if isinstance(intent.call, Attach):
+            attached.add(intent.call.interface_id)
+    return frozenset(fresh | {b for i in interfaces if i.id in attached for b in i.blocks})
 
 
 def apply(

@@ -28,6 +28,7 @@ from berth.contract import (
     KIND,
     NODE,
     RECORD_KIND,
+    ContractError,
     Record,
     Report,
     decode_record,
@@ -68,7 +69,7 @@ class RevisionConflictError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What the table knows of a node. ``buried``: the record is a tombstone."""
+    """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read."""
 
     record: Record | None = None
     marked: tuple[tuple[str, int], ...] = ()
@@ -76,6 +77,7 @@ class NodeState:
     report: Report | None = None
     intents: tuple[Intent, ...] = ()
     buried: bool = False
+    broken: str = ""
 
 
 class Store(Protocol):
@@ -287,25 +289,32 @@ def _number(value: float) -> dict[str, str]:
 
 
 def _state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
+    """One node's items. A record that a newer version wrote must not stop the other nodes of a batch."""
     record, report, intents = (kinds.get(k, {}) for k in (RECORD_KIND, REPORT_KIND, INTENTS_KIND))
+    try:
+        return NodeState(
+            record=decode_record(record[BODY]["S"]) if BODY in record else None,
+            marked=tuple(sorted(json.loads(record.get("marks", {}).get("S", "{}")).items())),
+            notes=_notes(record),
+            report=decode_report(report[BODY]["S"]) if BODY in report else None,
+            intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
+            buried=EXPIRES in record,
+        )
+    except ContractError as error:
+        return NodeState(broken=str(error))
 
+
+def _notes(record: Mapping[str, Any]) -> Notes:
     def number(name: str) -> float:
         return float(record.get(name, {}).get("N", "0"))
 
-    return NodeState(
-        record=decode_record(record[BODY]["S"]) if BODY in record else None,
-        marked=tuple(sorted(json.loads(record.get("marks", {}).get("S", "{}")).items())),
-        notes=Notes(
-            requested=int(number("requested")),
-            requested_until=number("requested_until"),
-            draining_until=number("draining_until"),
-            absent_since=number("absent_since"),
-            next_look=number("next_look"),
-            looks=int(number("looks")),
-            unmet=int(number("unmet")),
-            problems=record.get("problems", {}).get("S", ""),
-        ),
-        report=decode_report(report[BODY]["S"]) if BODY in report else None,
-        intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
-        buried=EXPIRES in record,
+    return Notes(
+        requested=int(number("requested")),
+        requested_until=number("requested_until"),
+        draining_until=number("draining_until"),
+        absent_since=number("absent_since"),
+        next_look=number("next_look"),
+        looks=int(number("looks")),
+        unmet=int(number("unmet")),
+        problems=record.get("problems", {}).get("S", ""),
     )

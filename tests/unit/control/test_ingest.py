@@ -39,37 +39,36 @@ def test_a_malformed_report_is_refused_and_names_its_sender_and_field() -> None:
 
 def test_a_sender_without_a_record_is_looked_at_but_not_believed() -> None:
     store = FakeStore(Machine())
-    signals, dropped = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
-    assert [s.instance_id for s in signals] == [NODE]
-    assert len(dropped) == 1
+    intake = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
+    assert [s.instance_id for s in intake.signals] == [NODE]
+    assert len(intake.refused) == 1
     assert store.items == {}
 
 
 def test_a_buried_node_is_not_believed() -> None:
     store = FakeStore(Machine())
     store.bury(ARN, record(), 1.0)
-    _, dropped = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
-    assert len(dropped) == 1
+    intake = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
+    assert len(intake.refused) == 1
 
 
 def test_reports_are_kept_in_order_whatever_order_they_come_in() -> None:
     store = FakeStore(Machine())
     store.save(ARN, record(), (), Notes())
     reports = [SentReport(NODE, Report(Order(1, n), 0, in_use=n)) for n in (3, 1, 2)]
-    signals, dropped = ingest(store, {NODE: ARN}, reports)
+    intake = ingest(store, {NODE: ARN}, reports)
     kept = store.load([ARN])[ARN].report
     assert kept is not None
-    assert (kept.in_use, len(signals), dropped) == (3, 1, [])
-    _, dropped = ingest(store, {NODE: ARN}, reports[1:2])
-    assert len(dropped) == 1
+    assert (kept.in_use, len(intake.signals), intake.older) == (3, 1, ())
+    assert len(ingest(store, {NODE: ARN}, reports[1:2]).older) == 1
 
 
 def test_a_new_boot_comes_after_every_sequence_of_the_old_one() -> None:
     store = FakeStore(Machine())
     store.save(ARN, record(), (), Notes())
     ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 99), 0, in_use=1))])
-    _, dropped = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(2, 1), 0, in_use=2))])
-    assert dropped == []
+    intake = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(2, 1), 0, in_use=2))])
+    assert intake.older == ()
 
 
 def test_the_same_report_again_is_looked_at_again() -> None:
@@ -78,8 +77,8 @@ def test_the_same_report_again_is_looked_at_again() -> None:
     store.save(ARN, record(), (), Notes())
     sent = [SentReport(NODE, Report(Order(1, 1), 0, 0))]
     ingest(store, {NODE: ARN}, sent)
-    signals, dropped = ingest(store, {NODE: ARN}, sent)
-    assert (len(signals), dropped) == (1, [])
+    intake = ingest(store, {NODE: ARN}, sent)
+    assert (len(intake.signals), intake.older) == (1, ())
 
 
 def test_a_report_says_nothing_about_another_node() -> None:

@@ -20,7 +20,7 @@ from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import Signal
 from berth.ingest import SentReport, ingest
 from berth.reconcile import RunResult, reconcile
-from berth.store import RevisionConflictError
+from berth.store import NodeState, RevisionConflictError
 
 from tests.unit.control.fakes import ARN, GROUP, NODE, Died, Scene, refusal
 
@@ -56,6 +56,7 @@ class Agent:
         in_use: int = 0,
         waiting: int = 0,
         surrendered: tuple[Surrender, ...] = (),
+        unusable: tuple[str, ...] = (),
         acknowledged: int | None = None,
         sequence: int | None = None,
     ) -> list[str]:
@@ -67,10 +68,11 @@ class Agent:
             in_use=in_use,
             waiting=tuple(f"pod-{n}" for n in range(waiting)),
             surrendered=surrendered,
+            unusable=unusable,
         )
-        signals, dropped = ingest(self.scene.store, {NODE: ARN}, [SentReport(NODE, report)])
-        reconcile(self.scene.edges, signals, SECONDS)
-        return dropped
+        intake = ingest(self.scene.store, {NODE: ARN}, [SentReport(NODE, report)])
+        reconcile(self.scene.edges, intake.signals, SECONDS)
+        return [*intake.refused, *intake.older]
 
     def surrender(self, cidr: str) -> Surrender:
         for interface in record(self.scene).interfaces:
@@ -306,6 +308,31 @@ def test_requested_capacity_is_assigned_ahead_of_need() -> None:
     look(scene)
     look(scene, Signal(NODE, "request", requested=40, requested_until=scene.machine.now + 600))
     assert len(scene.ec2.assigned()) == 3
+
+
+def test_a_block_that_metadata_does_not_show_yet_is_not_assigned_twice() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene)
+    agent = Agent(scene)
+    agent.send(unusable=tuple(blocks(record(scene))))
+    assert len(scene.ec2.assigned()) == 1
+    scene.machine.now += 61
+    agent.send(unusable=tuple(blocks(record(scene))))
+    assert len(scene.ec2.assigned()) == 2
+
+
+def test_a_record_that_cannot_be_read_fails_that_node_alone() -> None:
+    scene = Scene()
+    other = "i-0123456789abcdef1"
+    scene.ec2.launch()
+    scene.ec2.launch(other)
+    load = scene.store.load
+    broken = NodeState(broken="record.schema: this version reads schema 1, got 2")
+    scene.store.load = lambda arns: load(arns) | {ARN: broken}  # type: ignore[method-assign]
+    result = look(scene, Signal(NODE, "test"), Signal(other, "test"))
+    assert set(result.failed) == {NODE}
+    assert scene.ec2.primary(other).prefixes
 
 
 # ------------------------------------------------------------------------------------------------ giving back

@@ -160,6 +160,15 @@ def test_a_lease_that_has_run_out_is_taken_over(store: Store) -> None:
     assert not store.release(ARN, "a", None)
 
 
+def test_an_item_of_a_newer_version_is_broken_and_the_others_are_read(table: Callable[[], DynamoStore]) -> None:
+    store = table()
+    store.save(ARN, Record(ARN, 1, schema=2), (), Notes())
+    store.save(OTHER, Record(OTHER, 1), (), Notes())
+    loaded = store.load([ARN, OTHER])
+    assert "schema" in loaded[ARN].broken
+    assert loaded[OTHER].record == Record(OTHER, 1)
+
+
 def test_every_record_is_found_page_by_page(table: Callable[[], DynamoStore]) -> None:
     store = table()
     for n in range(5):
