@@ -112,7 +112,7 @@ class Imds:
             try:
                 status, body = self._request("GET", path, {"X-aws-ec2-metadata-token": self._current_token()})
             except (OSError, http.client.HTTPException) as error:
-                self._drop()
+                self.close()
                 status, body = 0, f"{type(error).__name__}: {error}"
                 continue
             if status == http.HTTPStatus.UNAUTHORIZED:
@@ -149,10 +149,11 @@ class Imds:
         response = self._connection.getresponse()
         body = response.read().decode()
         if response.will_close:
-            self._drop()
+            self.close()
         return response.status, body
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next request makes a new one."""
         if self._connection:
             self._connection.close()
             self._connection = None

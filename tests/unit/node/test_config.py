@@ -1,0 +1,49 @@
+"""node.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from berth_node.config import ConfigError, load, parse
+
+NEEDED = 'table = "nodes"\nreports_queue_url = "https://queue"\n'
+
+
+def test_two_settings_suffice() -> None:
+    config = parse(NEEDED)
+    assert (config.table, config.reports_queue_url, config.region) == ("nodes", "https://queue", None)
+    assert config.run_dir == Path("/run/berth")
+
+
+def test_given_settings_win_and_whole_seconds_are_seconds() -> None:
+    config = parse(NEEDED + 'region = "eu-west-1"\nadd_wait_seconds = 20\nstate_dir = "/srv/berth"\nsnat = false\n')
+    assert (config.region, config.add_wait_seconds, config.snat) == ("eu-west-1", 20.0, False)
+    assert config.state_dir == Path("/srv/berth")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('reports_queue_url = "x"', "table: is missing"),
+        (NEEDED + "mtu = true", "mtu: expected a value of type int, got True"),
+        (NEEDED + 'mtu = "9001"', "mtu: expected a value of type int"),
+        (NEEDED + "mtu = 0", "mtu: expected more than 0"),
+        (NEEDED + "surrender_hold_seconds = -1", "surrender_hold_seconds: expected 0 or more"),
+        (NEEDED + 'run_dir = "run"', "run_dir: expected an absolute path"),
+        (NEEDED + 'log_level = "loud"', "log_level: expected one of debug, info"),
+        (NEEDED + 'cni_version = "2.0"', "cni_version: expected one of 0.3.1"),
+        (NEEDED + "colour = 1", "colour: no such setting; there are: add_wait_seconds"),
+        ("table = ", "is not TOML"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_to_write(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(text, "/etc/berth/node.toml")
+    assert str(error.value).startswith("/etc/berth/node.toml: ")
+    assert told in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        load(tmp_path / "none.toml")
