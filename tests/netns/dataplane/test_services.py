@@ -130,3 +130,11 @@ def test_a_reset_that_the_node_sends_in_a_pods_name_leaves_by_the_pods_interface
         assert tcp("onprem", A0, cluster.local[pod].node_port, source=PARTNER) == "refused"
     finally:
         netns.run(A, ["iptables", "-D", "FORWARD", *reject])
+
+
+def test_answers_to_clients_in_the_nodes_own_subnet_use_the_gateway(cluster: Cluster) -> None:
+    for pod in KINDS:
+        assert tcp("b1-single", A0, cluster.local[pod].node_port).startswith(pod)
+    for neighbour in cluster.site.a.sh("ip", "-4", "neigh", "show", "nud", "all").splitlines():
+        if " dev eth" in neighbour:
+            assert neighbour.startswith("10.0.1.1 "), neighbour

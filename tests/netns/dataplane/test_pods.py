@@ -1,0 +1,254 @@
+"""One pod's links: made, told apart, compared, taken away, and remembered by the kernel alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from berth_node.dataplane.pods import PODS_TABLE
+from berth_node.seams import Attachment, DataplaneError
+
+from tests.netns.dataplane.site import Node, attachment
+from tests.netns.dataplane.traffic import ping
+from tests.netns.dataplane.watch import changes
+from tests.sandbox import netns
+
+WANTED = attachment("web-1", "10.0.1.33", mtu=8500)
+
+
+@pytest.fixture
+def wanted(bare: Node) -> Attachment:
+    return attachment("web-1", "10.0.1.33", mtu=8500, netns_fd=bare.pod("dp-web-1"))
+
+
+def _links(node: Node) -> list[str]:
+    return [line.split(":")[1].strip().split("@")[0] for line in node.sh("ip", "-o", "link").splitlines()][1:]
+
+
+def _routes(node: Node) -> list[str]:
+    return node.sh("ip", "-4", "route", "show", "table", str(PODS_TABLE)).splitlines()
+
+
+def _eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_pod_gets_its_address_a_gateway_and_permanent_neighbours(bare: Node, wanted: Attachment) -> None:
+    wired = bare.call(bare.dataplane.attach, wanted)
+    assert "inet 10.0.1.33/32 scope global eth0" in netns.run("dp-web-1", ["ip", "addr"]).stdout
+    routes = netns.run("dp-web-1", ["ip", "-4", "route"]).stdout.split("\n")
+    assert [line.split(" proto")[0].strip() for line in routes[:2]] == [
+        "default via 169.254.1.1 dev eth0",
+        "169.254.1.1 dev eth0",
+    ]
+    in_pod = netns.run("dp-web-1", ["ip", "-4", "neigh"]).stdout.strip()
+    assert in_pod == f"169.254.1.1 dev eth0 lladdr {wired.host_mac} PERMANENT"
+    on_host = bare.sh("ip", "-4", "neigh").strip()
+    assert on_host == f"10.0.1.33 dev {wanted.host_ifname} lladdr {wired.pod_mac} PERMANENT"
+    assert _routes(bare)[0].startswith(f"10.0.1.33 dev {wanted.host_ifname} proto 190")
+    host = bare.sh("ip", "-d", "link", "show", "dev", wanted.host_ifname)
+    assert f"{wired.host_ifindex}: " in host
+    assert "mtu 8500" in host
+    assert "state UP" in host
+    assert "numtxqueues 1 numrxqueues 1" in host
+    assert "inet6" not in bare.sh("ip", "addr", "show", "dev", wanted.host_ifname)
+
+
+def test_the_mac_addresses_count_as_chosen_so_that_systemd_leaves_them_alone(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    for where, device in (("dp-bare", wanted.host_ifname), ("dp-web-1", "eth0")):
+        path = f"/sys/class/net/{device}/addr_assign_type"
+        assert netns.run("dp-bare", ["ip", "netns", "exec", where, "cat", path]).stdout.strip() == "3"  # NET_ADDR_SET
+
+
+def test_the_first_packet_after_attach_is_not_lost(bare: Node) -> None:
+    bare.sh("ip", "addr", "add", "10.0.1.10/32", "dev", "lo")
+    bare.sh("ip", "rule", "add", "lookup", str(PODS_TABLE))
+    for n in range(10):
+        name = f"dp-first-{n}"
+        bare.call(bare.dataplane.attach, attachment(name, f"10.0.1.{n + 33}", netns_fd=bare.pod(name)))
+        assert ping(name, "10.0.1.10")
+
+
+def test_attaching_again_gives_the_same_answer_and_changes_nothing(bare: Node, wanted: Attachment) -> None:
+    wired = bare.call(bare.dataplane.attach, wanted)
+    with changes("dp-bare") as seen:
+        assert bare.call(bare.dataplane.attach, wanted) == wired
+    assert seen == []
+
+
+def test_attaching_again_repairs_what_was_damaged_since(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    netns.run("dp-web-1", ["ip", "route", "del", "default"])
+    wired = bare.call(bare.dataplane.attach, wanted)
+    assert bare.call(bare.dataplane.check, wanted) == ()
+    assert wired.host_mac in netns.run("dp-web-1", ["ip", "neigh"]).stdout
+
+
+def test_attaching_again_with_another_address_gives_the_new_one(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    other = attachment("web-1", "10.0.1.34", netns_fd=wanted.netns_fd)
+    bare.call(bare.dataplane.attach, other)
+    assert bare.call(bare.dataplane.check, other) == ()
+    assert [line.split()[0] for line in _routes(bare)] == ["10.0.1.34"]
+
+
+def test_a_host_name_left_by_another_container_is_taken_over(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    later = attachment("web-1", "10.0.1.40", container_id="later", netns_fd=bare.pod("dp-later"))
+    bare.call(bare.dataplane.attach, later)
+    assert bare.call(bare.dataplane.survey) == (attachment("web-1", "10.0.1.40", container_id="later", mtu=9001),)
+    assert _links(bare) == [wanted.host_ifname]
+    # the DEL of the former container comes late and must not hit the later one
+    bare.call(bare.dataplane.detach, wanted)
+    assert bare.call(bare.dataplane.check, later) == ()
+
+
+def test_a_link_made_by_a_process_that_died_before_it_named_it_is_replaced(bare: Node, wanted: Attachment) -> None:
+    bare.sh("ip", "link", "add", wanted.host_ifname, "type", "veth", "peer", "name", "half-made")
+    bare.call(bare.dataplane.attach, wanted)
+    assert bare.call(bare.dataplane.check, wanted) == ()
+    assert _links(bare) == [wanted.host_ifname]
+
+
+def test_a_pod_that_has_such_an_interface_already_is_refused_and_nothing_is_left(
+    bare: Node, wanted: Attachment
+) -> None:
+    netns.run("dp-web-1", ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other"])
+    with pytest.raises(DataplaneError, match="already has an interface eth0"):
+        bare.call(bare.dataplane.attach, wanted)
+    assert _links(bare) == []
+    assert _routes(bare) == []
+
+
+def test_a_failure_in_the_pod_leaves_nothing(bare: Node, wanted: Attachment) -> None:
+    netns.run("dp-web-1", ["ip", "route", "add", "default", "dev", "lo"])
+    with pytest.raises(DataplaneError, match="default route") as caught:
+        bare.call(bare.dataplane.attach, wanted)
+    assert not caught.value.temporary
+    assert _links(bare) == []
+    assert _routes(bare) == []
+    assert "eth0" not in netns.run("dp-web-1", ["ip", "link"]).stdout
+
+
+def test_an_mtu_that_the_kernel_refuses_is_named(bare: Node, wanted: Attachment) -> None:
+    with pytest.raises(DataplaneError, match="veth pair"):
+        bare.call(bare.dataplane.attach, attachment("web-1", "10.0.1.33", mtu=70_000, netns_fd=wanted.netns_fd))
+    assert _links(bare) == []
+
+
+def test_attach_needs_the_pods_namespace(bare: Node) -> None:
+    with pytest.raises(DataplaneError, match="namespace is not known"):
+        bare.call(bare.dataplane.attach, WANTED)
+    with pytest.raises(DataplaneError, match="cannot enter"), open("/dev/null") as nothing:
+        bare.call(bare.dataplane.attach, attachment("web-1", "10.0.1.33", netns_fd=nothing.fileno()))
+
+
+def test_detaching_unroutes_at_once_and_the_link_goes_soon_after(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    bare.call(bare.dataplane.detach, wanted)
+    assert _routes(bare) == []
+    assert wanted.host_ifname not in _links(bare)
+    assert bare.call(bare.dataplane.survey) == ()
+    _eventually(lambda: _links(bare) == [])
+
+
+def test_detaching_what_is_gone_or_was_never_there_is_fine(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.detach, wanted)
+    bare.call(bare.dataplane.attach, wanted)
+    netns.run("dp-web-1", ["ip", "link", "del", "eth0"])
+    bare.call(bare.dataplane.detach, wanted)
+    bare.call(bare.dataplane.detach, wanted)
+    assert _links(bare) == []
+
+
+def test_detaching_leaves_the_route_of_the_next_holder_of_the_address(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    heir = attachment("heir", wanted.address, netns_fd=bare.pod("dp-heir"))
+    bare.call(bare.dataplane.attach, heir)
+    bare.call(bare.dataplane.detach, wanted)
+    assert bare.call(bare.dataplane.check, heir) == ()
+
+
+def test_a_name_is_free_again_right_after_detach(bare: Node, wanted: Attachment) -> None:
+    for _ in range(20):
+        bare.call(bare.dataplane.attach, wanted)
+        bare.call(bare.dataplane.detach, wanted)
+        _eventually(lambda: "eth0" not in netns.run("dp-web-1", ["ip", "link"]).stdout)
+    _eventually(lambda: _links(bare) == [])
+
+
+def test_dead_links_of_a_process_that_was_killed_are_reaped_by_the_next(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    bare.sh("ip", "link", "set", wanted.host_ifname, "group", str(0x62657274))
+    assert bare.call(bare.dataplane.survey) == ()
+    bare.restart()
+    _eventually(lambda: _links(bare) == [])
+
+
+def test_a_burst_of_pods_is_remembered_by_the_kernel_and_taken_away(bare: Node) -> None:
+    many = [attachment(f"dp-{n}", f"10.0.2.{n}", netns_fd=bare.pod(f"dp-many-{n}")) for n in range(110)]
+    spent = []
+    wired = set()
+    for one in many:
+        start = time.perf_counter()
+        made = bare.call(bare.dataplane.attach, one)
+        spent.append(1000 * (time.perf_counter() - start))
+        wired |= {made.host_mac, made.pod_mac, made.host_ifindex}
+    assert len(wired) == 330
+    spent.sort()
+    print(f"attach, ms: median {spent[55]:.2f}, 90% {spent[99]:.2f}, worst {spent[-1]:.2f}")
+    bare.restart()
+    assert bare.call(bare.dataplane.survey) == tuple(sorted(many, key=lambda a: a.container_id))
+    # a new process picks indexes that no pod has
+    extra = attachment("extra", "10.0.3.1", netns_fd=bare.pod("dp-extra"))
+    bare.call(bare.dataplane.attach, extra)
+    start = time.perf_counter()
+    for one in (*many, extra):
+        bare.call(bare.dataplane.detach, one)
+    print(f"detach, ms: mean {1000 * (time.perf_counter() - start) / 111:.2f}")
+    assert _routes(bare) == []
+    _eventually(lambda: _links(bare) == [])
+
+
+SABOTAGE = {
+    "the host link is gone": ("dp-bare", "link del HOST"),
+    "belongs to another": ("dp-bare", "link set HOST alias something"),
+    "host link is down": ("dp-bare", "link set HOST down"),
+    "no route": ("dp-bare", f"route del 10.0.1.33 table {PODS_TABLE}"),
+    "no permanent neighbour": ("dp-bare", "neigh del 10.0.1.33 dev HOST"),
+    "interface is gone": ("dp-web-1", "link set eth0 name eth7"),
+    "interface is down": ("dp-web-1", "link set eth0 down"),
+    "its MAC": ("dp-web-1", "link set eth0 address 02:00:00:00:00:77"),
+    "lacks the address": ("dp-web-1", "addr del 10.0.1.33/32 dev eth0"),
+    "lacks the routes": ("dp-web-1", "route del default"),
+    "lacks the permanent neighbour": ("dp-web-1", "neigh del 169.254.1.1 dev eth0"),
+}
+
+
+@pytest.mark.parametrize("problem", SABOTAGE)
+def test_check_names_what_is_missing(bare: Node, wanted: Attachment, problem: str) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    assert bare.call(bare.dataplane.check, wanted) == ()
+    where, command = SABOTAGE[problem]
+    netns.run(where, ["ip", *command.replace("HOST", wanted.host_ifname).split()])
+    found = bare.call(bare.dataplane.check, wanted)
+    assert problem in " ".join(p.message for p in found)
+
+
+def test_check_without_the_namespace_looks_at_the_host_side(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    netns.run("dp-web-1", ["ip", "route", "del", "default"])
+    assert bare.call(bare.dataplane.check, WANTED) == ()
+
+
+def test_the_nodes_own_links_are_those_that_are_no_pods(bare: Node, wanted: Attachment) -> None:
+    bare.sh("ip", "link", "add", "eth0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "far")
+    wired = bare.call(bare.dataplane.attach, wanted)
+    macs = bare.call(bare.dataplane.usable_macs)
+    assert "02:00:00:00:00:01" in macs
+    assert wired.host_mac not in macs
