@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.sandbox.cloud.batches import undone
 from tests.sandbox.cloud.environments import Outcome
 from tests.sandbox.cloud.expressions import ExpressionError, next_time
-from tests.sandbox.cloud.pollers import undone
 from tests.sandbox.cloud.transforms import target_input
 
 EVENT: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tests.sandbox.cloud.identity import ADMIN_KEY
 from tests.sandbox.cloud.platform import Platform
+from tests.sandbox.cloud.server import NETWORK
 
 from .conftest import client, wait_for
 
@@ -66,14 +68,19 @@ def test_the_sandboxs_own_paths_need_the_administrators_key(platform: Platform) 
 
 
 def test_the_sandboxs_own_paths_are_not_on_the_network(platform: Platform) -> None:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        port = platform.server.listen_fd(sock.fileno())
+        port = platform.server.listen_fd(sock.fileno(), NETWORK)
     status, answer = ask(f"http://127.0.0.1:{port}", "/_sandbox/calls")
     assert status == 403
     assert b"MissingAuthenticationToken" in answer
+
+
+def test_a_loopback_socket_made_elsewhere_is_the_sandboxs_own(platform: Platform) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = platform.server.listen_fd(sock.fileno())
+    assert ask(f"http://127.0.0.1:{port}", "/_sandbox/calls")[0] == 200
 
 
 def test_every_call_is_in_a_file(platform: Platform) -> None:

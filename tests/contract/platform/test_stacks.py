@@ -117,6 +117,19 @@ def test_parameters_are_checked(platform: Platform, tmp_path: Path, parameters: 
         deploy(platform.endpoint, path, "parameters", parameters)
 
 
+def test_a_mapping_needs_a_role_that_may_read_the_queue(platform: Platform, tmp_path: Path) -> None:
+    code(tmp_path, "def handler(e, c): pass")
+    event = {"Type": "SQS", "Properties": {"Queue": {"Fn::GetAtt": ["Queue", "Arn"]}}}
+    role = {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": ROLE}}
+    resources = {
+        "Fn": function(Role={"Fn::GetAtt": ["Role", "Arn"]}, Events={"E": event}),
+        "Role": role,
+        "Queue": {"Type": "AWS::SQS::Queue"},
+    }
+    with pytest.raises(DeployError, match="does not have permissions to call ReceiveMessage on SQS"):
+        deploy(platform.endpoint, write(tmp_path, resources), "unread", {}, cache=tmp_path / "cache")
+
+
 def test_what_the_transform_refuses_is_told(platform: Platform, tmp_path: Path) -> None:
     broken = {
         "Type": "AWS::Serverless::Function",

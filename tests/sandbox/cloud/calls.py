@@ -60,12 +60,17 @@ def read_call(service: str, method: str, path: str, query: str, headers: Mapping
     if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         form |= dict(urllib.parse.parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
     if "Action" in form:
+        if service == "sqs" and path.count("/") == 2:
+            form.setdefault("QueueUrl", path)  # the query protocol may post to the queue itself
         return Call(service, form.pop("Action"), form)
     for operation, pattern, wanted in _rest_operations(service):
         match = pattern.fullmatch(path) if operation[1] == method else None
         if match and all(k in form if v is None else form.get(k) == v for k, v in wanted):
             found = {k: urllib.parse.unquote(v) for k, v in match.groupdict().items()}
-            return Call(service, operation[0], {**_json(body), **found})
+            name = operation[0]
+            if name == "CopyObject" and "x-amz-copy-source" not in headers:
+                name = "PutObject"  # the same method and path
+            return Call(service, name, {**_json(body), **found})
     return Call(service, f"{method} {path}")
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -152,6 +153,7 @@ class Environment:
             failed, payload = self._await(invocation, begin + self.spec.timeout)
             if not self.alive:
                 self.close()  # all of its output has arrived then
+            self._settle()
             self._log(f"END RequestId: {request_id}")
             self._log(f"REPORT RequestId: {request_id}\tDuration: {(time.monotonic() - begin) * 1000:.2f} ms")
         else:
@@ -202,6 +204,19 @@ class Environment:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._log(line.decode(errors="replace").rstrip("\n"))
+
+    def _settle(self) -> None:
+        """Wait until what was printed before the answer has been read, but not for long: it goes on printing."""
+        for _ in range(50):
+            if not self._unread():
+                return
+            time.sleep(0.001)
+
+    def _unread(self) -> bool:
+        stdout = self._process.stdout
+        if stdout is None or stdout.closed:
+            return False
+        return bool(select.select([stdout], [], [], 0.001)[0])
 
     def _log(self, line: str) -> None:
         self._lines.put(line)

@@ -42,7 +42,7 @@ class Platform:
         send = send_to_queue(self.authorizer.may_send)
         self.invoker = AsyncInvoker(self.workers, send, acceleration)
         self.events = EventBridge(send, self.authorizer.may_invoke, self.invoker)
-        self.pollers = Pollers(self.workers)
+        self.pollers = Pollers(self.workers, self.authorizer.role_may)
         self.schedules = Schedules(self.events, self.authorizer.role_may, acceleration)
         self.control = Control(self)
         app = locked(moto_app())

@@ -15,73 +15,19 @@ from moto.core.exceptions import JsonRESTError
 from moto.events.models import EventPattern
 from moto.sqs.models import Message, Queue, sqs_backends
 
-from .environments import Outcome
+from .batches import sqs_event, sqs_record, undone
 from .identity import ACCOUNT, REGION
 from .lock import API_LOCK
 from .patching import replace
 from .sqs import ACTIVITY, find_queue, next_visible
-from .workers import Workers
+from .workers import RoleMay, Workers, find_function
 
-__all__ = ["Pollers", "sqs_event", "undone"]
+__all__ = ["Pollers"]
 
 LOG: Final = logging.getLogger(__name__)
 
 DEFAULT_CONCURRENCY: Final = 5
 """Concurrent batches of a standard queue at first (Lambda developer guide, "Configuring scaling behavior")."""
-
-
-def sqs_event(messages: Sequence[Message], queue_arn: str) -> dict[str, Any]:
-    """The event of an SQS batch (Lambda developer guide, "Using Lambda with Amazon SQS")."""
-    return {"Records": [_record(m, queue_arn) for m in messages]}
-
-
-def _record(message: Message, queue_arn: str) -> dict[str, Any]:
-    attributes = {
-        "ApproximateReceiveCount": str(message.approximate_receive_count),
-        "SentTimestamp": str(message.sent_timestamp),
-        "SenderId": message.sender_id,
-        "ApproximateFirstReceiveTimestamp": str(message.approximate_first_receive_timestamp),
-    }
-    return {
-        "messageId": message.id,
-        "receiptHandle": message.receipt_handle,
-        "body": message.body,
-        "attributes": attributes,
-        "messageAttributes": {n: _attribute(v) for n, v in message.message_attributes.items()},
-        "md5OfBody": message.body_md5,
-        "eventSource": "aws:sqs",
-        "eventSourceARN": queue_arn,
-        "awsRegion": REGION,
-    }
-
-
-def _attribute(value: dict[str, Any]) -> dict[str, Any]:
-    text, binary = value.get("StringValue"), value.get("BinaryValue")
-    result: dict[str, Any] = {"stringListValues": [], "binaryListValues": [], "dataType": value["DataType"]}
-    if text is not None:
-        result["stringValue"] = text
-    if binary is not None:
-        result["binaryValue"] = binary.decode() if isinstance(binary, bytes) else binary
-    return result
-
-
-def undone(ids: Sequence[str], outcome: Outcome, *, partial: bool) -> set[str]:
-    """The ids of the batch that must come back.
-
-    All, after an error; with ``ReportBatchItemFailures`` those that the function named, and all again if what it
-    returned is not a list of ids of the batch (same guide, "Implementing partial batch responses").
-    """
-    if not outcome.ok:
-        return set(ids)
-    if not partial:
-        return set()
-    try:
-        answer = json.loads(outcome.payload or "null")
-        failures = (answer or {}).get("batchItemFailures") or []
-        named = {str(failure["itemIdentifier"]) for failure in failures}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return set(ids)
-    return named if named <= set(ids) else set(ids)
 
 
 class _Poller:
@@ -173,7 +119,7 @@ class _Poller:
             body = json.loads(message.body)
         except ValueError:
             body = message.body
-        event: Any = {**_record(message, self._mapping.event_source_arn), "body": body}
+        event: Any = {**sqs_record(message, self._mapping.event_source_arn), "body": body}
         return not filters or any(EventPattern.load(f["Pattern"]).matches_event(event) for f in filters)
 
     def _process(self, queue: Queue, messages: list[Message]) -> None:
@@ -202,8 +148,9 @@ class _Poller:
 class Pollers:
     """Keeps one poller for each enabled SQS mapping that is deployed."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, role_may: RoleMay) -> None:
         self._workers = workers
+        self.role_may = role_may
         self._pollers: dict[str, tuple[str, _Poller]] = {}
 
     def install(self) -> None:
@@ -265,6 +212,7 @@ def _patch() -> None:
     def create_event_source_mapping(self: LambdaBackend, spec: dict[str, Any]) -> EventSourceMapping:
         if ":sqs:" not in str(spec.get("EventSourceArn")):
             raise JsonRESTError("InvalidParameterValueException", "The sandbox polls SQS event sources alone.")
+        _check_role(spec)
         mapping = create(self, spec)
         queue = find_queue(mapping.event_source_arn)
         if queue is not None:
@@ -275,6 +223,15 @@ def _patch() -> None:
     replace(LambdaBackend, "create_event_source_mapping", create_event_source_mapping)
     for name in ("update_event_source_mapping", "delete_event_source_mapping"):
         replace(LambdaBackend, name, _then_sync(getattr(LambdaBackend, name)))
+
+
+def _check_role(spec: dict[str, Any]) -> None:
+    """Lambda reads the queue with the function's role, and looks at once whether it may (CreateEventSourceMapping)."""
+    function = find_function(str(spec.get("FunctionName")))
+    for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes"):
+        if function and _current and not _current.role_may(function.role, f"sqs:{action}", spec["EventSourceArn"]):
+            message = f"The provided execution role does not have permissions to call {action} on SQS"
+            raise JsonRESTError("InvalidParameterValueException", message)
 
 
 def _sync() -> None:

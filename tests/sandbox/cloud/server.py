@@ -100,9 +100,14 @@ class Server:
         """Listen on an address of the process's own network and return the port. ``OSError`` if it is taken."""
         return self._serve(_listening(host, port), LOOPBACK)
 
-    def listen_fd(self, fd: int, listener: str = NETWORK) -> int:
-        """Listen on a bound socket that someone else made. The descriptor is duplicated, not kept."""
-        return self._serve(socket.socket(fileno=os.dup(fd)), listener)
+    def listen_fd(self, fd: int, listener: str | None = None) -> int:
+        """Listen on a bound socket that someone else made. The descriptor is duplicated, not kept.
+
+        A socket on a loopback address is taken for the sandbox's own, unless ``listener`` says otherwise.
+        """
+        sock = socket.socket(fileno=os.dup(fd))
+        own = str(sock.getsockname()[0]).startswith("127.")
+        return self._serve(sock, listener or (LOOPBACK if own else NETWORK))
 
     def listen_in(self, netns: Path, host: str, port: int) -> int:
         """Listen on an address inside a network namespace, given by its bind mount."""

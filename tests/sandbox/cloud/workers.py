@@ -17,7 +17,7 @@ from .functionlogs import FunctionLogs
 from .identity import ACCOUNT, REGION, IdentityStore, arn
 from .lock import API_LOCK
 
-__all__ = ["NoSuchFunctionError", "ThrottledError", "Workers", "find_function"]
+__all__ = ["NoSuchFunctionError", "RoleMay", "ThrottledError", "Workers", "find_function"]
 
 RoleMay = Callable[[str, str, str], bool]
 """(role ARN, action, resource) → whether the role's policies allow it."""
