@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from berth_node.dataplane import KernelDataplane
-from berth_node.seams import Attachment, InterfaceLayout, NodeLayout
+from berth_node.seams import Attachment, Dataplane, InterfaceLayout, NodeLayout
 
 from tests.sandbox import netns
 from tests.sandbox.world import Eni, Instance, Route, Subnet, World, netns_path
 
-__all__ = ["INTERNET", "ONPREM", "PARTNER", "Node", "attachment", "layout_of", "pods_of", "two_nodes"]
+__all__ = ["INTERNET", "ONPREM", "PARTNER", "Node", "attachment", "layout_of", "nodes", "pods_of", "two_nodes"]
 
 INTERNET: Final = "198.51.100.10"
 ONPREM: Final = "192.168.50.10"
@@ -124,7 +124,7 @@ class Node:
         self._descriptors: list[int] = []
         self._pods: list[str] = []
         self._executor = ThreadPoolExecutor(1)
-        self.dataplane = self.call(KernelDataplane)
+        self.dataplane: Dataplane = self.call(KernelDataplane)
 
     def call(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Run in the node's thread and namespace."""

@@ -115,9 +115,7 @@ def test_a_link_made_by_a_process_that_died_before_it_named_it_is_replaced(bare:
     assert _links(bare) == [wanted.host_ifname]
 
 
-def test_a_pod_that_has_such_an_interface_already_is_refused_and_nothing_is_left(
-    bare: Node, wanted: Attachment
-) -> None:
+def test_a_pod_that_has_such_an_interface_is_refused_and_nothing_is_left(bare: Node, wanted: Attachment) -> None:
     netns.run("dp-web-1", ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other"])
     with pytest.raises(DataplaneError, match="already has an interface eth0"):
         bare.call(bare.dataplane.attach, wanted)

@@ -19,7 +19,7 @@ _NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
 
 @contextmanager
 def changes(where: str) -> Iterator[list[str]]:
-    """Fills the list, when the block has ended, with every link, address, neighbour, route, rule and nftables change."""
+    """Lists, when the block has ended, every change of links, addresses, neighbours, routes, rules and nftables."""
     seen: list[str] = []
     with netns.inside(where):
         sockets = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from berth_node.dataplane import desired
 from berth_node.dataplane.desired import Route, Rule
+from berth_node.dataplane.pods import PODS_TABLE
 from berth_node.seams import InterfaceLayout, NodeLayout
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ def test_the_primary_interface_is_card_0_device_0_wherever_it_is_listed() -> Non
 def test_every_interface_has_a_table_of_its_own() -> None:
     tables = [desired.table_of(_interface(index, card)) for card in range(32) for index in range(100)]
     assert len(set(tables)) == len(tables)
-    assert desired.PODS_TABLE not in tables
+    assert PODS_TABLE not in tables
     assert all(255 < table < 2**32 for table in tables)
 
 
