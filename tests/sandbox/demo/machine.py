@@ -5,28 +5,39 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.sandbox.stack import Settings
 from tests.sandbox.world import ROOT
 from tests.sandbox.world_ns import in_world
 
-__all__ = ["SandboxDiedError", "running_sandbox", "start_sandbox"]
+__all__ = ["RunningSandbox", "SandboxDiedError", "running_sandbox", "start_sandbox"]
 
 
 class SandboxDiedError(RuntimeError):
     """The sandbox process ended before it was ready. The message has the end of its log."""
 
 
-def start_sandbox(settings: Settings, host_fd: int | None = None, *, tied: bool = True) -> tuple[str, int]:
-    """Start the sandbox process and wait until it serves. Returns the endpoint and its process id.
+@dataclass(frozen=True, slots=True)
+class RunningSandbox:
+    """Where the API is, and the process that serves it."""
 
-    ``tied`` ends it with this process. Raises :class:`SandboxDiedError`, or RuntimeError outside a private world.
+    endpoint: str
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def start_sandbox(settings: Settings, host_fd: int | None = None, *, tied: bool = True) -> RunningSandbox:
+    """Start the sandbox process and wait until it serves. ``tied`` ends it with this process.
+    Raises :class:`SandboxDiedError`, or RuntimeError outside a private world.
     """
     if not in_world():
         raise RuntimeError("the sandbox runs only inside a private world: use python -m tests.sandbox.world_ns -- ...")
@@ -48,8 +59,7 @@ def start_sandbox(settings: Settings, host_fd: int | None = None, *, tied: bool 
         line = lines.readline()
     if not line:
         raise SandboxDiedError(f"the sandbox ended with status {process.wait()}: {_last_words()}")
-    told = json.loads(line)
-    return str(told["endpoint"]), int(told["pid"])
+    return RunningSandbox(json.loads(line)["endpoint"], process)
 
 
 def _last_words() -> str:
@@ -60,11 +70,8 @@ def _last_words() -> str:
 @contextlib.contextmanager
 def running_sandbox(settings: Settings) -> Iterator[str]:
     """A sandbox for the length of a ``with`` block; gives the endpoint."""
-    endpoint, pid = start_sandbox(settings)
+    sandbox = start_sandbox(settings)
     try:
-        yield endpoint
+        yield sandbox.endpoint
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+        sandbox.stop()

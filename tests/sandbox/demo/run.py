@@ -44,8 +44,8 @@ def run(report: Report, host_fd: int, *, keep: bool, port: int) -> int:
     scene: Scene | None = None
     try:
         with report.stage("the sandbox"):
-            endpoint, _ = start_sandbox(Settings(), host_fd, tied=not keep)
-            scene = Scene(report, endpoint)
+            sandbox = start_sandbox(Settings(), host_fd, tied=not keep)
+            scene = Scene(report, sandbox.endpoint)
             report.note(f"account, fabric and metadata are up; the API is at http://127.0.0.1:{port} meanwhile")
         _stages(scene, keep=keep)
         _figures(scene)
