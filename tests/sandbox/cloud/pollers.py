@@ -65,7 +65,12 @@ class _Poller:
                 return
             try:
                 self._pool.submit(self._process, *batch)
-            except RuntimeError:  # ended meanwhile
+            except RuntimeError:  # ended meanwhile: let another poller have the messages
+                queue, messages = batch
+                with API_LOCK:
+                    for message in messages:
+                        backend = sqs_backends[ACCOUNT][REGION]
+                        backend.change_message_visibility(queue.name, str(message.receipt_handle), 0)
                 return
 
     def _next_batch(self) -> tuple[Queue, list[Message]] | None:
@@ -76,7 +81,7 @@ class _Poller:
             if self._workers_have_room():
                 with API_LOCK:
                     queue = find_queue(self._mapping.event_source_arn)
-                    if queue is not None:
+                    if queue is not None and not self._ended.is_set():
                         due = self._due(queue)
                         messages = self._receive(queue) if due == 0 else []
                         if messages:
