@@ -68,13 +68,14 @@ def main(text: str) -> NoReturn:
     try:
         prepare(spec)
         os.chdir(here if spec.command else "/")  # the same path may be a different place now
-        child = _start(spec, pid) if spec.command else 0
+        # referred to until the end: a Popen that is forgotten reaps its process, and _reap would miss the status
+        command = _start(spec, pid) if spec.command else None
     except (OSError, subprocess.CalledProcessError) as error:
         detail = (getattr(error, "stderr", b"") or b"").decode(errors="replace").strip()
         channel.sendall(f"E{error}{': ' if detail else ''}{detail}".encode())
         os._exit(125)
     channel.sendall(f"P{pid}\n".encode())
-    status = supervise(channel, child, hold=spec.hold)
+    status = supervise(channel, command.pid if command else 0, hold=spec.hold)
     sys.stdout.flush()
     os._exit(status)
 
@@ -146,11 +147,11 @@ def _overlay(path: str) -> None:
     mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={upper},workdir={work}", "overlay", path)
 
 
-def _start(spec: Spec, pid: str) -> int:
+def _start(spec: Spec, pid: str) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     if spec.pid_variable:
         environment[spec.pid_variable] = pid
-    return subprocess.Popen(spec.command, env=environment, pass_fds=spec.fds).pid
+    return subprocess.Popen(spec.command, env=environment, pass_fds=spec.fds)
 
 
 def supervise(channel: socket.socket, child: int, *, hold: bool) -> int:
@@ -186,7 +187,8 @@ def supervise(channel: socket.socket, child: int, *, hold: bool) -> int:
             if number in FORWARDED:
                 if child == 0:
                     return 0
-                os.kill(child, number)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, number)
                 deadline = deadline or time.monotonic() + GRACE_SECONDS
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.netns.dataplane.site import ONPREM, PARTNER, A, B, Node, attachment, layout_of, nodes, pods_of, two_nodes
-from tests.netns.dataplane.traffic import Servers
 from tests.sandbox import netns
 from tests.sandbox.fabric import Fabric
+from tests.sandbox.traffic import Servers
 
 
 @dataclass

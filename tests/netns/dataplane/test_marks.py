@@ -12,8 +12,8 @@ from berth_node.seams import NodeLayout
 
 from tests.netns.dataplane.conftest import Site
 from tests.netns.dataplane.site import EIP, INTERNET, PARTNER, A, layout_of, two_nodes
-from tests.netns.dataplane.traffic import PORT, tcp, udp
 from tests.sandbox import netns
+from tests.sandbox.traffic import PORT, tcp, udp
 
 LAYOUT = layout_of(two_nodes(), A)
 KINDS = ("a0-prefix", "a0-single", "a1-prefix", "a1-single")

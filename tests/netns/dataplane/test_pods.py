@@ -10,9 +10,9 @@ from berth_node.dataplane.pods import PODS_TABLE
 from berth_node.seams import Attachment, DataplaneError
 
 from tests.netns.dataplane.site import Node, attachment
-from tests.netns.dataplane.traffic import ping
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
+from tests.sandbox.icmp import ping
 
 WANTED = attachment("web-1", "10.0.1.33", mtu=8500)
 

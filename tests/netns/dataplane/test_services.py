@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from tests.netns.dataplane.conftest import Site
-from tests.netns.dataplane.services import MODES, Service, clear
 from tests.netns.dataplane.site import EIP, INTERNET, PARTNER, A, B
-from tests.netns.dataplane.traffic import PORT, tcp, udp
 from tests.sandbox import netns
+from tests.sandbox.services import MODES, Service, clear
+from tests.sandbox.traffic import PORT, tcp, udp
 
 A0, A1, B0 = "10.0.1.10", "10.0.1.20", "10.0.2.10"
 KINDS = ("a0-prefix", "a0-single", "a1-prefix", "a1-single")
@@ -31,10 +31,10 @@ def cluster(site: Site, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     services = {name: Service(1 + n, address) for n, (name, address) in enumerate(endpoints.items())}
     local = {name: Service(101 + n, site.pods[name], local=True) for n, name in enumerate(KINDS)}
     for node in (site.a, site.b):
-        MODES[request.param](node, [*services.values(), *local.values()])
+        MODES[request.param](node.name, [*services.values(), *local.values()])
     yield Cluster(site, services, local)
     for node in (site.a, site.b):
-        clear(node)
+        clear(node.name)
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ import pytest
 
 from tests.netns.dataplane.conftest import Site
 from tests.netns.dataplane.site import EIP, INTERNET, ONPREM, PARTNER, A, B
-from tests.netns.dataplane.traffic import ping, tcp, udp
 from tests.sandbox import netns
+from tests.sandbox.icmp import ping
+from tests.sandbox.traffic import tcp, udp
 
 CLOSED = 9
 A0, A1, B0, B1 = "10.0.1.10", "10.0.1.20", "10.0.2.10", "10.0.1.120"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import selectors
 import socket
 import threading
+import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tests.sandbox import netns
 
-__all__ = ["PORT", "Servers", "ping", "tcp", "udp"]
+__all__ = ["PORT", "Servers", "tcp", "tcp_all", "udp"]
 
 PORT: Final = 8080
 
@@ -78,6 +82,43 @@ def tcp(where: str, address: str, port: int = PORT, timeout: float = 2.0, source
             return f"unreachable ({error.strerror})"
 
 
+def tcp_all(where: str, addresses: Iterable[str], port: int = PORT, timeout: float = 5.0) -> dict[str, str]:
+    """Connect to each address at once from a namespace. Address → the answer, or as :func:`tcp`.
+
+    The time-out is above TCP's first retransmission (1 s, RFC 6298), so that a lost SYN shows as slow, not as silence.
+    """
+    answers: dict[str, str] = {}
+    with selectors.DefaultSelector() as selector:
+        with netns.inside(where):
+            for address in addresses:
+                sock = socket.socket()
+                sock.setblocking(False)
+                if (error := sock.connect_ex((address, port))) in (0, errno.EINPROGRESS):
+                    selector.register(sock, selectors.EVENT_READ, address)
+                else:
+                    answers[address] = f"unreachable ({os.strerror(error)})"
+                    sock.close()
+        deadline = time.monotonic() + timeout
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                answers[key.data] = _answer(key.fileobj)
+                selector.unregister(key.fileobj)
+        for key in list(selector.get_map().values()):
+            answers[key.data] = "silence"
+            key.fileobj.close()  # type: ignore[union-attr]
+    return answers
+
+
+def _answer(sock: Any) -> str:
+    with sock:
+        try:
+            return str(sock.recv(100), "ascii") or "closed"
+        except ConnectionRefusedError:
+            return "refused"
+        except OSError as error:
+            return f"unreachable ({error.strerror})"
+
+
 def udp(where: str, address: str, port: int = PORT, timeout: float = 2.0, source: str = "") -> str:
     """As :func:`tcp`, over UDP. The socket is connected, so ICMP errors come back as ``refused``."""
     with netns.open_socket(where, kind=socket.SOCK_DGRAM) as sock:
@@ -93,8 +134,3 @@ def udp(where: str, address: str, port: int = PORT, timeout: float = 2.0, source
             return "silence"
         except OSError as error:
             return f"unreachable ({error.strerror})"
-
-
-def ping(where: str, address: str) -> bool:
-    """Whether one echo comes back within two seconds."""
-    return netns.run(where, ["ping", "-c1", "-W2", "-n", address], check=False).returncode == 0

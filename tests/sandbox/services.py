@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.netns.dataplane.site import Node
-from tests.netns.dataplane.traffic import PORT
 from tests.sandbox import netns
+from tests.sandbox.traffic import PORT
 
 __all__ = ["MODES", "Service", "clear"]
 
@@ -37,7 +36,7 @@ class Service:
         return 30000 + self.number
 
 
-def iptables(node: Node, services: Iterable[Service]) -> None:
+def iptables(where: str, services: Iterable[Service]) -> None:
     """Load them in iptables mode."""
     lines = ["*nat", *(f":KUBE-{name} -" for name in ("SERVICES", "NODEPORTS", "POSTROUTING", "MARK-MASQ"))]
     lines += [
@@ -62,7 +61,7 @@ def iptables(node: Node, services: Iterable[Service]) -> None:
             else:
                 rejects += _iptables_reject(service, protocol)
     lines += ["-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS", "COMMIT", *rejects, "COMMIT", ""]
-    netns.run(node.name, ["iptables-restore"], stdin="\n".join(lines))
+    netns.run(where, ["iptables-restore"], stdin="\n".join(lines))
 
 
 def _iptables_service(service: Service, protocol: str) -> Iterator[str]:
@@ -84,7 +83,7 @@ def _iptables_reject(service: Service, protocol: str) -> Iterator[str]:
     yield f"-A INPUT -p {protocol} -m addrtype --dst-type LOCAL --dport {service.node_port} -j REJECT"
 
 
-def nftables(node: Node, services: Iterable[Service]) -> None:
+def nftables(where: str, services: Iterable[Service]) -> None:
     """Load them in nftables mode."""
     chains: list[str] = []
     addresses: list[str] = []
@@ -104,12 +103,17 @@ def nftables(node: Node, services: Iterable[Service]) -> None:
             chains += _nft_chains(service, name, protocol)
     text = _NFTABLES.format(
         chains="\n".join(chains),
-        addresses=", ".join(addresses),
-        ports=", ".join(ports),
-        rejected=", ".join(rejected),
-        rejected_ports=", ".join(rejected_ports),
+        addresses=_elements(addresses),
+        ports=_elements(ports),
+        rejected=_elements(rejected),
+        rejected_ports=_elements(rejected_ports),
     )
-    netns.run(node.name, ["nft", "-f", "-"], stdin=text)
+    netns.run(where, ["nft", "-f", "-"], stdin=text)
+
+
+def _elements(entries: Sequence[str]) -> str:
+    """nft takes no empty list."""
+    return f"elements = {{ {', '.join(entries)} }}" if entries else ""
 
 
 def _nft_chains(service: Service, name: str, protocol: str) -> Sequence[str]:
@@ -145,19 +149,19 @@ table ip kube-proxy {{
   {chains}
   map service-ips {{
     type ipv4_addr . inet_proto . inet_service : verdict
-    elements = {{ {addresses} }}
+    {addresses}
   }}
   map service-nodeports {{
     type inet_proto . inet_service : verdict
-    elements = {{ {ports} }}
+    {ports}
   }}
   map no-endpoint-services {{
     type ipv4_addr . inet_proto . inet_service : verdict
-    elements = {{ {rejected} }}
+    {rejected}
   }}
   map no-endpoint-nodeports {{
     type inet_proto . inet_service : verdict
-    elements = {{ {rejected_ports} }}
+    {rejected_ports}
   }}
   chain services {{
     ip daddr . meta l4proto . th dport vmap @service-ips
@@ -196,11 +200,11 @@ table ip kube-proxy {{
 }}
 """
 
-MODES: Final[dict[str, Callable[[Node, Iterable[Service]], None]]] = {"iptables": iptables, "nftables": nftables}
+MODES: Final[dict[str, Callable[[str, Iterable[Service]], None]]] = {"iptables": iptables, "nftables": nftables}
 
 
-def clear(node: Node) -> None:
+def clear(where: str) -> None:
     """Unload whichever mode is loaded."""
     empty = "*nat\nCOMMIT\n*filter\nCOMMIT\n"
-    netns.run(node.name, ["iptables-restore"], stdin=empty)
-    netns.run(node.name, ["nft", "delete", "table", "ip", "kube-proxy"], check=False)
+    netns.run(where, ["iptables-restore"], stdin=empty)
+    netns.run(where, ["nft", "delete", "table", "ip", "kube-proxy"], check=False)
