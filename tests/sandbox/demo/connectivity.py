@@ -19,7 +19,7 @@ PARTNER: Final = "172.30.9.10"
 
 
 def check_matrix(scene: Scene) -> dict[tuple[str, str], bool]:
-    """Ping and TCP between every ordered pair. The network is flat: the server must see the client pod's own address."""
+    """Ping and TCP between every ordered pair. The network is flat: a server must see the pod's own address."""
     pods, report = scene.pods, scene.report
     pairs: dict[tuple[str, str], bool] = {}
     problems: list[str] = []
