@@ -167,7 +167,9 @@ class Agent:
     async def _look_loop(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), self._pause())
+                # not wait_for: in Python 3.11 it can swallow the cancellation that ends this loop
+                async with asyncio.timeout(self._pause()):
+                    await self._look_now.wait()
             self._look_now.clear()
             self._looks += 1
             if await self.watcher.look():
@@ -218,11 +220,11 @@ class Agent:
     def _settle(self) -> None:
         """Take back or surrender, serve who waits, become ready, tell."""
         self._settling = False
+        if not self.ready and self.desk.pool.free:
+            self._become_ready()
         surrendered = self.desk.balance()
         self.verbs.serve_waiting()
         pool, last, revision = self.desk.pool, self.reporter.last, self.watcher.applied_revision
-        if not self.ready and pool.free:
-            self._become_ready()
         if revision is None:
             return
         grew = last is None or pool.need > last.in_use + len(last.waiting)

@@ -172,7 +172,8 @@ class Pool:
     def balanced(self, now: float, hold: float) -> Pool:
         """Take surrendered blocks back if demand returned; surrender idle ones after ``hold`` seconds of surplus.
 
-        Only whole idle blocks go, the last in lending order first, and only while the target stays covered.
+        Only whole idle blocks go, the last in lending order first, and only while the target stays covered. One block
+        always stays, even if nothing is wanted: a node without any address would never be ready, nor get a pod.
         """
         pool = self._without_used_surrenders()._take_back()
         if pool.surrendered != self.surrendered:
@@ -206,7 +207,7 @@ class Pool:
     def _spare(self) -> list[Block]:
         used = self._used
         above_wanted = self.supply - self.wanted
-        above_least = self._kept - min(self.policy.max_pods, self.policy.minimum_addresses)
+        above_least = self._kept - max(1, min(self.policy.max_pods, self.policy.minimum_addresses))
         spare = []
         for block in reversed(self.lendable):
             size = address_count(block.cidr)

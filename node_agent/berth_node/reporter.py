@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -72,15 +73,16 @@ class Reporter:
 
     async def _pause(self) -> None:
         self._timed_out = False
+        # asyncio.timeout, not wait_for: in Python 3.11 that can swallow the cancellation that ends this loop
         try:
-            await asyncio.wait_for(self._wake.wait(), self.interval * (0.9 + self.jitter() / 5))
+            async with asyncio.timeout(self.interval * (0.9 + self.jitter() / 5)):
+                await self._wake.wait()
         except TimeoutError:
             self._timed_out = True
-        if not self._timed_out:
-            try:
-                await asyncio.wait_for(self._urgent.wait(), self.debounce)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.debounce):
+                    await self._urgent.wait()
                 await asyncio.sleep(_URGENT)
-            except TimeoutError:
-                pass
         self._wake.clear()
         self._urgent.clear()

@@ -138,8 +138,9 @@ class Site:
             [self.plugin], env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert process.stdin
-        process.stdin.write(stdin)
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # a plugin that refuses at once reads no configuration
+            process.stdin.write(stdin)
+            process.stdin.close()
         process.stdin = None
         return process
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from berth_node import journal as module
 from berth_node.journal import Journal, JournalError
 from berth_node.seams import Attachment, Wired
 
@@ -68,7 +67,7 @@ def test_a_full_disk_changes_nothing_and_leaves_no_half_line(tmp_path: Path, mon
         return real(fd, data[: len(data) // 2])
 
     with monkeypatch.context() as m:
-        m.setattr(module.os, "write", half)
+        m.setattr(os, "write", half)
         with pytest.raises(JournalError, match="cannot be written"):
             journal.lend(attachment("c", "10.0.0.3"))
     assert ("c", "eth0") not in journal.entries

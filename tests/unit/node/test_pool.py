@@ -113,6 +113,11 @@ def test_only_whole_idle_blocks_are_surrendered_and_never_below_target_or_minimu
     assert cooling.balanced(0, 0).surrendered == ()
 
 
+def test_one_block_always_stays() -> None:
+    pool = Pool(Policy(warm_addresses=0), (block("10.0.0.8/32"), block("10.0.0.9/32")))
+    assert [s.cidr for s in pool.balanced(0, 0).surrendered] == ["10.0.0.9/32"]
+
+
 def test_a_surrendered_block_is_taken_back_when_demand_returns_unless_it_is_marked() -> None:
     pool = idle().balanced(0, 0)
     assert [s.cidr for s in pool.surrendered] == [C, B]
