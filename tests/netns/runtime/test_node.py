@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.netns.runtime.conftest import eventually
 from tests.sandbox import netns
 from tests.sandbox.node import MOUNTS, Node, NodeError
 from tests.sandbox.world import netns_path
 
 SLEEP = [sys.executable, "-IS", "-c", "import time; print('up', flush=True); time.sleep(600)"]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return met
 
 
 def test_a_node_runs_in_its_own_namespaces(node: Node) -> None:

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from tests.netns.runtime.conftest import eventually
 from tests.sandbox import world_ns
 
 WORLD = [sys.executable, "-m", "tests.sandbox.world_ns"]
@@ -40,13 +40,6 @@ def processes(mark: str) -> list[int]:
             except OSError:
                 continue
     return found
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return met
 
 
 def mounts() -> str:
