@@ -42,6 +42,11 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     return world_ns.run([sys.executable, "-m", "pytest", *config.invocation_params.args])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The shared run comes last: one sandbox at a time runs in a world, and that one lives until the session ends."""
+    items.sort(key=lambda item: "scene" in getattr(item, "fixturenames", ()))
+
+
 @dataclass(slots=True)
 class Told:
     """What a stage found, and the scene as it is after it."""

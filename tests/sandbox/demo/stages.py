@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,8 +105,11 @@ class Scene:
         return [p for p in self.pods if p.machine == machine]
 
 
-def deploy_stack(scene: Scene) -> dict[str, str]:
-    """Make the VPC, deploy ``template.yaml``, and give the node role the stack's policy. Returns the outputs."""
+def deploy_stack(scene: Scene, parameters: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Make the VPC, deploy ``template.yaml``, and give the node role the stack's policy. Returns the outputs.
+
+    ``parameters`` of the stack are added to those that the sandbox needs.
+    """
     scene.landscape = build_landscape(scene.endpoint)
     scene.report.note(f"VPC {scene.landscape.vpc}: a public subnet with a NAT gateway, two private ones, a VPN")
     outputs = deploy(
@@ -118,6 +121,7 @@ def deploy_stack(scene: Scene) -> dict[str, str]:
             "LambdaRuntime": this_runtime(),
             "Architecture": "arm64" if platform.machine() == "aarch64" else "x86_64",
             "NoSnatCidrs": ON_PREMISES_CIDR,
+            **(parameters or {}),
         },
         progress=scene.report.note,
     )
