@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
-from berth.contract import ContractError, Record
+from berth.contract import Record
 
-from berth_node.aws import AwsError
 from berth_node.config import Config
 from berth_node.desk import Desk
-from berth_node.imds import Imds, ImdsError
+from berth_node.imds import Imds
 from berth_node.record import RecordKeeper
 from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Problem
 from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of
@@ -54,12 +53,12 @@ class Watcher:
         try:
             record = await self.in_cloud(self.keeper.fetch)
             self.trouble.pop("record", None)
-        except (AwsError, ImdsError, ContractError, OSError) as error:
+        except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
         try:
             self.metadata = await self.in_cloud(self.imds.interfaces)
             self.trouble.pop("metadata", None)
-        except (ImdsError, ValueError) as error:
+        except Exception as error:
             self.note("metadata", error)
         if record is None or self.metadata is None:
             return False

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ class Site:
     cloud: FakeCloud
     folder: Path
     plugin: Path
+    inside: str = ""
     pods: list[str] = field(default_factory=list)
+    plugins: list[subprocess.Popen[bytes]] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -96,6 +98,7 @@ class Site:
             **self.settings,
             **settings,
         }
+        before = self.log().count('"message": "serving"')
         config = self.folder / "node.toml"
         config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
         environment = {
@@ -105,10 +108,14 @@ class Site:
             "PYTHONPATH": f"{ROOT}:{ROOT / 'layers/berth'}:{ROOT / 'node_agent'}",
         }
         argv = [sys.executable, "-m", "tests.netns.agent.fake_agent", str(config), str(self.folder)]
-        with (self.folder / "agent.log").open("ab") as log:
+        if self.inside:
+            argv = [sys.executable, "-m", "berth_node", "agent", "--config", str(config)]
+        place = netns.inside(self.inside) if self.inside else nullcontext()
+        with (self.folder / "agent.log").open("ab") as log, place:
             self.process = subprocess.Popen(argv, env=environment, cwd=ROOT, stderr=log)
         if wait:
-            eventually(lambda: (RUN / "cni.sock").exists(), f"the agent listens: {self.log()}")
+            # a killed agent leaves its socket, so that says nothing
+            eventually(lambda: self.log().count('"message": "serving"') > before, "the agent serves")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process
@@ -118,7 +125,8 @@ class Site:
         return code
 
     def log(self) -> str:
-        return (self.folder / "agent.log").read_text()
+        path = self.folder / "agent.log"
+        return path.read_text() if path.exists() else ""
 
     def pod(self, name: str) -> Path:
         """A pod's network namespace."""
@@ -142,6 +150,7 @@ class Site:
             process.stdin.write(stdin)
             process.stdin.close()
         process.stdin = None
+        self.plugins.append(process)
         return process
 
     def finish(self, process: subprocess.Popen[bytes]) -> Answer:
@@ -186,22 +195,33 @@ def plugin() -> Path:
     return build_plugin.build(os.uname().machine)
 
 
-@pytest.fixture
-def site(plugin: Path, tmp_path: Path) -> Iterator[Site]:
-    """A fresh node: nothing in /run/berth, /var/lib/berth and /etc/cni/net.d."""
-    for folder in (RUN, STATE, NET_D):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    (tmp_path / "macs").write_text(MAC)
-    with serving(FakeCloud()) as cloud:
-        made = Site(cloud, tmp_path, plugin)
+@contextmanager
+def node(plugin: Path, folder: Path, inside: str = "") -> Iterator[Site]:
+    """A fresh node: nothing in /run/berth, /var/lib/berth and /etc/cni/net.d, and nothing left of it afterwards.
+
+    With ``inside`` the agent is the real one, data plane and all, and runs in that network namespace.
+    """
+    for directory in (RUN, STATE, NET_D):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+    (folder / "macs").write_text(MAC)
+    with serving(FakeCloud(), netns.open_socket(inside) if inside else None) as cloud:
+        made = Site(cloud, folder, plugin, inside)
         try:
             yield made
         finally:
-            if made.process:
-                made.process.kill()
-                made.process.wait()
+            # Plugins too: one that waits for an agent would ask the next test's.
+            for process in (*made.plugins, *([made.process] if made.process else [])):
+                process.kill()
+                process.communicate()
             for pod in made.pods:
                 netns.delete(pod)
-            print(made.log() if (tmp_path / "agent.log").exists() else "no agent ran")
+            print(made.log() or "no agent ran")
             assert cloud.signatures_wrong == []
+
+
+@pytest.fixture
+def site(plugin: Path, tmp_path: Path) -> Iterator[Site]:
+    """A node whose agent has a fake data plane."""
+    with node(plugin, tmp_path) as made:
+        yield made

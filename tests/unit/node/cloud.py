@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -158,11 +159,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(cloud: FakeCloud) -> Iterator[FakeCloud]:
-    """Serve it on a free port of loopback; ``cloud.url`` is the endpoint of everything."""
+def serving(cloud: FakeCloud, listener: socket.socket | None = None) -> Iterator[FakeCloud]:
+    """Serve it on a free port of loopback, that of ``listener``'s namespace; ``cloud.url`` is every endpoint."""
     handler = type("Handler", (_Handler,), {"cloud": cloud})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler, bind_and_activate=listener is None)
     server.daemon_threads = True
+    if listener:
+        server.socket.close()
+        server.socket = listener
+        listener.bind(("127.0.0.1", 0))
+        server.server_address = listener.getsockname()
+        server.server_activate()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     cloud.url = urllib.parse.urlunsplit(("http", f"127.0.0.1:{server.server_address[1]}", "", "", ""))

@@ -1,0 +1,83 @@
+"""The whole agent with the real data plane, as ``berth-node agent``: pods that can talk, before and after a restart."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns.agent.conftest import MAC, PREFIX, Site, eventually, node
+from tests.sandbox import netns
+
+NODE = "agent-node"
+
+
+@pytest.fixture
+def kernel(plugin: Path, tmp_path: Path) -> Iterator[Site]:
+    """A namespace with one interface, whose far end answers for nothing."""
+    netns.create(NODE)
+    try:
+        netns.ip_batch(
+            NODE,
+            [
+                f"link add eth0 address {MAC} type veth peer name far",
+                "addr add 10.0.1.5/24 dev eth0",
+                "link set eth0 up",
+                "link set far up",
+                "route add default via 10.0.1.1",
+            ],
+        )
+        with node(plugin, tmp_path, NODE) as made:
+            made.serve(PREFIX)
+            made.start()
+            made.ready()
+            yield made
+    finally:
+        netns.delete(NODE)
+
+
+def reaches(pod: str, address: str) -> bool:
+    done = netns.run(pod, ["ping", "-c", "1", "-W", "2", address], check=False)
+    return done.returncode == 0
+
+
+def test_pods_reach_each_other_and_their_node(kernel: Site) -> None:
+    first, second = kernel.add("pod-a"), kernel.add("pod-b")
+    assert reaches("pod-a", second)
+    assert reaches("pod-b", first)
+    assert reaches("pod-a", "10.0.1.5")
+    assert kernel.ask("status")["problems"] == []
+
+
+def test_check_passes_and_finds_what_was_taken_away(kernel: Site) -> None:
+    result = kernel.call("ADD", "pod-a").body
+    assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+    netns.ip_batch("pod-a", ["route del default"])
+    assert kernel.call("CHECK", "pod-a", prevResult=result).body["code"] == 100
+
+
+def test_after_del_the_pods_link_is_gone(kernel: Site) -> None:
+    body = kernel.call("ADD", "pod-a").body
+    host = body["interfaces"][0]["name"]
+    assert host in netns.run(NODE, ["ip", "link"]).stdout
+    assert kernel.call("DEL", "pod-a").code == 0
+    assert host not in netns.run(NODE, ["ip", "link"]).stdout
+    assert kernel.call("DEL", "pod-a").code == 0
+
+
+@pytest.mark.parametrize("lost", [(), ("pods.journal",)])
+def test_pods_go_on_over_a_killed_agent_and_a_lost_journal(kernel: Site, lost: tuple[str, ...]) -> None:
+    first = kernel.add("pod-a")
+    kernel.stop(signal.SIGKILL)
+    for name in lost:
+        Path("/run/berth", name).unlink()
+    kernel.start()
+    assert [p["address"] for p in kernel.ask("pods")["pods"]] == [first]
+    second = kernel.add("pod-b")
+    assert second != first
+    assert reaches("pod-b", first)
+    assert kernel.call("ADD", "pod-a").body["interfaces"][1]["mac"].count(":") == 5
+    assert kernel.call("DEL", "pod-a").code == 0
+    eventually(lambda: len(kernel.ask("pods")["pods"]) == 1, "one pod is left")
