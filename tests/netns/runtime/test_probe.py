@@ -111,6 +111,15 @@ def test_servers_say_whom_they_saw(three: list[Target]) -> None:
             assert outcome.seconds > 0
 
 
+def test_a_server_answers_from_the_address_that_was_asked(three: list[Target]) -> None:
+    a, b, _ = three
+    netns.run(b.netns, ["ip", "address", "add", "10.8.0.2/32", "dev", "lo"])
+    netns.run("router", ["ip", "route", "add", "10.8.0.2/32", "dev", "v1"])
+    with EchoServers() as servers:
+        servers.add(b.netns)
+        assert udp_echo(a.netns, "10.8.0.2").seen == a.address
+
+
 def test_each_way_to_fail_has_a_name(three: list[Target]) -> None:
     a, b, c = three
     on_the_way(f"ip daddr {c.address} drop")

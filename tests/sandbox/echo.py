@@ -1,0 +1,182 @@
+"""Echo servers and single probes in any network namespace. Servers answer ``<address> <port>`` of whom they saw.
+
+Nothing is retried, and a TCP connection whose SYN had to be repeated counts as failed: a lost first packet is a bug of
+the data path that TCP would hide (the kernel tells by ``tcpi_total_retrans``, tcp(7) TCP_INFO).
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tests.sandbox import netns
+
+__all__ = ["PORT", "EchoServers", "Failure", "Outcome", "tcp_echo", "udp_echo"]
+
+PORT: Final = 7007
+_IP_PKTINFO, _IP_RECVERR = 8, 11
+_TOTAL_RETRANS_OFFSET: Final = 100  # struct tcp_info: 8 bytes, then 32-bit counters (linux/tcp.h)
+
+
+class Failure(StrEnum):
+    """How a probe failed."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    RETRANSMITTED = "retransmitted"
+    REWRITTEN = "rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``seen`` is the client's address as the server saw it ("" for ping); ``seconds`` until the answer."""
+
+    failure: Failure | None = None
+    seen: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.failure is None
+
+
+class EchoServers:
+    """TCP and UDP servers in any namespaces, all in one thread; a context manager."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="echo-servers", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._wake.close()
+        self._thread.join()
+        close_all(self._selector)
+
+    def add(self, where: str, port: int = PORT, address: str = "") -> None:
+        """Serve both protocols in a namespace. Raises OSError when the port is taken there."""
+        for sock in open_servers(where, port, address):
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._woken:
+                    return
+                answer(key.fileobj)
+
+
+def tcp_echo(where: str, address: str, port: int = PORT, *, timeout: float = 3.0, source: str = "") -> Outcome:
+    """Connect from a namespace to a server of ours. ``source`` is the address to bind, any by default."""
+    with netns.open_socket(where) as sock:
+        return _ask(sock, address, port, timeout, source)
+
+
+def udp_echo(where: str, address: str, port: int = PORT, *, timeout: float = 3.0, source: str = "") -> Outcome:
+    """As :func:`tcp_echo`, with one datagram. ICMP errors show: the socket is connected, and asks for all of them."""
+    with netns.open_socket(where, kind=socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # else only "port unreachable" is told, ip(7)
+        return _ask(sock, address, port, timeout, source)
+
+
+def _ask(sock: socket.socket, address: str, port: int, timeout: float, source: str) -> Outcome:
+    sock.settimeout(timeout)
+    sock.bind((source, 0))
+    started = time.monotonic()
+    try:
+        sock.connect((address, port))
+        if sock.type == socket.SOCK_DGRAM:
+            sock.send(b"who?")
+    except OSError as error:
+        return Outcome(failure_of(error))
+    seen, failure = read_answer(sock)
+    return Outcome(failure, seen, time.monotonic() - started)
+
+
+def read_answer(sock: socket.socket) -> tuple[str, Failure | None]:
+    """(the address that the server saw, how it failed)."""
+    try:
+        words = sock.recv(100).decode(errors="replace").split()
+    except OSError as error:
+        return "", failure_of(error)
+    if not words:
+        return "", Failure.RESET
+    if sock.type == socket.SOCK_STREAM:
+        information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        if struct.unpack_from("=I", information, _TOTAL_RETRANS_OFFSET)[0]:
+            return words[0], Failure.RETRANSMITTED
+    return words[0], None
+
+
+def failure_of(error: OSError) -> Failure:
+    """An error of connect(2) or recv(2) by its kind."""
+    if isinstance(error, TimeoutError):
+        return Failure.TIMEOUT
+    if isinstance(error, ConnectionRefusedError):
+        return Failure.REFUSED
+    return Failure.RESET if isinstance(error, ConnectionResetError) else Failure.UNREACHABLE
+
+
+def open_servers(where: str, port: int, address: str) -> list[socket.socket]:
+    """A listener and a UDP socket in a namespace, both non-blocking. ``address`` "" is any."""
+    made: list[socket.socket] = []
+    try:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            made.append(sock := netns.open_socket(where, kind=kind))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address, port))
+            sock.setblocking(False)
+            if kind == socket.SOCK_STREAM:
+                sock.listen(256)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    except BaseException:
+        for sock in made:
+            sock.close()
+        raise
+    return made
+
+
+def answer(sock: Any) -> None:
+    """Tell one client who it is. A client that is gone meanwhile is fine."""
+    try:
+        if sock.type == socket.SOCK_STREAM:
+            connection, peer = sock.accept()
+            with connection:
+                connection.sendall(f"{peer[0]} {peer[1]}\n".encode())
+        else:
+            _, ancillary, _, peer = sock.recvmsg(2048, 64)
+            sock.sendmsg([f"{peer[0]} {peer[1]}\n".encode()], _from_where_it_went(ancillary), 0, peer)
+    except OSError:
+        return
+
+
+def _from_where_it_went(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Answer from the address that was asked, not from the one that the route back prefers (a node has several)."""
+    return [
+        (level, kind, struct.pack("=I4s4s", 0, data[8:12], bytes(4)))  # struct in_pktinfo, ip(7)
+        for level, kind, data in ancillary
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO)
+    ]
+
+
+def close_all(selector: selectors.BaseSelector) -> None:
+    """Close a selector and all that is registered with it."""
+    for key in list(selector.get_map().values()):
+        selector.unregister(key.fileobj)
+        key.fileobj.close()  # type: ignore[union-attr]
+    selector.close()
