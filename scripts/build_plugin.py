@@ -105,14 +105,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="default: both")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--quiet", action="store_true", help="say nothing of what was built")
     options = parser.parse_args()
     try:
         for arch in options.arch or ARCHITECTURES:
             binary = build(arch, options.output)
-            print(f"{binary} {binary.stat().st_size} bytes")
+            if not options.quiet:
+                shown = binary.relative_to(Path.cwd()) if binary.is_relative_to(Path.cwd()) else binary
+                print(f"{shown} {binary.stat().st_size} bytes")
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

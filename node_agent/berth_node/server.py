@@ -150,18 +150,16 @@ async def drain_spool(folder: Path, verbs: Verbs) -> int:
     done = 0
     for path in _spooled(folder):
         try:
-            environment, config = decode_body(path.read_bytes())
-            call = skel.read_call(Request(environment, config))
-            if call.command != "DEL":
-                raise WireError(f"only DEL is spooled, got {call.command}")
+            environment, _ = decode_body(path.read_bytes())
+            key = skel.read_spooled_delete(environment)
         except (WireError, CniError) as error:
             _log.warning("spooled request dropped", extra={"file": path.name, "why": str(error)})
             path.unlink()
             continue
         try:
-            await verbs.delete_spooled(call.key)
+            await verbs.delete_spooled(key)
         except Exception:
-            _log.exception("spooled DEL failed; it is tried again", extra={"container": call.container_id})
+            _log.exception("spooled DEL failed; it is tried again", extra={"container": key[0]})
             continue
         path.unlink()
         done += 1

@@ -14,7 +14,17 @@ from typing import Any, Final
 
 from berth_node.wire import Request
 
-__all__ = ["VERSIONS", "Call", "CniError", "encode", "error_body", "read_call", "result_body", "versions_body"]
+__all__ = [
+    "VERSIONS",
+    "Call",
+    "CniError",
+    "encode",
+    "error_body",
+    "read_call",
+    "read_spooled_delete",
+    "result_body",
+    "versions_body",
+]
 
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
@@ -160,6 +170,17 @@ def read_call(request: Request) -> Call:
         pod=_arguments(environment.get("CNI_ARGS", "")),
         config=config,
     )
+
+
+def read_spooled_delete(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The (container id, interface) of a kept DEL. Raises :class:`CniError`.
+
+    The runtime was told that it succeeded and never asks again, so it is done whatever its configuration looks like.
+    """
+    command = _check_environment(environment)
+    if command != "DEL":
+        raise CniError(INVALID_ENVIRONMENT, f"only DEL is spooled, got {command}")
+    return environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
 
 
 # ---------------------------------------------------------------------------------------------------- answers

@@ -63,7 +63,7 @@ def test_a_del_kept_a_moment_too_late_and_one_of_garbage_are_drained_too(ready: 
     ready.add("pod-a")
     (SPOOL / "2").write_bytes(b"not a request")
     environment = "".join(f"{k}={v}\0" for k, v in ready.environment("DEL", "pod-a").items())
-    (SPOOL / "1").write_bytes(environment.encode() + b"\0" + CONFIG)
+    (SPOOL / "1").write_bytes(environment.encode() + b"\0" + b"no configuration")
     eventually(lambda: not spooled(), "the spool is empty")
     assert ready.ask("pods")["pods"] == []
 
