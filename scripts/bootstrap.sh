@@ -1,19 +1,32 @@
 #!/bin/sh
 # Prepares a checkout: system tools (by apt, where it works and something is missing) and a virtual environment from
 # the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam]
+# PYTHON chooses the interpreter; without it the environment that is there stays what it is.
 set -eu
+unset CDPATH
 cd "$(dirname "$0")/.."
 which_env=${1:-dev}
 
 say() { printf '%s\n' "berth: $*" >&2; }
 die() { say "$*"; exit 1; }
 
+# What installs dies with us: an orphan would go on writing to an environment that the next run removes.
+if command -v setpriv >/dev/null 2>&1; then
+    tied() { setpriv --pdeathsig KILL "$@"; }
+else
+    tied() { "$@"; }
+fi
+
+supported() { "$1" -I -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; }
+version_of() { "$1" -V | tr -d ' '; }
+
 find_python() {
-    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
-        [ -n "$candidate" ] || continue
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
-            echo "$candidate"; return
-        fi
+    if [ -n "${PYTHON:-}" ]; then
+        supported "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 to 3.14 that runs."
+        echo "$PYTHON"; return
+    fi
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if supported "$candidate"; then echo "$candidate"; return; fi
     done
     die "Python 3.11 to 3.14 is needed and none was found. Install it (apt-get install python3) or set PYTHON=/path."
 }
@@ -28,11 +41,14 @@ apt_install() {
         updated=1
     fi
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>build/apt.log \
-        || die "apt-get could not install $*: $(tail -n 3 build/apt.log)"
+        || die "missing: $*, and apt-get could not install them: $(tail -n 3 build/apt.log)"
 }
 
 mkdir -p build
-PYTHON=$(find_python)
+if command -v flock >/dev/null 2>&1; then  # two at once in one checkout would remove each other's work
+    exec 9>build/.bootstrap-lock
+    flock --nonblock 9 || { say "waiting for another preparation of this checkout"; flock 9; }
+fi
 
 missing=""
 if [ "$which_env" = dev ]; then
@@ -51,17 +67,23 @@ case "$which_env" in
     *) die "unknown environment '$which_env': dev or sam" ;;
 esac
 stamp=$venv/.berth-lock
-wanted=$(cat "requirements/$which_env.lock" requirements/uv.lock | sha256sum | cut -d' ' -f1)-$("$PYTHON" -V | tr -d ' ')
-[ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
-
-say "preparing $venv from requirements/$which_env.lock"
-if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
-    version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    apt_install "python$version-venv"
+locks=$(cat "requirements/$which_env.lock" requirements/uv.lock | sha256sum | cut -d' ' -f1)
+if [ -z "${PYTHON:-}" ] && [ -e "$stamp" ] && supported "$venv/bin/python"; then
+    [ "$(cat "$stamp")" = "$locks-$(version_of "$venv/bin/python")" ] && exit 0
 fi
+PYTHON=$(find_python)
+wanted=$locks-$(version_of "$PYTHON")
+[ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && supported "$venv/bin/python" && exit 0
+
+say "preparing $venv from requirements/$which_env.lock (${wanted##*-}); the first time takes about a minute"
+if ! "$PYTHON" -I -c 'import ensurepip, venv' 2>/dev/null; then
+    apt_install "python$("$PYTHON" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+fi
+unreachable="could not install requirements/$which_env.lock; is a package index reachable? (pip and uv read PIP_INDEX_URL, UV_INDEX_URL)"
 rm -rf "$venv"
-"$PYTHON" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
-UV_PROJECT_ENVIRONMENT="$venv" "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes "requirements/$which_env.lock" \
-    || die "could not install requirements/$which_env.lock; is a package index reachable?"
+tied "$PYTHON" -m venv "$venv" || die "could not make $venv with $PYTHON"
+tied "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock \
+    || die "$unreachable"
+tied "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" \
+    --require-hashes "requirements/$which_env.lock" || die "$unreachable"
 echo "$wanted" > "$stamp"

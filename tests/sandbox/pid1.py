@@ -7,8 +7,8 @@ what makes "nothing outlives the sandbox" true even after ``kill -9``, and why n
 SPEC is JSON, see :class:`Spec`. ``channel`` is a socket to whoever started us. If there is a command, that process
 first writes ``F`` with the descriptors that are to be 0, 1, 2 and ``fds`` (SCM_RIGHTS: nobody in between holds a copy).
 It reads ``P<pid>`` when the mounts are in place (our pid as that process sees it), ``S<status>`` when the command has
-ended, ``E<text>`` when set-up failed; it writes one byte per signal to forward. Its closing means that it died: so do
-we, if there is a command.
+ended, ``E<text>`` when set-up failed; it writes one byte per signal to forward, and ``K`` after ``S`` if all shall
+stay up. Its closing means that it died: so do we, if there is a command and it did not write ``K``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+KEEP: Final = ord("K")
 GRACE_SECONDS: Final = 10.0
 """How long the command may take to end after a signal, before everything is killed."""
 
@@ -155,7 +156,7 @@ def _start(spec: Spec, pid: str) -> subprocess.Popen[bytes]:
 
 
 def supervise(channel: socket.socket, child: int, *, hold: bool) -> int:
-    """Reap and forward until the command has ended (or, when holding, for ever). Returns the exit status."""
+    """Reap and forward until the command has ended (or, told to keep, until a signal). Returns the exit status."""
     wake, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -168,7 +169,7 @@ def supervise(channel: socket.socket, child: int, *, hold: bool) -> int:
         if children_changed and (status := _reap(child)) is not None:
             with contextlib.suppress(OSError):
                 channel.sendall(f"S{status}\n".encode())
-            if not hold:
+            if not (hold and _told_to_keep(channel)):
                 return status
             child, deadline, watched = 0, None, [wake]  # from here on only a signal ends the world
             _let_go_of_stdio()
@@ -190,6 +191,13 @@ def supervise(channel: socket.socket, child: int, *, hold: bool) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, number)
                 deadline = deadline or time.monotonic() + GRACE_SECONDS
+
+
+def _told_to_keep(channel: socket.socket) -> bool:
+    """The starter's answer to the status. A signal instead, or its end, means no: whoever is to know of us does not."""
+    with contextlib.suppress(OSError):
+        return channel.recv(1) == bytes([KEEP])
+    return False
 
 
 def _let_go_of_stdio() -> None:

@@ -8,7 +8,7 @@ Inside, /run is a fresh shared tmpfs, and /etc, /var/lib, /opt and /tmp are over
 /etc/cni/net.d or /opt/cni/bin can be made without touching the machine. The checkout and the current directory stay
 real. Nothing remains afterwards: three things each end the world when the outer process dies, by ``kill -9`` too (the
 closed channel, seen by process 1; PR_SET_PDEATHSIG on ``unshare``; ``unshare --kill-child``), and the kernel kills
-what lives in a pid namespace whose process 1 is gone.
+what lives in a pid namespace whose process 1 is gone. A kept world stays only once the outer process has said so.
 """
 
 from __future__ import annotations
@@ -24,17 +24,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final
+from typing import IO, Any, Final
 
-__all__ = ["WorldError", "enter_private_world", "in_world", "nsenter_argv", "run", "stop", "tool_path"]
+__all__ = [
+    "WorldError",
+    "enter_private_world",
+    "in_world",
+    "is_world",
+    "nsenter_argv",
+    "run",
+    "run_tied",
+    "stop",
+    "tool_path",
+]
 
 WORLD_VARIABLE: Final = "BERTH_SANDBOX_WORLD"
 PID_VARIABLE: Final = "BERTH_SANDBOX_PID"
 PID1: Final = Path(__file__).resolve().parent / "pid1.py"
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = (".", "layers/berth", "node_agent")
+"""Where this checkout's packages are, below :data:`REPOSITORY`."""
 OVERLAYS: Final = ("/etc", "/var/lib", "/opt", "/tmp")
 DIRECTORIES: Final = (
     "/run/netns",
@@ -47,6 +59,8 @@ DIRECTORIES: Final = (
     "/opt/cni/bin",
 )
 PR_SET_PDEATHSIG: Final = 1
+KEEP: Final = ord("K")
+"""What is said to process 1 when the world shall stay. Not a signal's number, which is all else that is said."""
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -59,49 +73,95 @@ def in_world() -> bool:
     return os.environ.get(WORLD_VARIABLE) == "1"
 
 
-def enter_private_world(argv: Sequence[str], keep: bool = False, extra_fds: Sequence[int] = ()) -> int:
+def enter_private_world(
+    argv: Sequence[str],
+    keep: bool = False,
+    extra_fds: Sequence[int] = (),
+    confirm: Callable[[], bool] = lambda: True,
+) -> int:
     """Run a Python module (``argv`` is its name and arguments) in a fresh private world. Returns its exit status.
 
     Blocks until it has ended. With ``keep`` the world, and whatever processes the module left in it, stay up when it
-    has ended by itself, until :func:`stop`. ``extra_fds`` are open in the module under the same numbers.
+    has ended by itself and ``confirm`` then agrees, until :func:`stop`. ``extra_fds`` are open in the module under the
+    same numbers.
     """
-    return run([sys.executable, "-m", *argv], keep=keep, extra_fds=extra_fds)
+    return run([sys.executable, "-m", *argv], keep=keep, extra_fds=extra_fds, confirm=confirm)
 
 
-def run(command: Sequence[str], *, keep: bool = False, extra_fds: Sequence[int] = ()) -> int:
+def run(
+    command: Sequence[str],
+    *,
+    keep: bool = False,
+    extra_fds: Sequence[int] = (),
+    confirm: Callable[[], bool] = lambda: True,
+) -> int:
     """Run any command in a fresh private world; see :func:`enter_private_world`. Raises :class:`WorldError`.
 
     Call it from a thread that lives as long as the world (the main one): the kernel ties the world to that thread.
     """
+    spec = {
+        "run_tmpfs": True,
+        "overlays": [path for path in OVERLAYS if Path(path).is_dir()],
+        "preserve": _preserved(),
+        "directories": DIRECTORIES,
+        "loopback": True,
+        "hold": keep,
+        "pid_variable": PID_VARIABLE,
+    }
+    return _run(command, spec, ["--net"], _world_environment(), extra_fds, confirm)
+
+
+def run_tied(command: Sequence[str]) -> int:
+    """Run a command whose processes, all of them, die with this one. Network, files and environment are the machine's.
+
+    For what needs the network, such as installing packages. Raises :class:`WorldError`.
+    """
+    return _run(command, {"hold": False}, [], dict(os.environ), (), lambda: False)
+
+
+def _run(
+    command: Sequence[str],
+    spec: dict[str, Any],
+    namespaces: Sequence[str],
+    environment: dict[str, str],
+    extra_fds: Sequence[int],
+    confirm: Callable[[], bool],
+) -> int:
     if not command:
         raise WorldError("no command was given: say what to run in the private world")
     ours, theirs = socket.socketpair()
     with ours, tempfile.TemporaryFile() as complaints:
         with theirs:
+            spec |= {"channel": theirs.fileno(), "command": list(command), "fds": list(extra_fds)}
             process = subprocess.Popen(
-                _unshare_argv(_spec(command, theirs.fileno(), keep, extra_fds)),
+                _unshare_argv(namespaces, json.dumps(spec)),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,  # ours go to process 1: unshare, which outlives us if kept, must not
                 stdout=subprocess.DEVNULL,  # hold a pipe open that someone reads to its end
                 stderr=complaints,
-                env={**os.environ, WORLD_VARIABLE: "1", "PATH": tool_path()},
+                env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and is forwarded once
-                preexec_fn=None if keep else _DieWithParent(os.getpid()),
+                preexec_fn=None if spec["hold"] else _DieWithParent(os.getpid()),
             )
         with contextlib.suppress(BrokenPipeError):  # it failed already; what it wrote says why
             socket.send_fds(ours, [b"F"], [0, 1, 2, *extra_fds])
         with _forwarding(ours):
-            return _await(process, ours, keep, complaints)
+            return _await(process, ours, confirm if spec["hold"] else lambda: False, complaints)
 
 
-def _await(process: subprocess.Popen[bytes], channel: socket.socket, keep: bool, complaints: IO[bytes]) -> int:
-    """Read what process 1 says until the command has ended; unless kept, wait until the whole world is gone."""
+def _await(
+    process: subprocess.Popen[bytes], channel: socket.socket, confirm: Callable[[], bool], complaints: IO[bytes]
+) -> int:
+    """Read what process 1 says until the command has ended; unless confirmed, wait until the whole world is gone."""
     said = b""
     while chunk := channel.recv(65536):
         said += chunk
         status = next((int(line[1:]) for line in said.split(b"\n")[:-1] if line[:1] == b"S"), None)
         if status is not None:
-            if not keep:
+            if confirm():
+                channel.send(bytes([KEEP]))
+            else:
+                channel.shutdown(socket.SHUT_RDWR)
                 process.wait()
             return status
     code = process.wait()
@@ -112,21 +172,23 @@ def _await(process: subprocess.Popen[bytes], channel: socket.socket, keep: bool,
     return code if code >= 0 else 128 - code
 
 
-def _spec(command: Sequence[str], channel: int, keep: bool, fds: Sequence[int]) -> str:
-    return json.dumps(
-        {
-            "channel": channel,
-            "run_tmpfs": True,
-            "overlays": [path for path in OVERLAYS if Path(path).is_dir()],
-            "preserve": _preserved(),
-            "directories": DIRECTORIES,
-            "loopback": True,
-            "command": list(command),
-            "fds": list(fds),
-            "hold": keep,
-            "pid_variable": PID_VARIABLE,
-        }
-    )
+def _world_environment() -> dict[str, str]:
+    """Ours, without what would steer the sandbox: AWS settings, proxies, where temporary files go, Python's own."""
+    ours = {name: value for name, value in os.environ.items() if not _steers(name)}
+    return ours | {
+        WORLD_VARIABLE: "1",
+        "PATH": tool_path(),
+        "PYTHONPATH": os.pathsep.join(str(REPOSITORY / package) for package in PACKAGES),
+        "PYTHONUTF8": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+def _steers(name: str) -> bool:
+    elsewhere = name in ("TMPDIR", "TEMP", "TMP")  # /tmp is the world's own and goes with it
+    return elsewhere or name.startswith(("AWS_", "BOTO_", "PYTHON", "MOTO_")) or name.lower().endswith("_proxy")
 
 
 def _preserved() -> list[str]:
@@ -141,10 +203,10 @@ def _covered(path: str) -> bool:
     return any(path.startswith(f"{covered}/") for covered in OVERLAYS)
 
 
-def _unshare_argv(spec: str) -> list[str]:
+def _unshare_argv(namespaces: Sequence[str], spec: str) -> list[str]:
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    namespaces = ["--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child"]
-    return ["unshare", *user, *namespaces, "--", sys.executable, "-I", "-S", str(PID1), spec]
+    always = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+    return ["unshare", *user, *always, *namespaces, "--", sys.executable, "-I", "-S", str(PID1), spec]
 
 
 def tool_path() -> str:
@@ -194,7 +256,7 @@ def nsenter_argv(pid: int, command: Sequence[str]) -> list[str]:
 def enter(pid: int, command: Sequence[str]) -> int:
     """Run a command in a kept world, attached to our terminal. Returns its exit status."""
     _check_world(pid)
-    environment = {**os.environ, WORLD_VARIABLE: "1", PID_VARIABLE: str(pid), "PATH": tool_path()}
+    environment = {**_world_environment(), PID_VARIABLE: str(pid)}
     here = ["env", f"--chdir={Path.cwd()}", *command]  # nsenter leaves one in /
     return subprocess.run(nsenter_argv(pid, here), env=environment, check=False).returncode
 
@@ -206,17 +268,21 @@ def stop(pid: int, timeout: float = 15.0) -> None:
             _check_world(pid)
             os.kill(pid, number)
             deadline = time.monotonic() + timeout
-            while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
+            while is_world(pid) and time.monotonic() < deadline:
                 time.sleep(0.02)
+
+
+def is_world(pid: int) -> bool:
+    """Whether that is a world's process 1. A zombie's command line is empty."""
+    try:
+        return str(PID1).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _check_world(pid: int) -> None:
     """A pid may have been given to another process since: look before entering or killing."""
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        arguments = []
-    if str(PID1).encode() not in arguments:
+    if not is_world(pid):
         raise WorldError(f"process {pid} is not the first process of a private world; was it stopped already?")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.sandbox.demo.report import Report, Stage
 from tests.sandbox.demo.stages import REPOSITORY
 
 RESULT: Final = REPOSITORY / "build" / "demo.json"
+SCRATCH: Final = REPOSITORY / "build" / "tmp"
+INTERRUPTED: Final = 128 + signal.SIGINT
 TOOLS: Final = {"nft": "nftables", "ip": "iproute2", "iptables-restore": "iptables", "nsenter": "util-linux"}
 
 
@@ -38,8 +41,12 @@ def check_machine(report: Report) -> None:
     if missing:
         names = ", ".join(f"{tool} (package {package})" for tool, package in missing.items())
         raise NotReadyError(f"missing: {names}. Run: apt-get install {' '.join(sorted(set(missing.values())))}")
-    if os.geteuid() != 0 and not _user_namespaces():
-        raise NotReadyError("neither root nor user namespaces: run as root, or set kernel.unprivileged_userns_clone=1")
+    if os.geteuid() != 0 and (refusal := _user_namespaces_refusal()):
+        raise NotReadyError(
+            f"not root, and the kernel gives this user no namespaces ({refusal}). Run as root, or allow them: "
+            "sysctl user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1 "
+            "kernel.apparmor_restrict_unprivileged_userns=0 (those of the three that this kernel has)"
+        )
     version = subprocess.run(["nft", "--version"], env={"PATH": path}, capture_output=True, text=True, check=True)
     nft = re.search(r"v[\d.]+", version.stdout)
     report.note(
@@ -48,18 +55,34 @@ def check_machine(report: Report) -> None:
     )
 
 
-def _user_namespaces() -> bool:
-    return (
-        subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, check=False).returncode
-        == 0
-    )
+def _user_namespaces_refusal() -> str:
+    """What the kernel says against the namespaces that a world needs; empty when it gives them."""
+    probe = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "true"]
+    done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    return (done.stderr.strip() or f"unshare exited {done.returncode}") if done.returncode else ""
 
 
 def prepare(report: Report) -> None:
     """What needs the network, so before the private world is entered: the plugin, and the functions' packages."""
-    subprocess.run([sys.executable, str(REPOSITORY / "scripts" / "build_plugin.py")], check=True)
-    report.note("plugin built for x86_64 and arm64")
+    if not (REPOSITORY / "build" / "plugin" / platform.machine() / "berth").exists():
+        report.note("compiling the CNI plugin for x86_64 and arm64; the first time takes a minute or two")
+    build_plugin = [sys.executable, str(REPOSITORY / "scripts" / "build_plugin.py"), "--quiet"]
+    if subprocess.run(build_plugin, check=False).returncode != 0:
+        raise BuildError("the CNI plugin did not build; the compiler's words are above")
+    report.note("the CNI plugin is built for x86_64 and arm64")
     build(REPOSITORY / "template.yaml", this_runtime(), CACHE, report.note)
+
+
+def _prepare_tied() -> None:
+    """:func:`prepare` in a process whose compilers and installers die with us."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
+        command = ["env", f"TMPDIR={scratch}", sys.executable, "-m", "tests.sandbox.demo", "--prepare"]
+        status = world_ns.run_tied(command)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
+        raise NotReadyError(f"preparing failed ({_ending(status)}); what went wrong is said above")
 
 
 def _listen_on_loopback() -> socket.socket:
@@ -73,21 +96,38 @@ def _outside(keep: bool) -> int:
     if keep and (kept := keeping.load()) is not None:
         report.say(f"A sandbox is up already (process {kept.pid}). End it with: make stop")
         return 1
-    begun = time.monotonic()
+    RESULT.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     try:
-        with report.stage("this machine"):
-            check_machine(report)
-            prepare(report)
-        with _listen_on_loopback() as listener:
-            port = listener.getsockname()[1]
-            inside = ["tests.sandbox.demo", "--inside", "--port", str(port), "--host-fd", str(listener.fileno())]
-            inside += ["--prepared", f"{time.monotonic() - begun:.2f}", *(["--keep"] if keep else [])]
-            return world_ns.enter_private_world(inside, keep=keep, extra_fds=[listener.fileno()])
-    except (NotReadyError, BuildError, world_ns.WorldError, subprocess.CalledProcessError) as error:
-        report.say(f"berth: {error}")
+        status = _both_parts(report, keep)
+    except KeyboardInterrupt:
+        report.fail("interrupted")
+        status = INTERRUPTED
+    except (NotReadyError, BuildError, world_ns.WorldError, OSError, subprocess.CalledProcessError) as error:
         report.fail(str(error))
+        status = 1
+    if status and not RESULT.exists():  # else the inner part has told what happened
+        if not report.failures:
+            report.fail(f"the demo's process ended before its report: {_ending(status)}")
         report.write(RESULT)
-        return 1
+    return status
+
+
+def _both_parts(report: Report, keep: bool) -> int:
+    begun = time.monotonic()
+    with report.stage("this machine"):
+        check_machine(report)
+        _prepare_tied()
+    with _listen_on_loopback() as listener:
+        port = listener.getsockname()[1]
+        inside = ["tests.sandbox.demo", "--inside", "--port", str(port), "--host-fd", str(listener.fileno())]
+        inside += ["--prepared", f"{time.monotonic() - begun:.2f}", *(["--keep"] if keep else [])]
+        return world_ns.enter_private_world(
+            inside, keep=keep, extra_fds=[listener.fileno()], confirm=lambda: keeping.load() is not None
+        )
+
+
+def _ending(status: int) -> str:
+    return f"killed by signal {status - 128}" if status > 128 else f"exit status {status}"
 
 
 def _inside(given: argparse.Namespace) -> int:
@@ -100,6 +140,17 @@ def _inside(given: argparse.Namespace) -> int:
     report.say(f"\n{'All of it held.' if report.ok else 'NOT all of it held: ' + '; '.join(report.failures)}")
     report.say(f"Written: {RESULT.relative_to(Path.cwd()) if RESULT.is_relative_to(Path.cwd()) else RESULT}")
     return status
+
+
+def _prepare_or_say_why() -> int:
+    try:
+        prepare(Report())
+    except BuildError as error:
+        print(f"berth: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,11 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.inside:
         return _inside(given)
     if given.stop:
-        print(json.dumps({"stopped": keeping.stop()}))
+        print("The sandbox is stopped." if keeping.stop() else "No sandbox is up.")
         return 0
     if given.prepare:
-        prepare(Report())
-        return 0
+        return _prepare_or_say_why()
     return _outside(given.keep)
 
 

@@ -37,7 +37,7 @@ def save(kept: Kept) -> None:
     """Write the state and the scripts ``build/look`` and ``build/tools/berth-node``."""
     STATE.write_text(json.dumps(asdict(kept), indent=2) + "\n")
     python = shlex.quote(sys.executable)
-    paths = ":".join(shlex.quote(str(REPOSITORY / p)) for p in (".", "layers/berth", "node_agent"))
+    paths = ":".join(shlex.quote(str(REPOSITORY / package)) for package in world_ns.PACKAGES)
     _script(LOOK, f'exec env PYTHONPATH={paths} {python} -m tests.sandbox.demo.keeping "$@"')
     _script(TOOLS / "berth-node", f'exec env PYTHONPATH={paths} {python} -m berth_node "$@"')
 
@@ -54,14 +54,7 @@ def load() -> Kept | None:
         kept = Kept(**json.loads(STATE.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return kept if str(world_ns.PID1).encode() in _arguments(kept.pid) else None
-
-
-def _arguments(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    return kept if world_ns.is_world(kept.pid) else None
 
 
 def stop() -> bool:
@@ -78,15 +71,18 @@ def instructions(kept: Kept) -> list[str]:
     """What to try in a kept sandbox."""
     node, pod = next(iter(kept.nodes), "NODE"), next(iter(kept.pods), "POD")
     look = os.path.relpath(LOOK)
-    keys = f"AWS_ACCESS_KEY_ID={ADMIN_KEY} AWS_SECRET_ACCESS_KEY={ADMIN_KEY} AWS_DEFAULT_REGION={REGION}"
+    tries = [
+        (f"node {node} berth-node status", "also: pods, interfaces, explain; --json"),
+        (f"node {node}", "a shell on the node: ip rule, nft list ruleset, ..."),
+        (f"pod {pod}", "a shell in the pod's network"),
+        ("world ip netns", "the fabric: vpc, internet, onprem, nat"),
+    ]
+    width = max(len(what) for what, _ in tries) + 3
     return [
         "The sandbox stays up. Look around:",
-        f"  {look} node {node} berth-node status        (also: pods, interfaces, explain; --json)",
-        f"  {look} node {node}                          a shell on the node: ip rule, nft list ruleset, ...",
-        f"  {look} pod {pod}                         a shell in the pod's network",
-        f"  {look} world ip netns                       the fabric: vpc, internet, onprem, nat",
-        f"  {keys} \\",
-        f"      aws --endpoint-url http://127.0.0.1:{kept.port} ec2 describe-network-interfaces",
+        *(f"  {look} {what.ljust(width)}{why}" for what, why in tries),
+        f"  export AWS_ACCESS_KEY_ID={ADMIN_KEY} AWS_SECRET_ACCESS_KEY={ADMIN_KEY} AWS_DEFAULT_REGION={REGION}",
+        f"  aws --endpoint-url http://127.0.0.1:{kept.port} ec2 describe-network-interfaces",
         "End it:",
         "  make stop",
     ]
