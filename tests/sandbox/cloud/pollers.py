@@ -120,12 +120,14 @@ class _Poller:
     def _matches(self, message: Message) -> bool:
         """Filters see the body as JSON; what does not match is deleted (same guide, "Event filtering")."""
         filters = (self._mapping.filter_criteria or {}).get("Filters") or []
+        if not filters:
+            return True
         try:
             body = json.loads(message.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = message.body
         event: Any = {**sqs_record(message, self._mapping.event_source_arn), "body": body}
-        return not filters or any(EventPattern.load(f["Pattern"]).matches_event(event) for f in filters)
+        return any(EventPattern.load(f["Pattern"]).matches_event(event) for f in filters)
 
     def _process(self, queue: Queue, messages: list[Message]) -> None:
         try:
