@@ -1,4 +1,4 @@
-"""Echo servers and single probes in any network namespace. Servers answer ``<address> <port>`` of whom they saw.
+"""Echo servers and single probes in any network namespace. Servers say whom they saw, and their name.
 
 Nothing is retried, and a TCP connection whose SYN had to be repeated counts as failed: a lost first packet is a bug of
 the data path that TCP would hide (the kernel tells by ``tcpi_total_retrans``, tcp(7) TCP_INFO).
@@ -6,12 +6,13 @@ the data path that TCP would hide (the kernel tells by ``tcpi_total_retrans``, t
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Final, Self
@@ -34,19 +35,32 @@ class Failure(StrEnum):
     RESET = "reset"
     RETRANSMITTED = "retransmitted"
     REWRITTEN = "rewritten"
+    ANOTHER = "answered by another"
+    TOO_BIG = "too big"
+    EXPIRED = "time exceeded"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``seen`` is the client's address as the server saw it ("" for ping); ``seconds`` until the answer."""
+    """``seen`` is the client's address as the server saw it ("" for ping); ``seconds`` until the answer.
+
+    ``server`` is the name that the server was given, or the address that a ping heard from; ``mtu`` is for pings alone.
+    """
 
     failure: Failure | None = None
     seen: str = ""
     seconds: float = 0.0
+    server: str = ""
+    mtu: int = 0
 
     @property
     def ok(self) -> bool:
         return self.failure is None
+
+    @property
+    def told(self) -> str:
+        """``<server> <client's address as seen>``, or how it failed: one text to compare and to show."""
+        return f"{self.server} {self.seen}" if self.ok else str(self.failure)
 
 
 class EchoServers:
@@ -55,7 +69,7 @@ class EchoServers:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ, "")
         self._thread = threading.Thread(target=self._serve, name="echo-servers", daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,17 +81,17 @@ class EchoServers:
         self._thread.join()
         close_all(self._selector)
 
-    def add(self, where: str, port: int = PORT, address: str = "") -> None:
-        """Serve both protocols in a namespace. Raises OSError when the port is taken there."""
+    def add(self, where: str, port: int = PORT, address: str = "", *, name: str = "") -> None:
+        """Serve both protocols in a namespace; ``name`` is told to clients. Raises OSError when the port is taken."""
         for sock in open_servers(where, port, address):
-            self._selector.register(sock, selectors.EVENT_READ)
+            self._selector.register(sock, selectors.EVENT_READ, name)
 
     def _serve(self) -> None:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._woken:
                     return
-                answer(key.fileobj)
+                answer(key.fileobj, key.data)
 
 
 def tcp_echo(where: str, address: str, port: int = PORT, *, timeout: float = 3.0, source: str = "") -> Outcome:
@@ -103,31 +117,33 @@ def _ask(sock: socket.socket, address: str, port: int, timeout: float, source: s
             sock.send(b"who?")
     except OSError as error:
         return Outcome(failure_of(error))
-    seen, failure = read_answer(sock)
-    return Outcome(failure, seen, time.monotonic() - started)
+    return replace(read_answer(sock), seconds=time.monotonic() - started)
 
 
-def read_answer(sock: socket.socket) -> tuple[str, Failure | None]:
-    """(the address that the server saw, how it failed)."""
+def read_answer(sock: socket.socket) -> Outcome:
+    """What came of a connection; how long it took is left out."""
     try:
-        words = sock.recv(100).decode(errors="replace").split()
+        words = sock.recv(200).decode(errors="replace").split()
     except OSError as error:
-        return "", failure_of(error)
+        return Outcome(failure_of(error))
     if not words:
-        return "", Failure.RESET
+        return Outcome(Failure.RESET)
+    failure = None
     if sock.type == socket.SOCK_STREAM:
         information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
         if struct.unpack_from("=I", information, _TOTAL_RETRANS_OFFSET)[0]:
-            return words[0], Failure.RETRANSMITTED
-    return words[0], None
+            failure = Failure.RETRANSMITTED
+    return Outcome(failure, words[0], server=" ".join(words[2:]))
 
 
 def failure_of(error: OSError) -> Failure:
-    """An error of connect(2) or recv(2) by its kind."""
+    """An error of connect(2), send(2) or recv(2) by its kind."""
     if isinstance(error, TimeoutError):
         return Failure.TIMEOUT
     if isinstance(error, ConnectionRefusedError):
         return Failure.REFUSED
+    if error.errno == errno.EMSGSIZE:
+        return Failure.TOO_BIG
     return Failure.RESET if isinstance(error, ConnectionResetError) else Failure.UNREACHABLE
 
 
@@ -151,16 +167,16 @@ def open_servers(where: str, port: int, address: str) -> list[socket.socket]:
     return made
 
 
-def answer(sock: Any) -> None:
-    """Tell one client who it is. A client that is gone meanwhile is fine."""
+def answer(sock: Any, name: str = "") -> None:
+    """Tell one client ``<its address> <its port> <name>``. A client that is gone meanwhile is fine."""
     try:
         if sock.type == socket.SOCK_STREAM:
             connection, peer = sock.accept()
             with connection:
-                connection.sendall(f"{peer[0]} {peer[1]}\n".encode())
+                connection.sendall(f"{peer[0]} {peer[1]} {name}\n".encode())
         else:
             _, ancillary, _, peer = sock.recvmsg(2048, 64)
-            sock.sendmsg([f"{peer[0]} {peer[1]}\n".encode()], _from_where_it_went(ancillary), 0, peer)
+            sock.sendmsg([f"{peer[0]} {peer[1]} {name}\n".encode()], _from_where_it_went(ancillary), 0, peer)
     except OSError:
         return
 

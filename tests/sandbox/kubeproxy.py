@@ -17,8 +17,10 @@ from typing import Final, Literal
 
 from tests.sandbox import kubeproxy_nft, netns
 
-__all__ = ["KubeProxy", "ServicePort"]
+__all__ = ["MODES", "KubeProxy", "Mode", "ServicePort"]
 
+Mode = Literal["iptables", "nftables"]
+MODES: Final[tuple[Mode, ...]] = ("iptables", "nftables")
 _NEW: Final = "-m conntrack --ctstate NEW"
 _JUMPS: Final = (
     ("filter", "INPUT", _NEW, "kubernetes externally-visible service portals", "EXTERNAL-SERVICES"),
@@ -84,9 +86,7 @@ class KubeProxy:
     """kube-proxy for one network namespace. ``cluster_cidr`` is its --cluster-cidr: other clients of a ClusterIP are
     masqueraded; without it (EKS sets none) nobody is."""
 
-    def __init__(
-        self, where: str, mode: Literal["iptables", "nftables"] = "iptables", *, cluster_cidr: str | None = None
-    ) -> None:
+    def __init__(self, where: str, mode: Mode = "iptables", *, cluster_cidr: str | None = None) -> None:
         self.where = where
         self.mode = mode
         self._cluster_cidr = cluster_cidr

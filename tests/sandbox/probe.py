@@ -10,12 +10,12 @@ import errno
 import os
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from tests.sandbox import netns
 from tests.sandbox.echo import (
@@ -31,12 +31,9 @@ from tests.sandbox.echo import (
     tcp_echo,
     udp_echo,
 )
+from tests.sandbox.ping import echo_request, icmp_socket, parse
 
 __all__ = ["PORT", "EchoServers", "Failure", "Matrix", "Outcome", "Prober", "Target", "tcp_echo", "udp_echo"]
-
-_SOL_RAW, _ICMP_FILTER = 255, 1  # linux/socket.h, linux/icmp.h; a set bit of the filter hides that type
-_ECHO_REPLY, _UNREACHABLE, _ECHO_REQUEST = 0, 3, 8
-_ICMP: Final = struct.Struct("!BBHHH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +68,16 @@ class Matrix:
     def failures(self) -> list[str]:
         """One line for each probe that failed."""
         return [
-            f"{source} → {target}: {kind} {outcome.failure}{outcome.seen and f' (seen as {outcome.seen})'}"
+            f"{source} → {target}: {kind} {outcome.failure}{_details(outcome)}"
             for (source, target), kinds in self.outcomes.items()
             for kind, outcome in kinds.items()
             if not outcome.ok
         ]
+
+
+def _details(outcome: Outcome) -> str:
+    said = [outcome.server and f"by {outcome.server}", outcome.seen and f"seen as {outcome.seen}"]
+    return f" ({', '.join(filter(None, said))})" if any(said) else ""
 
 
 class Prober:
@@ -95,11 +97,9 @@ class Prober:
         try:
             for target in self._targets:
                 for server in open_servers(target.netns, self._port, target.address):
-                    self._selector.register(server, selectors.EVENT_READ, answer)
-                echo = netns.open_socket(target.netns, kind=socket.SOCK_RAW, protocol=socket.IPPROTO_ICMP)
+                    self._selector.register(server, selectors.EVENT_READ, partial(answer, name=target.name))
+                echo = icmp_socket(target.netns)
                 self._selector.register(echo, selectors.EVENT_READ, self._heard(target))
-                hidden = 0xFFFFFFFF & ~(1 << _ECHO_REPLY | 1 << _UNREACHABLE)
-                echo.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", hidden))
                 echo.setblocking(False)
                 self._echoes[target.name] = echo
         except BaseException:
@@ -144,36 +144,32 @@ class Prober:
     def _set(self, source: str, target: str, kind: str, outcome: Outcome) -> None:
         self._results.setdefault((source, target), {})[kind] = outcome
 
-    def _done(self, source: str, target: str, kind: str, outcome: Callable[[float], Outcome]) -> None:
+    def _done(self, source: str, target: str, kind: str, outcome: Outcome) -> None:
         started = self._pending.pop((source, target, kind), None)
         if started is not None:
-            self._set(source, target, kind, outcome(time.monotonic() - started))
+            self._set(source, target, kind, replace(outcome, seconds=time.monotonic() - started))
 
     def _ping(self, source: Target, targets: Sequence[Target]) -> None:
         for target in targets:
             number = self._targets.index(target)
             self._pending[source.name, target.name, "ping"] = time.monotonic()
             try:
-                packet = _echo_request(self._identifier, number, self._round)
+                packet = echo_request(self._identifier, number, self._round.to_bytes(4, "big"))
                 self._echoes[source.name].sendto(packet, (target.address, 0))
-            except OSError:
-                self._done(source.name, target.name, "ping", lambda _: Outcome(Failure.UNREACHABLE))
+            except OSError as error:
+                self._done(source.name, target.name, "ping", Outcome(failure_of(error)))
 
     def _heard(self, source: Target) -> Callable[[socket.socket], None]:
         def read(sock: socket.socket) -> None:
-            packet, (sender, _) = sock.recvfrom(2048)
-            icmp = packet[(packet[0] & 0xF) * 4 :]  # a raw socket gets the IP header too, raw(7)
-            kind = icmp[0]
-            if kind == _UNREACHABLE:  # it quotes our IP header, then 8 bytes of ours
-                icmp = icmp[8 + (icmp[8] & 0xF) * 4 :]
-            if len(icmp) < _ICMP.size or _ICMP.unpack_from(icmp)[3] != self._identifier:
+            heard = parse(*sock.recvfrom(2048))
+            if heard is None or heard.identifier != self._identifier:
                 return
-            target = self._targets[_ICMP.unpack_from(icmp)[4] % len(self._targets)]
-            if kind == _UNREACHABLE:
-                self._done(source.name, target.name, "ping", lambda _: Outcome(Failure.UNREACHABLE))
-            elif icmp[8:12] == self._round.to_bytes(4, "big"):
-                failure = None if sender == target.address else Failure.REWRITTEN
-                self._done(source.name, target.name, "ping", lambda spent: Outcome(failure, sender, spent))
+            if not self._round.to_bytes(4, "big").startswith(heard.body[:4]):  # an error may quote less
+                return
+            target, failure = self._targets[heard.sequence % len(self._targets)], heard.failure
+            if failure is None and heard.sender != target.address:
+                failure = Failure.REWRITTEN
+            self._done(source.name, target.name, "ping", Outcome(failure, server=heard.sender, mtu=heard.mtu))
 
         return read
 
@@ -189,7 +185,7 @@ class Prober:
             else:
                 sock.close()
                 failure = failure_of(OSError(error, os.strerror(error)))
-                self._done(source.name, target.name, "tcp", lambda _, failure=failure: Outcome(failure))  # type: ignore[misc]
+                self._done(source.name, target.name, "tcp", Outcome(failure))
 
     def _forget(self, sock: Any) -> None:
         self._selector.unregister(sock)
@@ -205,17 +201,10 @@ class _Connection:
     target: Target
 
     def __call__(self, sock: socket.socket) -> None:
-        seen, failure = read_answer(sock)
-        if failure is None and seen != self.source.address:
-            failure = Failure.REWRITTEN
+        outcome = read_answer(sock)
+        if outcome.ok and outcome.server != self.target.name:
+            outcome = replace(outcome, failure=Failure.ANOTHER)
+        if outcome.ok and outcome.seen != self.source.address:
+            outcome = replace(outcome, failure=Failure.REWRITTEN)
         self.prober._forget(sock)
-        self.prober._done(self.source.name, self.target.name, "tcp", lambda spent: Outcome(failure, seen, spent))
-
-
-def _echo_request(identifier: int, sequence: int, token: int) -> bytes:
-    body = token.to_bytes(4, "big")
-    words = struct.unpack("!6H", _ICMP.pack(_ECHO_REQUEST, 0, 0, identifier, sequence) + body)
-    total = sum(words)
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return _ICMP.pack(_ECHO_REQUEST, 0, ~total & 0xFFFF, identifier, sequence) + body
+        self.prober._done(self.source.name, self.target.name, "tcp", outcome)

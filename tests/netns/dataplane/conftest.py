@@ -9,8 +9,8 @@ import pytest
 
 from tests.netns.dataplane.site import ONPREM, PARTNER, A, B, Node, attachment, layout_of, nodes, pods_of, two_nodes
 from tests.sandbox import netns
+from tests.sandbox.echo import EchoServers
 from tests.sandbox.fabric import Fabric
-from tests.sandbox.traffic import Servers
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Site:
     """``pods`` maps names (``a1-single``: node A, device index 1) to addresses; a pod's namespace has its name."""
 
     fabric: Fabric
-    servers: Servers
+    servers: EchoServers
     a: Node
     b: Node
     pods: dict[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Site:
 def site() -> Iterator[Site]:
     """Both nodes configured, a pod of each kind on each interface, a server in each pod, node and far network."""
     world = two_nodes()
-    with Fabric() as fabric, Servers() as servers:
+    with Fabric() as fabric, EchoServers() as servers:
         fabric.apply(world)
         with nodes(A, B) as made:
             found = Site(fabric, servers, made[A], made[B])
@@ -41,12 +41,12 @@ def site() -> Iterator[Site]:
                 for name, address in pods_of(world, node.name).items():
                     wanted = attachment(name, address, netns_fd=node.pod(name))
                     node.call(node.dataplane.attach, wanted)
-                    servers.add(name, name)
+                    servers.add(name, name=name)
                     found.pods[name] = address
-                servers.add(node.name, f"node-{node.name[-1]}")
-            servers.add("internet", "internet")
+                servers.add(node.name, name=f"node-{node.name[-1]}")
+            servers.add("internet", name="internet")
             for address in (ONPREM, PARTNER):
-                servers.add("onprem", "onprem", address)
+                servers.add("onprem", address=address, name="onprem")
             yield found
 
 

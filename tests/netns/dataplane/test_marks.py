@@ -13,7 +13,7 @@ from berth_node.seams import NodeLayout
 from tests.netns.dataplane.conftest import Site
 from tests.netns.dataplane.site import EIP, INTERNET, PARTNER, A, layout_of, two_nodes
 from tests.sandbox import netns
-from tests.sandbox.traffic import PORT, tcp, udp
+from tests.sandbox.echo import PORT, tcp_echo, udp_echo
 
 LAYOUT = layout_of(two_nodes(), A)
 KINDS = ("a0-prefix", "a0-single", "a1-prefix", "a1-single")
@@ -54,10 +54,10 @@ def restored(site: Site) -> Iterator[None]:
 
 def _everything_works(site: Site) -> None:
     for pod in KINDS:
-        assert tcp(pod, INTERNET) == f"internet {EIP}"
-        assert tcp(pod, site.pods["b1-prefix"]) == f"b1-prefix {site.pods[pod]}"
-        assert tcp("onprem", site.pods[pod], source=PARTNER) == f"{pod} {PARTNER}"
-        assert tcp(pod, "10.0.1.20") == f"node-a {site.pods[pod]}"
+        assert tcp_echo(pod, INTERNET).told == f"internet {EIP}"
+        assert tcp_echo(pod, site.pods["b1-prefix"]).told == f"b1-prefix {site.pods[pod]}"
+        assert tcp_echo("onprem", site.pods[pod], source=PARTNER).told == f"{pod} {PARTNER}"
+        assert tcp_echo(pod, "10.0.1.20").told == f"node-a {site.pods[pod]}"
 
 
 def test_no_bit_of_anothers_mark_is_touched(site: Site) -> None:
@@ -85,20 +85,20 @@ def test_too_narrow_a_mask_is_a_problem_that_names_the_interface(site: Site, res
     (problem,) = site.a.call(site.a.dataplane.configure, replace(LAYOUT, interface_mask=0x100))
     assert problem.where == LAYOUT.interfaces[1].mac
     assert "widen it" in problem.message
-    assert tcp("a1-prefix", site.pods["b0-prefix"]).startswith("b0-prefix")
+    assert tcp_echo("a1-prefix", site.pods["b0-prefix"]).told.startswith("b0-prefix")
 
 
 def test_without_snat_a_pod_keeps_its_address_everywhere(site: Site, restored: None) -> None:
     assert site.a.call(site.a.dataplane.configure, replace(LAYOUT, snat=False)) == ()
     for pod in KINDS:
-        assert tcp(pod, PARTNER) == f"onprem {site.pods[pod]}"
-        assert tcp(pod, INTERNET) == f"internet {EIP}"  # by the NAT gateway
+        assert tcp_echo(pod, PARTNER).told == f"onprem {site.pods[pod]}"
+        assert tcp_echo(pod, INTERNET).told == f"internet {EIP}"  # by the NAT gateway
 
 
 def test_a_pod_reaches_an_address_of_the_node_outside_the_no_snat_list_with_its_own(site: Site) -> None:
     site.a.sh("ip", "addr", "add", "169.254.20.10/32", "dev", "lo")  # where a node-local DNS cache listens
     for pod in KINDS:
-        assert tcp(pod, "169.254.20.10") == f"node-a {site.pods[pod]}"
+        assert tcp_echo(pod, "169.254.20.10").told == f"node-a {site.pods[pod]}"
 
 
 @pytest.mark.parametrize("pod", KINDS)
@@ -148,4 +148,4 @@ def _fewer(layout: NodeLayout) -> NodeLayout:
 
 def test_dns_like_traffic_to_the_outside_needs_no_answer_to_be_routed(site: Site) -> None:
     for pod in KINDS:
-        assert udp(pod, INTERNET) == f"internet {EIP}"
+        assert udp_echo(pod, INTERNET).told == f"internet {EIP}"

@@ -12,7 +12,7 @@ from berth_node.seams import Attachment, DataplaneError
 from tests.netns.dataplane.site import Node, attachment
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
-from tests.sandbox.icmp import ping
+from tests.sandbox.ping import ping
 
 WANTED = attachment("web-1", "10.0.1.33", mtu=8500)
 
@@ -71,7 +71,7 @@ def test_the_first_packet_after_attach_is_not_lost(bare: Node) -> None:
     for n in range(10):
         name = f"dp-first-{n}"
         bare.call(bare.dataplane.attach, attachment(name, f"10.0.1.{n + 33}", netns_fd=bare.pod(name)))
-        assert ping(name, "10.0.1.10")
+        assert ping(name, "10.0.1.10").ok
 
 
 def test_attaching_again_gives_the_same_answer_and_changes_nothing(bare: Node, wanted: Attachment) -> None:

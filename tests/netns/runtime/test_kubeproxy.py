@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal, cast
 
 import pytest
 
 from tests.netns.runtime.conftest import eventually
 from tests.sandbox import netns
-from tests.sandbox.kubeproxy import KubeProxy, ServicePort, ruleset
+from tests.sandbox.kubeproxy import MODES, KubeProxy, ServicePort, ruleset
 from tests.sandbox.kubeproxy_nft import ruleset as nft_ruleset
 from tests.sandbox.probe import EchoServers, Failure, tcp_echo, udp_echo
 
@@ -44,9 +43,9 @@ def node() -> Iterator[str]:
         netns.delete(name)
 
 
-@pytest.fixture(params=["iptables", "nftables"])
+@pytest.fixture(params=MODES)
 def proxy(node: str, request: pytest.FixtureRequest) -> Iterator[KubeProxy]:
-    proxy = KubeProxy(node, cast(Literal["iptables", "nftables"], request.param), cluster_cidr=PODS)
+    proxy = KubeProxy(node, request.param, cluster_cidr=PODS)
     yield proxy
     proxy.remove()
     left = netns.run(node, ["iptables-save"]).stdout + netns.run(node, ["nft", "list", "ruleset"]).stdout

@@ -9,6 +9,7 @@ import pytest
 
 from tests.netns.runtime.conftest import eventually
 from tests.sandbox import netns
+from tests.sandbox.ping import ping
 from tests.sandbox.probe import PORT, EchoServers, Failure, Matrix, Prober, Target, tcp_echo, udp_echo
 
 
@@ -93,7 +94,16 @@ def test_a_rewritten_source_is_a_failure_in_a_flat_network(three: list[Target]) 
     with Prober(three) as prober:
         matrix = prober.matrix()
     assert by_kind(matrix, "end0", "end1") == {"ping": None, "tcp": Failure.REWRITTEN}
-    assert "end0 → end1: tcp rewritten (seen as 10.7.255.1)" in matrix.failures()
+    assert "end0 → end1: tcp rewritten (by end1, seen as 10.7.255.1)" in matrix.failures()
+
+
+def test_the_answer_of_another_server_is_a_failure(three: list[Target]) -> None:
+    rule = f"iif v0 ip daddr {three[1].address} tcp dport {PORT} dnat to {three[2].address}"
+    on_the_way(rule, "nat hook prerouting priority dstnat")
+    with Prober(three) as prober:
+        matrix = prober.matrix()
+    assert by_kind(matrix, "end0", "end1") == {"ping": None, "tcp": Failure.ANOTHER}
+    assert matrix.connected == 5
 
 
 def test_a_single_kind(three: list[Target]) -> None:
@@ -101,14 +111,17 @@ def test_a_single_kind(three: list[Target]) -> None:
         assert all(set(kinds) == {"ping"} for kinds in prober.matrix(("ping",)).outcomes.values())
 
 
-def test_servers_say_whom_they_saw(three: list[Target]) -> None:
-    a, b, _ = three
+def test_servers_say_their_name_and_whom_they_saw(three: list[Target]) -> None:
+    a, b, c = three
     with EchoServers() as servers:
-        servers.add(b.netns)
+        servers.add(b.netns, name="web-1")
+        servers.add(c.netns)
         for ask in (tcp_echo, udp_echo):
             outcome = ask(a.netns, b.address)
-            assert (outcome.ok, outcome.seen) == (True, a.address)
+            assert (outcome.ok, outcome.seen, outcome.server) == (True, a.address, "web-1")
+            assert outcome.told == f"web-1 {a.address}"
             assert outcome.seconds > 0
+            assert ask(a.netns, c.address).server == ""
 
 
 def test_a_server_answers_from_the_address_that_was_asked(three: list[Target]) -> None:
@@ -125,14 +138,46 @@ def test_each_way_to_fail_has_a_name(three: list[Target]) -> None:
     on_the_way(f"ip daddr {c.address} drop")
     for ask in (tcp_echo, udp_echo):
         assert ask(a.netns, b.address, 9).failure == Failure.REFUSED
+        assert ask(a.netns, b.address, 9).told == "refused"
         assert ask(a.netns, c.address, timeout=0.3).failure == Failure.TIMEOUT
         assert ask(b.netns, "10.99.0.1").failure == Failure.UNREACHABLE
+
+
+def test_a_ping_is_answered_whole_or_told_what_the_path_takes(three: list[Target]) -> None:
+    """It asks the path each time, and does not rely on what the kernel has learned."""
+    a, b, _ = three
+    netns.ip_batch("router", ["link set v1 mtu 1300"])
+    whole = ping(a.netns, b.address, size=1272)
+    assert (whole.failure, whole.server, whole.mtu) == (None, b.address, 0)
+    for _ in range(2):
+        cut = ping(a.netns, b.address, size=1273)
+        assert (cut.failure, cut.server, cut.mtu) == (Failure.TOO_BIG, "10.7.255.1", 1300)
+    assert ping(a.netns, b.address, size=1473).failure == Failure.TOO_BIG  # for the first link, as the kernel knows
+
+
+def test_each_way_for_a_ping_to_fail_has_a_name(three: list[Target]) -> None:
+    a, b, c = three
+    on_the_way(f"ip daddr {c.address} drop")
+    netns.run("router", ["ip", "route", "add", "unreachable", "10.99.0.1/32"])
+    netns.run("router", ["ip", "route", "add", "blackhole", "10.99.0.2/32"])
+    assert ping(a.netns, b.address, ttl=2).ok
+    expired = ping(a.netns, b.address, ttl=1)
+    assert (expired.failure, expired.server) == (Failure.EXPIRED, "10.7.255.1")
+    unreachable = ping(a.netns, "10.99.0.1")
+    assert (unreachable.failure, unreachable.server) == (Failure.UNREACHABLE, "10.7.255.1")
+    assert ping(a.netns, c.address, timeout=0.3).failure == Failure.TIMEOUT
+    assert ping(a.netns, "10.99.0.2", timeout=0.3).failure == Failure.TIMEOUT
+    netns.run(a.netns, ["ip", "route", "del", "default"])
+    assert ping(a.netns, b.address).failure == Failure.UNREACHABLE
 
 
 def test_the_source_address_can_be_chosen(three: list[Target]) -> None:
     a, b, _ = three
     netns.run(a.netns, ["ip", "address", "add", "10.8.0.1/32", "dev", "eth0"])
     netns.run("router", ["ip", "route", "add", "10.8.0.1/32", "dev", "v0"])
+    on_the_way("ip saddr 10.8.0.1 icmp type echo-request counter")
+    assert ping(a.netns, b.address, source="10.8.0.1").ok
+    assert "counter packets 1 " in netns.run("router", ["nft", "list", "ruleset"]).stdout
     with EchoServers() as servers:
         servers.add(b.netns, PORT + 1, b.address)
         assert tcp_echo(a.netns, b.address, PORT + 1, source="10.8.0.1").seen == "10.8.0.1"
