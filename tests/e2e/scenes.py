@@ -60,11 +60,13 @@ def new_scene(
     """A sandbox with the stack deployed and ``specs`` launched, without agents, for the length of a ``with`` block."""
     with running_sandbox(settings) as endpoint:
         scene = Scene(Said(out=io.StringIO()), endpoint)
-        deploy_stack(scene, parameters)
-        launch(scene, specs)
-        yield scene
-        for machine in scene.machines.values():
-            machine.node.stop_agent()
+        try:
+            deploy_stack(scene, parameters)
+            launch(scene, specs)
+            yield scene
+        finally:
+            for machine in scene.machines.values():
+                machine.node.stop_agent()
 
 
 # ------------------------------------------------------------------------------------------------ the sandbox itself
@@ -95,11 +97,12 @@ def faults(scene: Scene, *script: Mapping[str, Any]) -> Iterator[None]:
 def settle(scene: Scene) -> None:
     """Wait until every message that can be received has been dealt with; delayed ones may wait on."""
 
+    outputs = scene.stack.outputs
+    names = {outputs[name].rpartition("/")[2] for name in ("NodeEventsQueueUrl", "NodeReportsQueueUrl")}
+
     def quiet() -> bool:
         depths = scene.stack.sandbox("queues")
-        return not any(
-            depth["visible"] or depth["in_flight"] for name, depth in depths.items() if "DeadLetter" not in name
-        )
+        return not any(depths[name]["visible"] or depths[name]["in_flight"] for name in names)
 
     wait_for("the queues to be worked off", quiet, 60, every=0.05)
 
