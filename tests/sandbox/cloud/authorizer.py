@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from moto.iam.models import iam_backends
+from moto.s3.models import s3_backends
 
 from .accesses import accesses_of
 from .calls import Call
@@ -86,25 +87,23 @@ class Authorizer:
         if principal.role is None:
             return "none"
         with API_LOCK:
-            role = next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == principal.role), None)
+            role = _role_named(principal.role)
             documents = list(_role_documents(role)) if role else []
             boundary = _boundary(role) if role else None
         decision = evaluate([s for d in documents for s in self._parse(d)], access)
-        if decision == "allow" and boundary and evaluate(self._parse(boundary), access) != "allow":
-            return "none"
-        return decision
+        if boundary is None or decision == "deny":
+            return decision
+        limit = evaluate(self._parse(boundary), access)
+        return decision if limit == "allow" else limit
 
     def _by_resource(self, principal: Principal, access: Access) -> Decision:
-        if not access.action.startswith("sqs:"):
-            return "none"
         with API_LOCK:
-            queue = find_queue(access.resource)
-            policy = queue.policy if queue else None
+            policy = _policy_of(access)
         if not policy:
             return "none"
         if principal.kind == "service":
             return evaluate(self._parse(policy), access, {"Service": principal.arn})
-        names = [principal.arn, f"arn:aws:iam::{ACCOUNT}:role/{principal.role}"]
+        names = [principal.arn, _role_arn(principal.role)]
         decisions = {evaluate(self._parse(policy), access, {"AWS": name}) for name in names}
         return "deny" if "deny" in decisions else "allow" if "allow" in decisions else "none"
 
@@ -127,7 +126,7 @@ def _refusal(principal: Principal, access: Access, why: str) -> str:
 def _global_keys(principal: Principal) -> dict[str, tuple[str, ...]]:
     """Keys that any request has. The sandbox speaks plain HTTP and reports it as TLS, as clients of AWS would use."""
     account = None if principal.kind == "service" else ACCOUNT
-    role_arn = f"arn:aws:iam::{ACCOUNT}:role/{principal.role}" if principal.role else None
+    role_arn = _role_arn(principal.role) if principal.role else None
     return context(
         {
             "aws:PrincipalArn": role_arn,
@@ -144,6 +143,30 @@ def _global_keys(principal: Principal) -> dict[str, tuple[str, ...]]:
             "lambda:SourceFunctionArn": principal.function_arn,
         }
     )
+
+
+def _policy_of(access: Access) -> str | None:
+    """The policy of the queue or bucket that is accessed. The API lock must be held."""
+    if access.action.startswith("sqs:"):
+        queue = find_queue(access.resource)
+        return queue.policy if queue else None
+    if access.action.startswith("s3:"):
+        name = access.resource.removeprefix("arn:aws:s3:::").partition("/")[0]
+        bucket = s3_backends[ACCOUNT]["aws"].buckets.get(name)
+        return bucket.policy.decode() if bucket and bucket.policy else None
+    return None
+
+
+def _role_named(name: str | None) -> Any:
+    """moto's role. Names are unique in an account, whatever the path. The API lock must be held."""
+    return next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == name), None)
+
+
+def _role_arn(name: str | None) -> str:
+    """With the role's path, which the ARN of its sessions lacks."""
+    with API_LOCK:
+        role = _role_named(name)
+    return str(role.arn) if role else f"arn:aws:iam::{ACCOUNT}:role/{name}"
 
 
 def _role_documents(role: Any) -> Iterable[str]:

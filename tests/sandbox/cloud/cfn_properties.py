@@ -9,14 +9,17 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from moto.awslambda.models import LayerVersion, lambda_backends
+from moto.awslambda.models import LambdaFunction, LayerVersion, lambda_backends
 from moto.dynamodb.models import dynamodb_backends
 from moto.events.models import Archive, EventBus
+from moto.iam.access_control import PermissionResult
 from moto.iam.aws_managed_policies import aws_managed_policies_data
 from moto.iam.models import AWSManagedPolicy, ManagedPolicy, Role, iam_backends
 from moto.logs.models import LogGroup
+from moto.s3.models import FakeBucket, s3_backends
 
 from .identity import ACCOUNT, REGION
+from .patching import replace
 
 __all__ = ["KEPT_ON_UPDATE", "apply_properties", "install"]
 
@@ -58,7 +61,12 @@ def _role(role: Any, properties: Properties) -> None:
     role.stack_policies = set(declared)
     trust = properties["AssumeRolePolicyDocument"]
     role.assume_role_policy_document = trust if isinstance(trust, str) else json.dumps(trust)
-    role.permissions_boundary_arn = properties.get("PermissionsBoundary") or None
+    boundary = properties.get("PermissionsBoundary") or None
+    if boundary:
+        _managed_policy(boundary)
+        if boundary not in backend.managed_policies:
+            raise ValueError(f"Scope ARN: {boundary} does not exist or is not attachable.")
+    role.permissions_boundary_arn = boundary
 
 
 def _managed_policy(policy_arn: str) -> None:
@@ -100,6 +108,14 @@ def _table(table: Any, properties: Properties) -> None:
         backend.update_continuous_backups(table.name, {"PointInTimeRecoveryEnabled": _true(recovery)})
 
 
+def _bucket(bucket: Any, properties: Properties) -> None:
+    backend = s3_backends[ACCOUNT]["aws"]
+    bucket.versioning_status = (properties.get("VersioningConfiguration") or {}).get("Status")
+    block = properties.get("PublicAccessBlockConfiguration")
+    if block:
+        backend.put_public_access_block(bucket.name, {name: _text(value) for name, value in block.items()})
+
+
 def _log_group(group: Any, properties: Properties) -> None:
     retention = properties.get("RetentionInDays")
     group.set_retention_policy(int(retention) if retention else None)
@@ -133,6 +149,7 @@ _FIXES: Final[Mapping[str, Callable[[Any, Properties], None]]] = {
     "AWS::Lambda::EventSourceMapping": _mapping,
     "AWS::Lambda::Function": _function,
     "AWS::Logs::LogGroup": _log_group,
+    "AWS::S3::Bucket": _bucket,
     "AWS::SQS::Queue": _queue,
 }
 
@@ -143,9 +160,20 @@ KEPT_ON_UPDATE: Final = frozenset(
         "AWS::IAM::ManagedPolicy",
         "AWS::IAM::Role",
         "AWS::Logs::LogGroup",
+        "AWS::S3::Bucket",
     }
 )
 """moto would replace these on any update (a table with its items), or lose them; here their properties are applied."""
+
+
+def _configuration(original: Any) -> Any:
+    def get_configuration(function: Any, on_create: bool = False) -> dict[str, Any]:
+        told: dict[str, Any] = original(function, on_create)
+        default = {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.function_name}"}
+        told["LoggingConfig"] = {**default, **(getattr(function, "logging_config", None) or {})}
+        return told
+
+    return get_configuration
 
 
 def _delete_layer_version(version: Any, _account: str, _region: str) -> None:
@@ -166,6 +194,11 @@ def _delete_managed_policy(policy: Any, _account: str, _region: str) -> None:
     iam_backends[ACCOUNT]["aws"].delete_policy(policy.arn)
 
 
+def _delete_bucket(bucket: Any, _account: str, _region: str) -> None:
+    if s3_backends[ACCOUNT]["aws"].delete_bucket(bucket.name) is None:
+        raise ValueError(f"{bucket.name}: The bucket you tried to delete is not empty")
+
+
 _installed = False
 
 
@@ -176,8 +209,8 @@ def install() -> None:
         return
     _installed = True
     # moto answers Ref with a Python object for these
-    kinds = (LayerVersion, EventBus, Archive, LogGroup, Role, ManagedPolicy)
-    version, bus, archive, group, role, managed = (cast(Any, kind) for kind in kinds)
+    kinds = (LayerVersion, EventBus, Archive, LogGroup, Role, ManagedPolicy, FakeBucket)
+    version, bus, archive, group, role, managed, bucket = (cast(Any, kind) for kind in kinds)
     version.physical_resource_id = property(lambda self: self.arn)
     bus.physical_resource_id = property(lambda self: self.name)
     archive.physical_resource_id = property(lambda self: self.name)
@@ -185,5 +218,9 @@ def install() -> None:
     version.delete = _delete_layer_version
     role.delete = _delete_role
     managed.delete = _delete_managed_policy
+    bucket.delete = _delete_bucket
+    # moto's own check knows no conditions: a deny without TLS would deny all. The authorizer checks instead.
+    bucket.get_permission = lambda _self, _action, _resource: PermissionResult.NEUTRAL
+    replace(LambdaFunction, "get_configuration", _configuration(LambdaFunction.get_configuration))
     # GetAtt ends with ":*", so that it covers the streams (CloudFormation reference, AWS::Logs::LogGroup)
     group.get_cfn_attribute = lambda self, _name: f"{self.arn}:*"

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 from moto.cloudformation import parsing
 from moto.core.common_models import CloudFormationModel
+from moto.s3.models import s3_backends
 from moto.scheduler.models import scheduler_backends
 
 from .identity import ACCOUNT, REGION, arn
@@ -123,6 +124,23 @@ class QueuePolicy(ExtraResource):
                 queue.policy = None
 
 
+class BucketPolicy(ExtraResource):
+    """Sets a bucket's policy, which requests of roles are checked against."""
+
+    __module__ = "moto.extra"
+    TYPE = "AWS::S3::BucketPolicy"
+
+    @classmethod
+    def apply(cls, name: str, properties: Properties) -> tuple[str, Mapping[str, str]]:
+        document = json.dumps(properties["PolicyDocument"]).encode()
+        s3_backends[ACCOUNT]["aws"].put_bucket_policy(properties["Bucket"], document)
+        return str(properties["Bucket"]), {}
+
+    def remove(self) -> None:
+        if self.ref in s3_backends[ACCOUNT]["aws"].buckets:
+            s3_backends[ACCOUNT]["aws"].delete_bucket_policy(self.ref)
+
+
 class EventInvokeConfig(ExtraResource):
     """Retries and failure destination of asynchronous invocations."""
 
@@ -201,7 +219,7 @@ def install() -> None:
         return
     stock: Callable[[], list[Any]] = parsing.get_model_list
     known = {model.cloudformation_type() for model in stock() if not issubclass(model, ExtraResource)}
-    _installed.extend([QueuePolicy, EventInvokeConfig, ScheduleGroup, Schedule])
+    _installed.extend([BucketPolicy, QueuePolicy, EventInvokeConfig, ScheduleGroup, Schedule])
     _installed.extend(_inert(t) for t in INERT_TYPES if t not in known)
     models = [m for m in stock() if not issubclass(m, ExtraResource)] + _installed
     replace(parsing, "get_model_list", lambda: models)

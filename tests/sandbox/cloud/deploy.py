@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ __all__ = ["DeployError", "deploy", "this_runtime"]
 
 BUCKET: Final = f"berth-artifacts-{ACCOUNT}-{REGION}"
 CACHE: Final = Path(__file__).resolve().parents[3] / "build" / "sam-cache"
+CAPABILITIES: Final = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 _INLINE_BYTES: Final = 51_200
 """Longer templates go by S3 (CloudFormation quotas, "Template body size in a request")."""
 
@@ -79,15 +80,25 @@ def _put_template(s3: Any, endpoint: str, body: str) -> str:
 
 def _apply(stacks: Any, name: str, where: Mapping[str, str], parameters: Mapping[str, str]) -> dict[str, str]:
     given = [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()]
-    request = {"StackName": name, "Parameters": given, "Capabilities": ["CAPABILITY_IAM"], **where}
+    request = {"StackName": name, "Parameters": given, "Capabilities": CAPABILITIES, **where}
     if _status(stacks, name) is None:
         stacks.create_stack(**request)
     else:
-        stacks.update_stack(**request)
+        with _unchanged_is_fine():
+            stacks.update_stack(**request)
     stack = _settled(stacks, name)
     if stack["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         raise DeployError(f"{name} is {stack['StackStatus']}: {_reason(stacks, name)}")
     return {o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", [])}
+
+
+@contextlib.contextmanager
+def _unchanged_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        if "No updates are to be performed" not in str(error):
+            raise
 
 
 def _status(stacks: Any, name: str) -> str | None:
