@@ -16,7 +16,7 @@ from samtranslator.yaml_helper import yaml_parse
 
 from .identity import REGION
 
-__all__ = ["expand", "needed_capabilities"]
+__all__ = ["expand", "needed_capabilities", "transformed"]
 
 _SAM: Final = "AWS::Serverless-2016-10-31"
 _NAMED_IAM: Final = {
@@ -41,7 +41,18 @@ def expand(template: str, parameters: Mapping[str, str]) -> tuple[str, dict[str,
 
     Raises moto's ``ValidationError`` with every problem the transform finds, as CloudFormation does.
     """
-    parsed = yaml_parse(template)
+    parsed, values = transformed(template, parameters)
+    _check_types(parsed)
+    for resource in parsed["Resources"].values():
+        # kept on delete in both cases; they differ only in a create that fails, which is handled apart
+        if resource.get("DeletionPolicy") == "RetainExceptOnCreate":
+            resource["DeletionPolicy"] = "Retain"
+    return json.dumps(parsed), values
+
+
+def transformed(template: str, parameters: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same, parsed, with types that the sandbox lacks."""
+    parsed: dict[str, Any] = yaml_parse(template)
     defaults = {n: str(p["Default"]) for n, p in (parsed.get("Parameters") or {}).items() if "Default" in p}
     values = {**defaults, **{k: _text(v) for k, v in parameters.items()}}
     _check_parameters(parsed.get("Parameters") or {}, values)
@@ -53,12 +64,7 @@ def expand(template: str, parameters: Mapping[str, str]) -> tuple[str, dict[str,
         except InvalidDocumentException as error:
             causes = "; ".join(c.message for c in error.causes) or error.message
             raise ValidationError(message=f"Transform {_SAM} failed with: {causes}") from None
-    _check_types(parsed)
-    for resource in parsed["Resources"].values():
-        # kept on delete in both cases; they differ only in a create that fails, which is handled here
-        if resource.get("DeletionPolicy") == "RetainExceptOnCreate":
-            resource["DeletionPolicy"] = "Retain"
-    return json.dumps(parsed), values
+    return parsed, values
 
 
 def _text(value: Any) -> str:

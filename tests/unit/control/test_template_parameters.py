@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.sandbox.cloud.cfn_template import expand
+from tests.sandbox.cloud.cfn_template import transformed
 
 ROOT = Path(__file__).parents[3]
 # as after `sam package`: the transform wants code in S3
@@ -24,9 +23,7 @@ def template() -> dict[str, Any]:
 
 def expanded(**parameters: str) -> dict[str, Any]:
     """The template as CloudFormation sees it, after the transform."""
-    text, _ = expand(TEMPLATE, {"ClusterNames": "demo", **parameters})
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return transformed(TEMPLATE, {"ClusterNames": "demo", **parameters})[0]
 
 
 def test_every_parameter_is_in_one_group(template: dict[str, Any]) -> None:
