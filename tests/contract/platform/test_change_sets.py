@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from tests.sandbox.cloud.deploy import CAPABILITIES, deploy, this_runtime
 from tests.sandbox.cloud.platform import Platform
 
-from .conftest import FIXTURES, client
+from .conftest import FIXTURES, client, wait_for
 
 TRUST = {
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]
@@ -326,3 +326,43 @@ def test_a_function_tells_its_log_group(platform: Platform, tmp_path: Path) -> N
     plain = functions.get_function_configuration(FunctionName=names["Plain"])["LoggingConfig"]
     assert own == {"LogFormat": "Text", "LogGroup": "own-group"}
     assert plain == {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{names['Plain']}"}
+
+
+def test_a_function_that_still_runs_does_not_bring_its_deleted_log_group_back(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text("def handler(e, c): print('line')")
+    statement = {"Effect": "Allow", "Action": ["logs:CreateLogStream", "logs:PutLogEvents"], "Resource": "*"}
+    policy = {"PolicyName": "logs", "PolicyDocument": {"Version": "2012-10-17", "Statement": [statement]}}
+    role = {"AssumeRolePolicyDocument": TRUST, "Policies": [policy]}
+    function = {
+        "CodeUri": "code",
+        "Handler": "app.handler",
+        "Runtime": this_runtime(),
+        "Role": {"Fn::GetAtt": ["Role", "Arn"]},
+        "LoggingConfig": {"LogGroup": {"Ref": "Logs"}},
+    }
+    resources = {
+        "Fn": {"Type": "AWS::Serverless::Function", "Properties": function},
+        "Role": {"Type": "AWS::IAM::Role", "Properties": role},
+        "Logs": {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": "gone-for-good"}},
+    }
+    path = tmp_path / "template.yaml"
+    outputs = {"Fn": {"Value": {"Ref": "Fn"}}}
+    path.write_text(template(resources, Transform="AWS::Serverless-2016-10-31", Outputs=outputs))
+    name = deploy(platform.endpoint, path, "logs", {}, cache=tmp_path / "cache")["Fn"]
+    logs = client(platform.endpoint, "logs")
+
+    def lines() -> list[str]:
+        return [e["message"] for e in logs.filter_log_events(logGroupName="gone-for-good")["events"]]
+
+    platform.workers.invoke(name, b"{}")
+    wait_for(lambda: "line" in lines() or None)
+    logs.delete_log_group(logGroupName="gone-for-good")
+    platform.workers.invoke(name, b"{}")
+    # the marker goes through the same queue of lines, so the function's own have been handled when it shows
+    logs.create_log_group(logGroupName="marker")
+    platform.workers._logs.write("marker", "marker", "marker", "marker")
+    wait_for(lambda: logs.filter_log_events(logGroupName="marker")["events"] or None)
+    assert not logs.describe_log_groups(logGroupNamePrefix="gone-for-good")["logGroups"]

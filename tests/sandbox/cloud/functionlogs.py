@@ -38,6 +38,11 @@ class FunctionLogs:
         if group is not None:
             self._lines.put((group, stream, int(time.time() * 1000), line))
 
+    def make_group(self, group: str) -> None:
+        """What Lambda does before a function's first line, if the function's role may."""
+        with API_LOCK:
+            logs_backends[ACCOUNT][REGION].ensure_log_group(group)
+
     def close(self) -> None:
         """Write what is left and end."""
         self._lines.put(None)
@@ -59,6 +64,7 @@ class FunctionLogs:
         with API_LOCK:
             for group, stream in {(g, s): None for g, s, _, _ in batch}:
                 events = [{"timestamp": t, "message": m} for g, s, t, m in batch if (g, s) == (group, stream)]
-                backend.ensure_log_group(group)
+                if group not in backend.groups:
+                    continue  # deleted under a function that still runs: it does not come back
                 backend.ensure_log_stream(group, stream)
                 backend.put_log_events(group, stream, events)

@@ -155,6 +155,8 @@ class Workers:
         group = _log_group(function)
         # Lambda writes with the function's role; without the permission there are no logs, and the function runs
         stored = self._role_may(spec.role, "logs:PutLogEvents", arn("logs", f"log-group:{group}:log-stream:{stream}"))
+        if self._role_may(spec.role, "logs:CreateLogGroup", arn("logs", f"log-group:{group}")):
+            self._logs.make_group(group)
 
         def write(line: str) -> None:
             self._logs.write(spec.name, group if stored else None, stream, line)
