@@ -60,7 +60,7 @@ class Outcome:
     @property
     def told(self) -> str:
         """``<server> <client's address as seen>``, or how it failed: one text to compare and to show."""
-        return f"{self.server} {self.seen}" if self.ok else str(self.failure)
+        return f"{self.server} {self.seen}".strip() if self.ok else str(self.failure)
 
 
 class EchoServers:

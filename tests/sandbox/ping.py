@@ -12,7 +12,7 @@ from typing import Final
 from tests.sandbox import netns
 from tests.sandbox.echo import Failure, Outcome, failure_of
 
-__all__ = ["Message", "echo_request", "icmp_socket", "parse", "ping"]
+__all__ = ["Message", "checksum", "echo_request", "icmp_socket", "parse", "ping"]
 
 ECHO_REPLY: Final = 0
 UNREACHABLE: Final = 3
@@ -77,10 +77,15 @@ def icmp_socket(where: str) -> socket.socket:
 def echo_request(identifier: int, sequence: int, body: bytes) -> bytes:
     """The ICMP message."""
     bare = _HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, sequence) + body
-    total = sum(struct.unpack(f"!{(len(bare) + 1) // 2}H", bare + bytes(len(bare) % 2)))
+    return _HEADER.pack(_ECHO_REQUEST, 0, checksum(bare), identifier, sequence) + body
+
+
+def checksum(data: bytes) -> int:
+    """The Internet's (RFC 1071), of data in which the field for it is 0."""
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return _HEADER.pack(_ECHO_REQUEST, 0, ~total & 0xFFFF, identifier, sequence) + body
+    return ~total & 0xFFFF
 
 
 def parse(packet: bytes, peer: tuple[str, int]) -> Message | None:

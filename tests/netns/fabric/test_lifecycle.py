@@ -13,7 +13,6 @@ from tests.netns.fabric.vpc import (
     ENI_B0,
     NODE_A,
     NODE_B,
-    ask,
     eni,
     instance,
     mac,
@@ -25,6 +24,7 @@ from tests.netns.fabric.vpc import (
     without_eni,
 )
 from tests.sandbox import netns
+from tests.sandbox.echo import Failure, tcp_echo
 from tests.sandbox.fabric import Fabric, port_name
 
 
@@ -108,7 +108,7 @@ def test_an_interface_moves_from_one_instance_to_another(fabric: Fabric) -> None
     assert "eth1" not in _links(NODE_A)
     route_secondary(NODE_B, "eth1", "10.0.1.1", "10.0.1.33")
     with server(NODE_B, "10.0.1.33"):
-        assert ask(NODE_A, "10.0.1.33") == "10.0.1.10"
+        assert tcp_echo(NODE_A, "10.0.1.33").told == "10.0.1.10"
 
 
 def test_a_prefix_is_assigned_and_unassigned(fabric: Fabric) -> None:
@@ -116,10 +116,9 @@ def test_a_prefix_is_assigned_and_unassigned(fabric: Fabric) -> None:
     fabric.apply(with_eni(two_nodes(), more))
     route_secondary(NODE_A, "eth1", "10.0.1.1", "10.0.1.70")
     with server(NODE_A, "10.0.1.70"):
-        assert ask(NODE_B, "10.0.1.70") == "10.0.2.10"
+        assert tcp_echo(NODE_B, "10.0.1.70").told == "10.0.2.10"
         fabric.apply(two_nodes())
-        with pytest.raises(TimeoutError):
-            ask(NODE_B, "10.0.1.70", timeout=0.3)
+        assert tcp_echo(NODE_B, "10.0.1.70", timeout=0.3).failure == Failure.TIMEOUT
 
 
 def test_interfaces_of_further_network_cards_have_names_of_their_own(fabric: Fabric) -> None:
@@ -151,7 +150,7 @@ def test_a_stopped_instance_has_no_machine_and_boots_anew_when_started(fabric: F
     assert not netns.exists(NODE_B)
     fabric.apply(two_nodes())
     with server(NODE_B, "10.0.2.10"):
-        assert ask(NODE_A, "10.0.2.10") == "10.0.1.10"
+        assert tcp_echo(NODE_A, "10.0.2.10").told == "10.0.1.10"
 
 
 def test_after_a_failed_change_the_next_one_repairs_the_router(fabric: Fabric) -> None:
@@ -162,8 +161,8 @@ def test_after_a_failed_change_the_next_one_repairs_the_router(fabric: Fabric) -
     fabric.apply(two_nodes())
     route_secondary(NODE_A, "eth1", "10.0.1.1", "10.0.1.20")
     with server(NODE_B, "10.0.2.10"):
-        assert ask(NODE_A, "10.0.2.10") == "10.0.1.10"
-        assert ask(NODE_A, "10.0.2.10", source="10.0.1.20") == "10.0.1.20"
+        assert tcp_echo(NODE_A, "10.0.2.10").told == "10.0.1.10"
+        assert tcp_echo(NODE_A, "10.0.2.10", source="10.0.1.20").told == "10.0.1.20"
     assert _links(NODE_A)["eth0"]["ifindex"] == kept
     assert fabric.counters()["source_check_drops"] == 0
 

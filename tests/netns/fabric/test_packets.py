@@ -13,7 +13,6 @@ from tests.netns.fabric.vpc import (
     ENI_B0,
     NODE_A,
     NODE_B,
-    ask,
     datagrams,
     eni,
     instance,
@@ -24,7 +23,7 @@ from tests.netns.fabric.vpc import (
     with_eni,
 )
 from tests.sandbox import netns
-from tests.sandbox.echo import Failure
+from tests.sandbox.echo import Failure, tcp_echo
 from tests.sandbox.fabric import ENDPOINT_ADDRESS, INTERNET_ADDRESS, Fabric
 from tests.sandbox.ping import ping
 from tests.sandbox.world import Route
@@ -32,7 +31,7 @@ from tests.sandbox.world import Route
 
 def test_instances_reach_each_other_across_subnets_with_their_own_addresses(fabric: Fabric) -> None:
     with server(NODE_B, "10.0.2.10"):
-        assert ask(NODE_A, "10.0.2.10") == "10.0.1.10"
+        assert tcp_echo(NODE_A, "10.0.2.10").told == "10.0.1.10"
     assert fabric.counters()["source_check_drops"] == 0
 
 
@@ -57,32 +56,30 @@ def test_a_secondary_interface_carries_its_own_address_and_each_address_of_its_p
     route_secondary(NODE_A, "eth1", "10.0.1.1", "10.0.1.20", "10.0.1.32", "10.0.1.47")
     with server(NODE_B, "10.0.2.10"):
         for source in ("10.0.1.20", "10.0.1.32", "10.0.1.47"):
-            assert ask(NODE_A, "10.0.2.10", source=source) == source
+            assert tcp_echo(NODE_A, "10.0.2.10", source=source).told == source
     with server(NODE_A, "10.0.1.47"):
-        assert ask(NODE_B, "10.0.1.47") == "10.0.2.10"
+        assert tcp_echo(NODE_B, "10.0.1.47").told == "10.0.2.10"
     assert fabric.counters()["source_check_drops"] == 0
 
 
 def test_an_unassigned_address_is_silence(fabric: Fabric) -> None:
-    with pytest.raises(TimeoutError):
-        ask(NODE_A, "10.0.2.77", timeout=0.3)
+    assert tcp_echo(NODE_A, "10.0.2.77", timeout=0.3).failure == Failure.TIMEOUT
 
 
 def test_a_closed_port_of_an_assigned_address_is_refused(fabric: Fabric) -> None:
-    with pytest.raises(ConnectionRefusedError):
-        ask(NODE_A, "10.0.2.10")
+    assert tcp_echo(NODE_A, "10.0.2.10").failure == Failure.REFUSED
 
 
 def test_an_address_moves_to_another_instance(fabric: Fabric) -> None:
     netns.ip_batch(NODE_A, ["addr add 10.0.1.11/32 dev lo"])
     with server(NODE_A, "10.0.1.11"):
-        assert ask(NODE_B, "10.0.1.11") == "10.0.2.10"
+        assert tcp_echo(NODE_B, "10.0.1.11").told == "10.0.2.10"
     moved = with_eni(two_nodes(), eni(ENI_A0, "subnet-a", "10.0.1.10", instance=NODE_A))
     moved = replace(moved, instances=(*moved.instances, instance("i-c")))
     fabric.apply(with_eni(moved, eni("eni-c0", "subnet-a", "10.0.1.12", "10.0.1.11", instance="i-c")))
     netns.ip_batch("i-c", ["addr add 10.0.1.11/32 dev lo"])
     with server("i-c", "10.0.1.11"):
-        assert ask(NODE_B, "10.0.1.11") == "10.0.2.10"
+        assert tcp_echo(NODE_B, "10.0.1.11").told == "10.0.2.10"
     send_as(NODE_A, "10.0.1.11", "10.0.2.10")
     assert fabric.source_check_drops_by_interface() == {ENI_A0: 1}
 
@@ -90,7 +87,7 @@ def test_an_address_moves_to_another_instance(fabric: Fabric) -> None:
 def test_a_private_instance_reaches_the_internet_as_the_nat_gateways_public_address(fabric: Fabric) -> None:
     for address in (INTERNET_ADDRESS, ENDPOINT_ADDRESS):
         with server("internet", address):
-            assert ask(NODE_A, address) == EIP
+            assert tcp_echo(NODE_A, address).told == EIP
 
 
 def test_an_instance_with_a_public_address_is_reached_at_it_and_appears_as_it(fabric: Fabric) -> None:
@@ -98,49 +95,49 @@ def test_an_instance_with_a_public_address_is_reached_at_it_and_appears_as_it(fa
     world = with_eni(two_nodes(), bastion)
     fabric.apply(replace(world, instances=(*world.instances, instance("i-c"))))
     with server("internet", INTERNET_ADDRESS):
-        assert ask("i-c", INTERNET_ADDRESS) == "203.0.113.20"
+        assert tcp_echo("i-c", INTERNET_ADDRESS).told == "203.0.113.20"
     with server("i-c", "10.0.0.20"):
-        assert ask("internet", "203.0.113.20") == INTERNET_ADDRESS
+        assert tcp_echo("internet", "203.0.113.20").told == INTERNET_ADDRESS
 
 
 def test_the_internet_gateway_drops_what_has_no_public_address(fabric: Fabric) -> None:
     direct = tuple(replace(s, routes=(Route("0.0.0.0/0", "igw-1"),)) for s in two_nodes().subnets)
     fabric.apply(replace(two_nodes(), subnets=direct))
-    with server("internet", INTERNET_ADDRESS), pytest.raises(TimeoutError):
-        ask(NODE_A, INTERNET_ADDRESS, timeout=0.3)
+    with server("internet", INTERNET_ADDRESS):
+        assert tcp_echo(NODE_A, INTERNET_ADDRESS, timeout=0.3).failure == Failure.TIMEOUT
     assert fabric.counters()["no_public_address_drops"] > 0
 
 
 def test_the_internet_cannot_open_connections_through_a_nat_gateway(fabric: Fabric) -> None:
-    with server(NODE_A, "10.0.1.10"), pytest.raises(TimeoutError):
-        ask("internet", EIP, timeout=0.3)
+    with server(NODE_A, "10.0.1.10"):
+        assert tcp_echo("internet", EIP, timeout=0.3).failure == Failure.TIMEOUT
 
 
 def test_on_premises_sees_the_address_of_the_pod(fabric: Fabric) -> None:
     route_secondary(NODE_A, "eth1", "10.0.1.1", "10.0.1.33")
     with server("onprem", "192.168.50.10"):
-        assert ask(NODE_A, "192.168.50.10", source="10.0.1.33") == "10.0.1.33"
+        assert tcp_echo(NODE_A, "192.168.50.10", source="10.0.1.33").told == "10.0.1.33"
 
 
 @pytest.mark.parametrize("client", ["192.168.50.10", "172.30.9.10"])
 def test_clients_behind_the_vpn_reach_an_address_in_the_vpc(fabric: Fabric, client: str) -> None:
     route_secondary(NODE_A, "eth1", "10.0.1.1", "10.0.1.33")
     with server(NODE_A, "10.0.1.33"):
-        assert ask("onprem", "10.0.1.33", source=client) == client
+        assert tcp_echo("onprem", "10.0.1.33", source=client).told == client
 
 
 def test_a_subnet_without_a_route_to_the_vpn_does_not_reach_it(fabric: Fabric) -> None:
     bastion = eni("eni-c0", "subnet-public", "10.0.0.20", instance="i-c", public_address="203.0.113.20")
     world = with_eni(two_nodes(), bastion)
     fabric.apply(replace(world, instances=(*world.instances, instance("i-c"))))
-    with server("onprem", "192.168.50.10"), pytest.raises(TimeoutError):
-        ask("i-c", "192.168.50.10", timeout=0.3)
+    with server("onprem", "192.168.50.10"):
+        assert tcp_echo("i-c", "192.168.50.10", timeout=0.3).failure == Failure.TIMEOUT
 
 
 def test_a_route_to_a_nat_gateway_that_is_gone_is_a_black_hole(fabric: Fabric) -> None:
     fabric.apply(replace(two_nodes(), nat=()))
-    with server("internet", INTERNET_ADDRESS), pytest.raises(TimeoutError):
-        ask(NODE_A, INTERNET_ADDRESS, timeout=0.3)
+    with server("internet", INTERNET_ADDRESS):
+        assert tcp_echo(NODE_A, INTERNET_ADDRESS, timeout=0.3).failure == Failure.TIMEOUT
     assert not netns.exists("nat")
 
 
@@ -172,5 +169,5 @@ def test_secondary_interface_of_the_other_node_is_reached(fabric: Fabric) -> Non
     route_secondary(NODE_B, "eth1", "10.0.2.1", "10.0.2.20")
     route_secondary(NODE_A, "eth1", "10.0.1.1", "10.0.1.20")
     with server(NODE_B, "10.0.2.20"):
-        assert ask(NODE_A, "10.0.2.20", source="10.0.1.20") == "10.0.1.20"
+        assert tcp_echo(NODE_A, "10.0.2.20", source="10.0.1.20").told == "10.0.1.20"
     assert {ENI_A1, ENI_B0}.isdisjoint(fabric.source_check_drops_by_interface())

@@ -1,15 +1,16 @@
-"""A small VPC for the tests, and the means to send through it: TCP peers, forged packets, raw frames."""
+"""A small VPC for the tests, and the means to send through it: echo servers, forged packets, raw frames."""
 
 from __future__ import annotations
 
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from tests.sandbox import netns
+from tests.sandbox.echo import EchoServers
+from tests.sandbox.ping import checksum
 from tests.sandbox.world import Eni, Instance, Route, Subnet, World
 
 NODE_A, NODE_B = "i-0000000000000000a", "i-0000000000000000b"
@@ -97,39 +98,11 @@ def route_secondary(node: str, device: str, gateway: str, *addresses: str) -> No
 
 
 @contextmanager
-def server(where: str, address: str, port: int = 8080) -> Iterator[None]:
-    """A TCP server in a namespace that tells each client the address that it came from."""
-    listener = netns.open_socket(where)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, port))
-    listener.listen(16)
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, peer = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.sendall(peer[0].encode())
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
+def server(where: str, address: str) -> Iterator[None]:
+    """An echo server of no name in a namespace."""
+    with EchoServers() as servers:
+        servers.add(where, address=address)
         yield
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-
-
-def ask(where: str, address: str, port: int = 8080, *, source: str = "", timeout: float = 3.0) -> str:
-    """Connects and returns the address that the server saw. Raises OSError (TimeoutError for silence)."""
-    with netns.open_socket(where) as sock:
-        sock.settimeout(timeout)
-        sock.bind((source, 0))
-        sock.connect((address, port))
-        return sock.recv(64).decode()
 
 
 def send_as(where: str, source: str, address: str, payload: bytes = b"x") -> None:
@@ -183,8 +156,5 @@ def udp_frame(own_mac: str, to_mac: str, own: str, to: str, payload: bytes) -> b
     """A whole frame with a UDP packet to port 9 (UDP checksum left out, which IPv4 allows)."""
     udp = struct.pack("!HHHH", 4000, 9, 8 + len(payload), 0) + payload
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + packed(own) + packed(to)
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    header = header[:10] + struct.pack("!H", checksum) + header[12:]
+    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
     return packed(to_mac) + packed(own_mac) + struct.pack("!H", ETH_IP) + header + udp
