@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from berth.contract import BODY, KIND, NODE, RECORD_KIND, Record, decode_record
 
 from tests.sandbox.landscape import ADMIN_KEY, REGION, client
+from tests.sandbox.waiting import WaitedError, wait_for
 
 __all__ = ["Account", "WaitedError", "wait_for"]
 
 ACCOUNT_ID: Final = "123456789012"
-_T = TypeVar("_T")
-
-
-class WaitedError(TimeoutError):
-    """Something did not come true in time. The message says what, and what was seen last."""
-
-
-def wait_for(what: str, look: Callable[[], _T | None], seconds: float = 30.0, every: float = 0.1) -> _T:
-    """Poll another process's state until ``look`` gives something true. Raises :class:`WaitedError`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        if time.monotonic() > deadline:
-            raise WaitedError(f"waited {seconds:.0f} s for {what}; last seen: {seen!r:.300}")
-        time.sleep(every)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.sandbox.waiting import eventually
 from tests.sandbox.world import netns_path, node_dir
 from tests.sandbox.world_ns import PID1, REPOSITORY, nsenter_argv, tool_path
 
@@ -61,7 +62,8 @@ class Node:
     def __init__(self, instance_id: str) -> None:
         self.id = instance_id
         self.dir = node_dir(instance_id)
-        self._starters: list[subprocess.Popen[bytes]] = []  # ours to reap
+        self._inits: list[subprocess.Popen[bytes]] = []  # these two are ours to reap
+        self._agents: list[subprocess.Popen[bytes]] = []
 
     def boot(self, timeout: float = 30.0) -> int:
         """Start the node's init and return its pid; a running one is left alone.
@@ -103,7 +105,7 @@ class Node:
             init.kill()
             init.wait()
             raise NodeError(f"node {self.id} did not boot: {said[1:] or self.log('init.log')}")
-        self._starters.append(init)
+        self._inits.append(init)
         return int(said[1:])
 
     def init_pid(self) -> int | None:
@@ -115,11 +117,11 @@ class Node:
         if (pid := self.init_pid()) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            if not _eventually(lambda: self.init_pid() is None, timeout):
+            if not eventually(lambda: self.init_pid() is None, timeout):
                 raise NodeError(f"node {self.id}: process {pid} did not die within {timeout} s")
-        for starter in self._starters:
+        for starter in (*self._agents, *self._inits):
             starter.wait(timeout)
-        self._starters.clear()
+        self._agents, self._inits = [], []
 
     def run(self, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
         """Run a command in the node to its end. ``options`` are subprocess.run's; text is captured by default."""
@@ -172,7 +174,7 @@ class Node:
                 env=_environment(env or {}),
                 start_new_session=True,
             )
-        self._starters.append(starter)
+        self._agents.append(starter)
         pid = _only_child(starter)
         if pid is not None:
             _write_atomically(self.dir / "agent.pid", f"{pid} {_start_time(pid)}\n")
@@ -191,9 +193,11 @@ class Node:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            if not _eventually(lambda: not self.agent_alive(), timeout):
+            if not eventually(lambda: not self.agent_alive(), timeout):
                 raise NodeError(f"the agent of {self.id} ignored signal {number} for {timeout} s: {self.log()}")
-        self._starters = [starter for starter in self._starters if starter.poll() is None]
+        for starter in self._agents:  # each ends right after what it started
+            starter.wait(timeout)
+        self._agents = []
 
     def log(self, name: str = "agent.log", lines: int = 20) -> str:
         """The last lines of a log, for messages."""
@@ -257,10 +261,3 @@ def _only_child(starter: subprocess.Popen[bytes]) -> int | None:
         if starter.poll() is not None:
             return None
         time.sleep(_POLL_SECONDS)
-
-
-def _eventually(condition: Callable[[], bool], timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while not (met := condition()) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    return met

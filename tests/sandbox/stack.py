@@ -28,7 +28,7 @@ from tests.sandbox.cloud.throttle import Throttle
 from tests.sandbox.fabric import Fabric
 from tests.sandbox.imds import Imds
 from tests.sandbox.node import Node
-from tests.sandbox.world import ROOT, Instance, World, netns_path
+from tests.sandbox.world import ROOT, Instance, World
 
 __all__ = ["NETWORK_ENDPOINT", "Sandbox", "Settings"]
 
@@ -86,7 +86,7 @@ class Sandbox:
         """Bring everything up and return the API's endpoint in the sandbox's own network."""
         self.fabric.start()
         endpoint = self.platform.start(port=NETWORK_ENDPOINT[1])
-        self.platform.server.listen_in(netns_path("internet"), *NETWORK_ENDPOINT)
+        self.platform.server.listen_in("internet", *NETWORK_ENDPOINT)
         if host_fd is not None:
             self.platform.server.listen_fd(host_fd)
         control = self.platform.control

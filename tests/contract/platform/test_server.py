@@ -105,7 +105,7 @@ subprocess.run(["ip", "netns", "add", "elsewhere"], check=True)
 subprocess.run(["ip", "-n", "elsewhere", "link", "set", "lo", "up"], check=True)
 subprocess.run(["ip", "-n", "elsewhere", "address", "add", "198.51.100.53/32", "dev", "lo"], check=True)
 server = Server(app)
-server.listen_in(Path("/run/netns/elsewhere"), "198.51.100.53", 4566)
+server.listen_in("elsewhere", "198.51.100.53", 4566)
 fetch = "import urllib.request as u; print(u.urlopen('http://198.51.100.53:4566/', timeout=5).read().decode())"
 inside = subprocess.run(
     ["ip", "netns", "exec", "elsewhere", sys.executable, "-c", fetch], capture_output=True, text=True

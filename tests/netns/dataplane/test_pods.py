@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 from berth_node.dataplane.pods import PODS_TABLE
@@ -13,6 +12,7 @@ from tests.netns.dataplane.site import Node, attachment
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
+from tests.sandbox.waiting import eventually
 
 WANTED = attachment("web-1", "10.0.1.33", mtu=8500)
 
@@ -28,13 +28,6 @@ def _links(node: Node) -> list[str]:
 
 def _routes(node: Node) -> list[str]:
     return node.sh("ip", "-4", "route", "show", "table", str(PODS_TABLE)).splitlines()
-
-
-def _eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_pod_gets_its_address_a_gateway_and_permanent_neighbours(bare: Node, wanted: Attachment) -> None:
@@ -152,7 +145,7 @@ def test_detaching_unroutes_at_once_and_the_link_goes_soon_after(bare: Node, wan
     assert _routes(bare) == []
     assert wanted.host_ifname not in _links(bare)
     assert bare.call(bare.dataplane.survey) == ()
-    _eventually(lambda: _links(bare) == [])
+    assert eventually(lambda: _links(bare) == [])
 
 
 def test_detaching_what_is_gone_or_was_never_there_is_fine(bare: Node, wanted: Attachment) -> None:
@@ -176,8 +169,8 @@ def test_a_name_is_free_again_right_after_detach(bare: Node, wanted: Attachment)
     for _ in range(20):
         bare.call(bare.dataplane.attach, wanted)
         bare.call(bare.dataplane.detach, wanted)
-        _eventually(lambda: "eth0" not in netns.run("dp-web-1", ["ip", "link"]).stdout)
-    _eventually(lambda: _links(bare) == [])
+        assert eventually(lambda: "eth0" not in netns.run("dp-web-1", ["ip", "link"]).stdout)
+    assert eventually(lambda: _links(bare) == [])
 
 
 def test_dead_links_of_a_process_that_was_killed_are_reaped_by_the_next(bare: Node, wanted: Attachment) -> None:
@@ -185,7 +178,7 @@ def test_dead_links_of_a_process_that_was_killed_are_reaped_by_the_next(bare: No
     bare.sh("ip", "link", "set", wanted.host_ifname, "group", str(0x62657274))
     assert bare.call(bare.dataplane.survey) == ()
     bare.restart()
-    _eventually(lambda: _links(bare) == [])
+    assert eventually(lambda: _links(bare) == [])
 
 
 def test_a_burst_of_pods_is_remembered_by_the_kernel_and_taken_away(bare: Node) -> None:
@@ -210,7 +203,7 @@ def test_a_burst_of_pods_is_remembered_by_the_kernel_and_taken_away(bare: Node) 
         bare.call(bare.dataplane.detach, one)
     print(f"detach, ms: mean {1000 * (time.perf_counter() - start) / 111:.2f}")
     assert _routes(bare) == []
-    _eventually(lambda: _links(bare) == [])
+    assert eventually(lambda: _links(bare) == [])
 
 
 SABOTAGE = {

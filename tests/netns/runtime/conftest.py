@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,14 +47,6 @@ if command == "ADD":
 """
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Whether it becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return met
-
-
 class FakeNode:
     """A node with its runtime, and what its fake plugins were called with."""
 
@@ -80,13 +71,14 @@ class FakeNode:
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    instance = f"i-{uuid4().hex[:17]}"
+    before, instance = netns.names(), f"i-{uuid4().hex[:17]}"
     netns.create(instance)
     made = Node(instance)
     made.boot()
     yield made
     made.shutdown()
-    netns.delete(instance)
+    for name in netns.names() - before:  # its own, and those of pods
+        netns.delete(name)
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.runtime.conftest import eventually
 from tests.sandbox import netns
 from tests.sandbox.kubeproxy import MODES, KubeProxy, ServicePort, ruleset
 from tests.sandbox.kubeproxy_nft import ruleset as nft_ruleset
 from tests.sandbox.probe import EchoServers, Failure, tcp_echo, udp_echo
+from tests.sandbox.waiting import eventually
 
 NODE, CLIENT, B1, B2, OUTSIDE = "10.6.0.1", "10.6.1.1", "10.6.1.2", "10.6.1.3", "192.168.6.1"
 CLUSTER_IP, PODS = "172.30.0.10", "10.6.1.0/24"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.runtime.conftest import eventually
 from tests.sandbox import netns
 from tests.sandbox.node import MOUNTS, Node, NodeError
+from tests.sandbox.waiting import eventually
 from tests.sandbox.world import netns_path
 
 SLEEP = [sys.executable, "-IS", "-c", "import time; print('up', flush=True); time.sleep(600)"]

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.netns.runtime.conftest import eventually
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
 from tests.sandbox.probe import PORT, EchoServers, Failure, Matrix, Prober, Target, tcp_echo, udp_echo
+from tests.sandbox.waiting import eventually
 
 
 @contextmanager

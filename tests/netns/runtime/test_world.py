@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.netns.runtime.conftest import eventually
 from tests.sandbox import world_ns
+from tests.sandbox.waiting import eventually
 
 WORLD = [sys.executable, "-m", "tests.sandbox.world_ns"]
 TREE = """

@@ -113,12 +113,12 @@ def _path_pattern(uri: str) -> re.Pattern[str]:
 
 
 class CallLog:
-    """Every call with its caller and outcome: counted in memory, and one JSON object a line in ``path``."""
+    """Every call with its caller and outcome: counted in memory, and one JSON object a line in ``path``, begun anew."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.Lock()
-        self._file = path.open("a", buffering=1) if path else None
+        self._file = path.open("w", buffering=1) if path else None
 
     def add(self, principal: Principal, call: Call, outcome: str) -> None:
         """``outcome`` is ``ok`` or the error code of the answer."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import Any, Final
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import ThreadedWSGIServer
 
+from tests.sandbox import netns
+
 from .callers import WsgiApp, call_app
 
-__all__ = ["LISTENER", "LOOPBACK", "NETWORK", "Server", "moto_app", "socket_in"]
+__all__ = ["LISTENER", "LOOPBACK", "NETWORK", "Server", "moto_app"]
 
 LISTENER: Final = "berth.listener"
 """The environ key that says how a request came in: ``loopback`` (the sandbox's own) or ``network`` (a namespace)."""
@@ -23,7 +23,6 @@ LOOPBACK: Final = "loopback"
 NETWORK: Final = "network"
 
 _BACKLOG: Final = 256
-_CLONE_NEWNET: Final = 0x40000000
 
 
 def moto_app() -> WsgiApp:
@@ -109,9 +108,11 @@ class Server:
         own = str(sock.getsockname()[0]).startswith("127.")
         return self._serve(sock, listener or (LOOPBACK if own else NETWORK))
 
-    def listen_in(self, netns: Path, host: str, port: int) -> int:
-        """Listen on an address inside a network namespace, given by its bind mount."""
-        return self._serve(socket_in(netns, lambda: _listening(host, port)), NETWORK)
+    def listen_in(self, where: str, host: str, port: int) -> int:
+        """Listen on an address inside a named network namespace: a socket stays where it was made."""
+        with netns.inside(where):
+            sock = _listening(host, port)
+        return self._serve(sock, NETWORK)
 
     def close(self) -> None:
         """Stop accepting. Requests being served end by themselves."""
@@ -143,35 +144,3 @@ def _listening(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def socket_in(netns: Path, make: Any) -> socket.socket:
-    """Run ``make`` in a thread that has joined ``netns``: a socket stays in the namespace it was made in (socket(7)).
-
-    setns(2) moves the calling thread alone, so the thread ends instead of going back. ``OSError`` as raised in it.
-    """
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
-
-    def run() -> None:
-        try:
-            with netns.open("rb") as handle:
-                _setns(handle.fileno())
-            made.append(make())
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name=f"socket-in-{netns.name}")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
-
-
-def _setns(fd: int) -> None:
-    # os.setns came with Python 3.12
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
