@@ -1,41 +1,50 @@
 # Berth. `make demo` shows it at work on one machine, `make test` proves it. Both install what they need.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 PY := .venv/bin/python
+# What a shell has set for AWS, or for other Pythons, is not ours: no account is used, and the lock file says what runs.
+unexport $(filter AWS_% BOTO_% MOTO_% PYTHON%,$(filter-out PYTHON,$(.VARIABLES))) VIRTUAL_ENV
+export AWS_CONFIG_FILE := /dev/null
+export AWS_SHARED_CREDENTIALS_FILE := /dev/null
 export PYTHONPATH := .:layers/berth:node_agent
 export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONUTF8 := 1
 export SAM_CLI_TELEMETRY := 0
 export PATH := $(PATH):/usr/sbin:/sbin
-WORLD := $(PY) -m tests.sandbox.world_ns --
+# What make starts ends when make is killed, by `kill -9` too.
+TIED := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
+WORLD := $(TIED) $(PY) -m tests.sandbox.world_ns --
+KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop test lint sam-validate unit kernel e2e plugin lock clean
+.PHONY: help setup demo stop test lint sam-validate unit kernel e2e command plugin lock clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## prepare .venv from the lock file, and missing system packages by apt
-	@scripts/bootstrap.sh dev
+	@$(TIED) scripts/bootstrap.sh dev
 
 demo: setup ## the whole path on one machine: deploy, launch, pods, packets (KEEP=1 leaves it up)
-	@$(PY) -m tests.sandbox.demo $(if $(KEEP),--keep)
+	@$(TIED) $(PY) -m tests.sandbox.demo $(if $(KEPT),--keep)
 
-stop: setup ## stop a demo that was left up with KEEP=1
-	@$(PY) -m tests.sandbox.demo --stop
+stop: ## stop a demo that was left up with KEEP=1
+	@if [ -e build/sandbox.json ]; then $(PY) -m tests.sandbox.demo --stop; else echo "No sandbox is up."; fi
 
-test: setup lint sam-validate unit kernel e2e ## all tests, under 10 minutes on 2 cores
+test: setup lint sam-validate unit kernel e2e command ## all tests, under 10 minutes on 2 cores
 
 lint: setup ## ruff, mypy --strict, import contracts
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy
-	@.venv/bin/lint-imports --no-cache
+	@$(TIED) .venv/bin/ruff check .
+	@$(TIED) .venv/bin/ruff format --check .
+	@$(TIED) $(PY) -m mypy
+	@$(TIED) .venv/bin/lint-imports --no-cache
 
 sam-validate: ## sam validate --lint on template.yaml
-	@scripts/bootstrap.sh sam
-	@AWS_DEFAULT_REGION=eu-west-1 .venv-sam/bin/sam validate --lint --template template.yaml
+	@$(TIED) scripts/bootstrap.sh sam
+	@AWS_DEFAULT_REGION=eu-west-1 $(TIED) .venv-sam/bin/sam validate --lint --template template.yaml
 
 unit: setup ## unit tests and the sandbox's contract tests: no root needed
-	@$(PY) -m pytest tests/unit tests/contract
+	@$(TIED) $(PY) -m pytest tests/unit tests/contract
 
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@$(WORLD) $(PY) -m pytest tests/netns
@@ -43,15 +52,16 @@ kernel: setup plugin ## tests on real network namespaces, inside a private world
 e2e: setup plugin ## the end-to-end run, step by step
 	@$(WORLD) $(PY) -m pytest tests/e2e
 
-plugin: setup ## build the CNI plugin for x86_64 and arm64
-	@$(PY) scripts/build_plugin.py
+command: setup plugin ## make demo itself: its report, kill -9, KEEP=1
+	@$(TIED) $(PY) -m pytest tests/command
 
-lock: ## compile requirements/*.in to lock files with hashes
-	@scripts/bootstrap.sh dev
-	@python3 -m venv build/uv && build/uv/bin/pip install --quiet --require-hashes -r requirements/uv.lock
+plugin: setup ## build the CNI plugin for x86_64 and arm64
+	@$(TIED) $(PY) scripts/build_plugin.py
+
+lock: setup ## compile requirements/*.in to lock files with hashes
 	@for name in uv dev sam; do \
-	    build/uv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	    .venv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	        --custom-compile-command "make lock" requirements/$$name.in -o requirements/$$name.lock; done
 
-clean: ## remove what the targets made
+clean: stop ## remove what the targets made
 	@rm -rf build .venv .venv-sam .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.sandbox import world_ns
-from tests.sandbox.cloud.deploy import CACHE, this_runtime
-from tests.sandbox.cloud.packaging import BuildError, build
 from tests.sandbox.demo import keeping
 from tests.sandbox.demo.report import Report, Stage
-from tests.sandbox.demo.stages import REPOSITORY
+from tests.sandbox.world_ns import REPOSITORY
 
 RESULT: Final = REPOSITORY / "build" / "demo.json"
 SCRATCH: Final = REPOSITORY / "build" / "tmp"
-INTERRUPTED: Final = 128 + signal.SIGINT
+INTERRUPTED: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 TOOLS: Final = {"nft": "nftables", "ip": "iproute2", "iptables-restore": "iptables", "nsenter": "util-linux"}
 
 
@@ -64,13 +62,20 @@ def _user_namespaces_refusal() -> str:
 
 def prepare(report: Report) -> None:
     """What needs the network, so before the private world is entered: the plugin, and the functions' packages."""
+    # loaded here: the outer process, which hears Ctrl-C, starts at once and has no need of them
+    from tests.sandbox.cloud.deploy import CACHE, this_runtime
+    from tests.sandbox.cloud.packaging import BuildError, build
+
     if not (REPOSITORY / "build" / "plugin" / platform.machine() / "berth").exists():
         report.note("compiling the CNI plugin for x86_64 and arm64; the first time takes a minute or two")
     build_plugin = [sys.executable, str(REPOSITORY / "scripts" / "build_plugin.py"), "--quiet"]
     if subprocess.run(build_plugin, check=False).returncode != 0:
-        raise BuildError("the CNI plugin did not build; the compiler's words are above")
+        raise NotReadyError("the CNI plugin did not build; the compiler's words are above")
     report.note("the CNI plugin is built for x86_64 and arm64")
-    build(REPOSITORY / "template.yaml", this_runtime(), CACHE, report.note)
+    try:
+        build(REPOSITORY / "template.yaml", this_runtime(), CACHE, report.note)
+    except BuildError as error:
+        raise NotReadyError(str(error)) from error
 
 
 def _prepare_tied() -> None:
@@ -79,7 +84,7 @@ def _prepare_tied() -> None:
     with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
         command = ["env", f"TMPDIR={scratch}", sys.executable, "-m", "tests.sandbox.demo", "--prepare"]
         status = world_ns.run_tied(command)
-    if status == INTERRUPTED:
+    if status in INTERRUPTED:
         raise KeyboardInterrupt
     if status:
         raise NotReadyError(f"preparing failed ({_ending(status)}); what went wrong is said above")
@@ -101,13 +106,17 @@ def _outside(keep: bool) -> int:
         status = _both_parts(report, keep)
     except KeyboardInterrupt:
         report.fail("interrupted")
-        status = INTERRUPTED
-    except (NotReadyError, BuildError, world_ns.WorldError, OSError, subprocess.CalledProcessError) as error:
+        status = 128 + signal.SIGINT
+    except (NotReadyError, world_ns.WorldError, OSError, subprocess.CalledProcessError) as error:
         report.fail(str(error))
         status = 1
     if status and not RESULT.exists():  # else the inner part has told what happened
         if not report.failures:
-            report.fail(f"the demo's process ended before its report: {_ending(status)}")
+            report.fail(
+                "interrupted"
+                if status in INTERRUPTED
+                else f"the demo's process ended before its report: {_ending(status)}"
+            )
         report.write(RESULT)
     return status
 
@@ -133,6 +142,7 @@ def _ending(status: int) -> str:
 def _inside(given: argparse.Namespace) -> int:
     from tests.sandbox.demo.run import run  # the sandbox's parts, which the outer process has no need to load
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     report = Report()
     report.stages.append(Stage("this machine", given.prepared, True))
     status = run(report, given.host_fd, keep=given.keep, port=given.port)
@@ -145,11 +155,9 @@ def _inside(given: argparse.Namespace) -> int:
 def _prepare_or_say_why() -> int:
     try:
         prepare(Report())
-    except BuildError as error:
+    except NotReadyError as error:
         print(f"berth: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0
 
 
@@ -163,13 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--prepared", type=float, default=0.0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.inside:
-        return _inside(given)
+    if given.inside or given.prepare:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: the outer process says that it was interrupted
+        return _inside(given) if given.inside else _prepare_or_say_why()
     if given.stop:
         print("The sandbox is stopped." if keeping.stop() else "No sandbox is up.")
         return 0
-    if given.prepare:
-        return _prepare_or_say_why()
     return _outside(given.keep)
 
 

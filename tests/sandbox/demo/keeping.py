@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from tests.sandbox import world_ns
-from tests.sandbox.landscape import ADMIN_KEY, REGION
 from tests.sandbox.world_ns import REPOSITORY
 
 __all__ = ["Kept", "instructions", "load", "save", "stop"]
@@ -38,8 +37,8 @@ def save(kept: Kept) -> None:
     STATE.write_text(json.dumps(asdict(kept), indent=2) + "\n")
     python = shlex.quote(sys.executable)
     paths = ":".join(shlex.quote(str(REPOSITORY / package)) for package in world_ns.PACKAGES)
-    _script(LOOK, f'exec env PYTHONPATH={paths} {python} -m tests.sandbox.demo.keeping "$@"')
-    _script(TOOLS / "berth-node", f'exec env PYTHONPATH={paths} {python} -m berth_node "$@"')
+    _script(LOOK, f'exec env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={paths} {python} -m tests.sandbox.demo.keeping "$@"')
+    _script(TOOLS / "berth-node", f'exec env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={paths} {python} -m berth_node "$@"')
 
 
 def _script(path: Path, line: str) -> None:
@@ -69,6 +68,8 @@ def stop() -> bool:
 
 def instructions(kept: Kept) -> list[str]:
     """What to try in a kept sandbox."""
+    from tests.sandbox.landscape import ADMIN_KEY, REGION  # loads boto3, which looking around and stopping need not
+
     node, pod = next(iter(kept.nodes), "NODE"), next(iter(kept.pods), "POD")
     look = os.path.relpath(LOOK)
     tries = [

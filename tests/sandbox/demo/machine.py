@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +17,11 @@ from tests.sandbox.stack import Settings
 from tests.sandbox.world import ROOT
 from tests.sandbox.world_ns import in_world
 
-__all__ = ["RunningSandbox", "SandboxDiedError", "running_sandbox", "start_sandbox"]
+__all__ = ["RunningSandbox", "SandboxDiedError", "needing", "running_sandbox", "start_sandbox"]
 
 
 class SandboxDiedError(RuntimeError):
-    """The sandbox process ended before it was ready. The message has the end of its log."""
+    """The sandbox process ended before it was told to. The message has its status and the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,11 @@ class RunningSandbox:
 
     endpoint: str
     process: subprocess.Popen[bytes]
+
+    def last_words(self) -> str:
+        """How it ended and what it said last, or nothing while it runs."""
+        status = self.process.poll()
+        return "" if status is None else f"the sandbox process ended with status {status}: {_last_words()}"
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""
@@ -65,6 +72,36 @@ def start_sandbox(settings: Settings, host_fd: int | None = None, *, tied: bool 
 def _last_words() -> str:
     texts = [path.read_text(errors="replace") for path in map(Path, (ROOT / "log" / "sandbox.out",)) if path.exists()]
     return "\n".join(texts)[-2000:].strip() or "it said nothing"
+
+
+@contextlib.contextmanager
+def needing(sandbox: RunningSandbox) -> Iterator[None]:
+    """Raises :class:`SandboxDiedError` in the block as soon as the sandbox ends; else one waits for what never comes.
+
+    For the main thread, since only that one hears signals.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        # polled: a Popen that a thread waits for reports no status to anybody else meanwhile
+        while not over.wait(0.2):
+            if sandbox.last_words():
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                return
+
+    def tell(*_: object) -> None:
+        if not over.is_set():
+            raise SandboxDiedError(sandbox.last_words())
+
+    previous = signal.signal(signal.SIGUSR1, tell)
+    watcher = threading.Thread(target=watch, name="watch the sandbox", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR1, previous)
 
 
 @contextlib.contextmanager

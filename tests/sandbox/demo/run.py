@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tests.sandbox.demo import keeping
 from tests.sandbox.demo.connectivity import check_matrix, check_services, check_world_outside
-from tests.sandbox.demo.machine import start_sandbox
+from tests.sandbox.demo.machine import RunningSandbox, needing, start_sandbox
 from tests.sandbox.demo.report import Report, table
 from tests.sandbox.demo.stages import (
     ALPHA,
@@ -42,20 +42,25 @@ MUTATING: Final = (
 def run(report: Report, host_fd: int, *, keep: bool, port: int) -> int:
     """All stages; a failing one ends the demo, and the report says so. Returns the exit status."""
     scene: Scene | None = None
+    sandbox: RunningSandbox | None = None
     try:
         with report.stage("the sandbox"):
             sandbox = start_sandbox(Settings(), host_fd, tied=not keep)
             scene = Scene(report, sandbox.endpoint)
             report.note(f"account, fabric and metadata are up; the API is at http://127.0.0.1:{port} meanwhile")
-        _stages(scene, keep=keep)
-        _figures(scene)
+        with needing(sandbox):
+            _stages(scene, keep=keep)
+            _figures(scene)
     except KeyboardInterrupt:
         report.fail("interrupted")
         return 130
     except Exception as error:
-        report.fail(f"{type(error).__name__}: {error}")
-        report.say("".join(traceback.format_exc(limit=-6)))
-    if keep and scene is not None:
+        if sandbox is not None and (words := sandbox.last_words()):
+            report.fail(words)
+        else:
+            report.fail(f"{type(error).__name__}: {error}")
+            report.say("".join(traceback.format_exc(limit=-6)))
+    if keep and scene is not None and sandbox is not None and not sandbox.last_words():
         _keep(scene, port)
     return 0 if report.ok else 1
 
