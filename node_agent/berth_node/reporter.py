@@ -39,7 +39,7 @@ class Reporter:
     failures: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _urgent: asyncio.Event = field(default_factory=asyncio.Event)
-    _timed_out: bool = False
+    _due: float = 0.0  # by the loop's clock: then a report goes whether or not there is something new to say
 
     def notify(self, *, urgent: bool = False) -> None:
         """Something changed; ``urgent``: pods wait, or a Lambda does."""
@@ -49,10 +49,14 @@ class Reporter:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._postpone()
         while True:
             await self._pause()
             report = self.build()
-            if report is None or self._only_noise(report):
+            if report is None:
+                self._postpone()
+                continue
+            if self._only_noise(report):
                 continue
             try:
                 await self.send(encode_report(report))
@@ -65,21 +69,25 @@ class Reporter:
                 self.notify(urgent=True)
                 continue
             self.failures, self.last = 0, report
+            self._postpone()
             self.sent(report)
 
+    def _postpone(self) -> None:
+        self._due = asyncio.get_running_loop().time() + self.interval * (0.9 + self.jitter() / 5)
+
     def _only_noise(self, report: Report) -> bool:
-        """Woken by a change that was undone before the debounce ended."""
-        return self.last is not None and not self._timed_out and substance(self.last) == substance(report)
+        """Woken by a change that was undone before the debounce ended, or by one that is none: the agent's clock ticks.
+
+        Such a wake must not put the regular report off: it is what makes up for one that was lost on its way.
+        """
+        early = asyncio.get_running_loop().time() < self._due
+        return early and self.last is not None and substance(self.last) == substance(report)
 
     async def _pause(self) -> None:
-        self._timed_out = False
         # asyncio.timeout, not wait_for: in Python 3.11 that can swallow the cancellation that ends this loop
-        try:
-            async with asyncio.timeout(self.interval * (0.9 + self.jitter() / 5)):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._due):
                 await self._wake.wait()
-        except TimeoutError:
-            self._timed_out = True
-        else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.debounce):
                     await self._urgent.wait()

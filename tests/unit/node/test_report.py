@@ -120,3 +120,20 @@ def test_nothing_new_is_not_sent_before_its_time() -> None:
 
     asyncio.run(play())
     assert [r.in_use for r in outbox.sent] == [0, 1]
+
+
+def test_ticks_that_change_nothing_do_not_put_the_regular_report_off() -> None:
+    outbox = Outbox()
+
+    async def play() -> None:
+        reporter = Reporter(outbox.build, outbox.send, lambda _: None, 0.1, 0.0, lambda: 0.0)
+        task = asyncio.ensure_future(reporter.run())
+        async with asyncio.timeout(20):
+            while len(outbox.sent) < 3:
+                reporter.notify()
+                await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(play())
+    assert [r.in_use for r in outbox.sent[:3]] == [0, 0, 0]
