@@ -190,6 +190,19 @@ def test_a_parameter_reaches_every_resource_that_it_is_part_of(stacks: Stacks, p
     assert found["PermissionsBoundary"]["PermissionsBoundaryArn"] == read_only
 
 
+def test_a_changed_rule_is_the_same_rule(stacks: Stacks, platform: Platform) -> None:
+    def body(minutes: int) -> str:
+        rule = {"Type": "AWS::Events::Rule", "Properties": {"ScheduleExpression": f"rate({minutes} minutes)"}}
+        return template({"Rule": rule}, Outputs={"Arn": {"Value": {"Fn::GetAtt": ["Rule", "Arn"]}}})
+
+    stacks.apply("rule", body(5))
+    before = stacks.describe("rule")["Outputs"]
+    stacks.apply("rule", body(7), "UPDATE")
+    assert stacks.describe("rule")["Outputs"] == before
+    name = before[0]["OutputValue"].rpartition("/")[2]
+    assert client(platform.endpoint, "events").describe_rule(Name=name)["ScheduleExpression"] == "rate(7 minutes)"
+
+
 def test_an_update_that_fails_leaves_all_as_it_was(stacks: Stacks, platform: Platform) -> None:
     def body(seconds: int, **more: Any) -> str:
         queue = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "stays", "VisibilityTimeout": seconds}}

@@ -97,6 +97,10 @@ def _update(original: Any) -> Any:
         logical_id: str, resource_json: dict[str, Any], resources_map: Any, **where: str
     ) -> Any:
         kind = resource_json["Type"]
+        if kind == "AWS::Events::Rule":
+            # moto makes a new rule; by another name it would lose who may be invoked by it
+            named = {"Name": resources_map[logical_id].name, **(resource_json.get("Properties") or {})}
+            resource_json = {**resource_json, "Properties": named}
         try:
             changed = None if kind in KEPT_ON_UPDATE else original(logical_id, resource_json, resources_map, **where)
             resource = changed or resources_map[logical_id]

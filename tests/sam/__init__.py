@@ -1,0 +1,1 @@
+"""The unmodified SAM CLI against the sandbox."""
