@@ -235,7 +235,7 @@ class _Reader:
 def _parse(text: str, what: str) -> _Reader:
     try:
         reader = _Reader(json.loads(text), what)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of more than 4300 digits
         raise ContractError(what, f"is not JSON: {error}") from None
     schema = reader.count("schema")
     if schema != SCHEMA:

@@ -14,10 +14,14 @@ from typing import Final
 
 from berth.contract import ContractError, Record, Report, address_count, decode_report
 from berth.events import Signal
-from berth.store import NodeState, Store
+from berth.store import Store
 
-__all__ = ["Intake", "ReportRefusedError", "SentReport", "believe", "ingest", "read_report"]
+__all__ = ["MAX_REPORT_BYTES", "Intake", "ReportRefusedError", "SentReport", "believe", "ingest", "read_report"]
 
+MAX_REPORT_BYTES: Final = 262_144
+"""Three times what the largest node has to say, and well below a DynamoDB item's 400 KB: one sender's message must not
+be able to fail the others of its batch."""
+_MAX_COUNTER: Final = 2**63 - 1  # DynamoDB's numbers have 38 digits
 _SENDER: Final = re.compile(r"[A-Z0-9]{4,128}:(i-[0-9a-f]{8}(?:[0-9a-f]{9})?)")
 
 
@@ -35,13 +39,18 @@ class SentReport:
 
 def read_report(sender: str, body: str) -> SentReport:
     """Read one message. Raises :class:`ReportRefusedError`."""
+    if len(body.encode("utf-8", "surrogatepass")) > MAX_REPORT_BYTES:
+        raise ReportRefusedError(f"{sender!r:.80}: a report of more than {MAX_REPORT_BYTES} bytes")
     match = _SENDER.fullmatch(sender)
     if match is None:
         raise ReportRefusedError(f"sender {sender!r:.80} is no instance: expected ROLEID:i-… from instance credentials")
     try:
-        return SentReport(match[1], decode_report(body))
+        report = decode_report(body)
     except ContractError as error:
         raise ReportRefusedError(f"{match[1]}: {error}") from None
+    if max(report.order.boot, report.order.sequence) > _MAX_COUNTER:
+        raise ReportRefusedError(f"{match[1]}: report.order: expected at most {_MAX_COUNTER}")
+    return SentReport(match[1], report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +76,14 @@ def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport])
         state = known[arns[sent.instance_id]]
         if state.record is None or state.buried:
             refused.append(f"{sent.instance_id}: no record says that it is a node of ours")
-            signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record"))
-        elif store.accept_report(arns[sent.instance_id], sent.report) or _is_last(state, sent.report):
-            signals[sent.instance_id] = Signal(sent.instance_id, "report")
+            signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record", reports=True))
+        elif store.accept_report(arns[sent.instance_id], sent.report):
+            order = sent.report.order
+            signals[sent.instance_id] = Signal(sent.instance_id, f"report ({order.boot}, {order.sequence})")
         else:
             order = sent.report.order
-            older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is not newer than the last")
+            older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is older than the last")
     return Intake(tuple(signals.values()), tuple(refused), tuple(older))
-
-
-def _is_last(state: NodeState, report: Report) -> bool:
-    """The very report that was kept last, come again: perhaps the look that it asked for failed."""
-    return state.report is not None and state.report.order == report.order
 
 
 def believe(report: Report | None, record: Record | None) -> Report | None:

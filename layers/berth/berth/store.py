@@ -36,6 +36,7 @@ from berth.contract import (
     encode_record,
     encode_report,
 )
+from berth.events import Signal
 from berth.intents import decode_intents, encode_intents
 from berth.model import Intent, Notes
 
@@ -54,10 +55,12 @@ _BATCH: Final = 100
 # ------------------------------------------------------------------------------------------------ conditions
 REVISION_NEVER_FALLS: Final = "attribute_not_exists(revision) OR revision <= :revision"
 NODE_IS_KNOWN: Final = f"attribute_exists({BODY}) AND attribute_not_exists({EXPIRES})"
-REPORT_IS_NEWER: Final = (
-    "attribute_not_exists(boot) OR boot < :boot OR (boot = :boot AND #sequence < :sequence)"  # (boot, sequence) order
+REQUEST_IS_NEWER: Final = "(attribute_not_exists(requested_at) OR requested_at <= :requested_at)"
+# boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
+REPORT_IS_NOT_OLDER: Final = (
+    "attribute_not_exists(boot) OR boot < :boot OR (boot = :boot AND #sequence <= :sequence)"  # (boot, sequence) order
 )
-LEASE_IS_FREE: Final = "attribute_not_exists(holder) OR #until < :now"
+LEASE_IS_FREE: Final = "attribute_not_exists(holder) OR #until < :now OR holder = :holder"
 LEASE_IS_HELD: Final = "attribute_exists(holder) AND #until >= :now"
 LEASE_IS_MINE: Final = "holder = :holder"
 NOBODY_KNOCKED: Final = "wakeups = :seen"
@@ -96,19 +99,19 @@ class Store(Protocol):
         """Replace the node's intents."""
 
     def accept_report(self, arn: str, report: Report) -> bool:
-        """Keep ``report`` if it is newer than the last one. False: it is not."""
+        """Keep ``report`` unless the last one is newer. False: it is. The last one itself is taken again."""
 
-    def hint(self, arn: str, draining_until: float, requested: int, requested_until: float) -> bool:
-        """Note what EC2 cannot be asked about. Zero times change nothing. False: there is no such node (yet)."""
+    def hint(self, arn: str, signal: Signal) -> bool:
+        """Note what EC2 cannot be asked about. False: there is no such node (yet), or a later request is known."""
 
     def take(self, arn: str, holder: str, now: float, until: float) -> bool:
         """Take the node's lease. False: somebody has it, and has been told to look again (or just let go)."""
 
-    def wakeups(self, arn: str) -> int:
-        """How often somebody knocked since the lease was taken."""
+    def release(self, arn: str, holder: str, seen: int | None) -> int | None:
+        """Let go of the lease unless somebody knocked since ``seen`` knocks (None: in any case).
 
-    def release(self, arn: str, holder: str, seen: int | None) -> bool:
-        """Let go of the lease unless ``wakeups`` moved past ``seen`` (None: in any case). False: look again."""
+        None: it is not ours any more, let go of now or before. Else it still is, after that many knocks: look again.
+        """
 
 
 class DynamoStore:
@@ -167,7 +170,7 @@ class DynamoStore:
             record,
             sets=f"{EXPIRES} = :expires",
             removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, "
-            "draining_until, requested, requested_until",
+            "draining_until, requested, requested_until, requested_at",
             values={":expires": _number(int(expires_at))},
         )
 
@@ -180,22 +183,23 @@ class DynamoStore:
         return self._conditionally(
             self._client.put_item,
             Item={**_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
-            ConditionExpression=REPORT_IS_NEWER,
+            ConditionExpression=REPORT_IS_NOT_OLDER,
             ExpressionAttributeNames={"#sequence": "sequence"},
             ExpressionAttributeValues={":boot": order["boot"], ":sequence": order["sequence"]},
         )
 
-    def hint(self, arn: str, draining_until: float, requested: int, requested_until: float) -> bool:
+    def hint(self, arn: str, signal: Signal) -> bool:
         sets: dict[str, Any] = {}
-        if draining_until > 0:
-            sets["draining_until"] = _number(draining_until)
-        if requested_until > 0:
-            sets |= {"requested": _number(requested), "requested_until": _number(requested_until)}
+        if signal.draining_until > 0:
+            sets["draining_until"] = _number(signal.draining_until)
+        if signal.requested_until > 0:
+            names = ("requested", "requested_until", "requested_at")
+            sets |= {name: _number(getattr(signal, name)) for name in names}
         return self._conditionally(
             self._client.update_item,
             Key=_key(arn, RECORD_KIND),
             UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in sets),
-            ConditionExpression=NODE_IS_KNOWN,
+            ConditionExpression=NODE_IS_KNOWN + (f" AND {REQUEST_IS_NEWER}" if "requested_at" in sets else ""),
             ExpressionAttributeValues={f":{name}": value for name, value in sets.items()},
         )
 
@@ -213,7 +217,7 @@ class DynamoStore:
                 },
                 ConditionExpression=LEASE_IS_FREE,
                 ExpressionAttributeNames={"#until": "until"},
-                ExpressionAttributeValues={":now": _number(now)},
+                ExpressionAttributeValues={":now": _number(now), ":holder": {"S": holder}},
             ):
                 return True
             if self._conditionally(
@@ -228,20 +232,19 @@ class DynamoStore:
             # it was let go between the two: try to take it again
         raise TimeoutError(f"{arn}: the lease changed hands three times while it was asked for; trying again later")
 
-    def wakeups(self, arn: str) -> int:
-        answer = self._client.get_item(TableName=self._table, Key=_key(arn, LEASE_KIND), ConsistentRead=True)
-        return int(answer.get("Item", {}).get("wakeups", {}).get("N", "0"))
-
-    def release(self, arn: str, holder: str, seen: int | None) -> bool:
+    def release(self, arn: str, holder: str, seen: int | None) -> int | None:
         condition, values = LEASE_IS_MINE, {":holder": {"S": holder}}
         if seen is not None:
             condition, values = f"{LEASE_IS_MINE} AND {NOBODY_KNOCKED}", values | {":seen": _number(seen)}
-        return self._conditionally(
-            self._client.delete_item,
-            Key=_key(arn, LEASE_KIND),
-            ConditionExpression=condition,
-            ExpressionAttributeValues=values,
-        )
+        key = _key(arn, LEASE_KIND)
+        if self._conditionally(
+            self._client.delete_item, Key=key, ConditionExpression=condition, ExpressionAttributeValues=values
+        ):
+            return None
+        # refused for a knock, or because it is gone: the answer to a first attempt was lost, or the lease ran out
+        lease = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
+        mine = lease.get("holder", {}).get("S") == holder
+        return int(lease["wakeups"]["N"]) if mine else None
 
     # ------------------------------------------------------------------------------------------------ plumbing
 
@@ -300,8 +303,8 @@ def _state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
             buried=EXPIRES in record,
         )
-    except ContractError as error:
-        return NodeState(broken=str(error))
+    except (ContractError, KeyError, TypeError, ValueError) as error:
+        return NodeState(broken=f"{type(error).__name__}: {error}")
 
 
 def _notes(record: Mapping[str, Any]) -> Notes:

@@ -57,6 +57,8 @@ def test_a_spot_warning_counts_from_when_it_was_sent() -> None:
 def test_requested_capacity_is_read() -> None:
     signal = parse(changed("node-capacity-requested"))
     assert (signal.requested, signal.requested_until) == (48, 1793602800.0)
+    assert signal.requested_at == 1793599200.0
+    assert signal.event_id == queued("node-capacity-requested")["id"]
 
 
 def test_our_own_delayed_message_is_read_back() -> None:
@@ -68,6 +70,7 @@ def test_our_own_delayed_message_is_read_back() -> None:
     [
         ("{", "is not JSON"),
         ("[]", "expected an object"),
+        ("9" * 5000, "is not JSON"),
         ('{"source": 1}', "source"),
         ('{"source": "aws.ec2", "detail-type": "x"}', "detail"),
         (changed("instance-state-change", **{"instance-id": "i-nope"}), "detail.instance-id"),

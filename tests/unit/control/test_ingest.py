@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from berth.contract import Assignment, Interface, Order, Record, Report, Surrender, encode_report
-from berth.ingest import ReportRefusedError, SentReport, believe, ingest, read_report
+from berth.ingest import MAX_REPORT_BYTES, ReportRefusedError, SentReport, believe, ingest, read_report
 from berth.model import Notes
 
 from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE, FakeStore, Machine
@@ -116,3 +118,17 @@ def test_only_what_the_record_lists_is_believed() -> None:
 def test_no_report_and_no_record_are_nothing_to_believe() -> None:
     assert believe(None, record()) is None
     assert believe(Report(Order(1, 1), 0, in_use=3), None) == Report(Order(1, 1), 0, in_use=0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"schema": ' + "9" * 5000 + "}",
+        json.dumps({"schema": 1, "order": {"boot": 10**40, "sequence": 1}, "acknowledged_revision": 0, "in_use": 0}),
+        json.dumps({"schema": 1, "order": {}, "acknowledged_revision": 0, "in_use": 0, "more": "x" * MAX_REPORT_BYTES}),
+    ],
+    ids=["a number too long to read", "a counter that DynamoDB cannot hold", "larger than an item"],
+)
+def test_a_report_that_would_fail_the_others_of_its_batch_is_refused(body: str) -> None:
+    with pytest.raises(ReportRefusedError):
+        read_report(f"AROAX:{NODE}", body)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from berth import bus
 from berth.events import PARSERS
+from berth.ingest import MAX_REPORT_BYTES
 
 ROOT = Path(__file__).parents[3]
 
@@ -69,7 +70,7 @@ def test_a_message_that_comes_back_finds_the_lease_of_its_dead_function_expired(
     resources = template["Resources"]
     timeout = resources["ReconcileNodes"]["Properties"]["Timeout"]
     assert resources["NodeEventsQueue"]["Properties"]["VisibilityTimeout"] > timeout + 30
-    assert resources["NodeReportsQueue"]["Properties"]["VisibilityTimeout"] > timeout
+    assert resources["NodeReportsQueue"]["Properties"]["VisibilityTimeout"] > timeout + 30
 
 
 def test_the_node_may_read_its_own_key_and_send_reports_and_nothing_else(template: dict[str, Any]) -> None:
@@ -101,3 +102,18 @@ def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[st
         "ReconcileFunctionName",
         "SweepFunctionName",
     }
+
+
+def test_changing_an_attachment_is_allowed_on_the_instance_that_it_concerns(template: dict[str, Any]) -> None:
+    text, _ = template["Resources"]["ReconcileInstancesPolicy"]["Properties"]["PolicyDocument"]["Fn::Sub"]
+    (statement,) = json.loads(text.replace("${Clusters}", "demo"))["Statement"]
+    assert "ec2:ModifyNetworkInterfaceAttribute" in statement["Action"]
+
+
+def test_a_node_that_is_looked_at_again_and_again_is_no_runaway_loop(template: dict[str, Any]) -> None:
+    assert template["Resources"]["ReconcileNodes"]["Properties"]["RecursiveLoop"] == "Allow"
+
+
+def test_the_queue_takes_no_report_that_the_function_refuses_for_its_size(template: dict[str, Any]) -> None:
+    queue = template["Resources"]["NodeReportsQueue"]["Properties"]
+    assert queue["MaximumMessageSize"] == MAX_REPORT_BYTES

@@ -6,6 +6,7 @@ To add an event: a module with ``KEY`` and ``parse``, a line below, a sample und
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from berth.events import (
@@ -42,4 +43,4 @@ def parse(body: str) -> Signal:
     parser = PARSERS.get((event.source, event.detail_type))
     if parser is None:
         raise UnknownEventError(f"no parser for {event.detail_type!r:.80} from {event.source!r:.80}")
-    return parser(event)
+    return replace(parser(event), event_id=event.id)

@@ -20,4 +20,5 @@ def parse(event: Envelope) -> Signal:
         "capacity requested",
         requested=event.count("addresses", 0, 4096),
         requested_until=event.moment("until"),
+        requested_at=event.sent_at(),
     )

@@ -27,7 +27,8 @@ class Signal:
     """Look at ``instance_id``, because of ``reason`` (for logs and metrics alone: EC2 is the truth, not the event).
 
     Only what EC2 cannot be asked about comes along: until when warm growth is off, and addresses asked for ahead of
-    need. Times are Unix seconds.
+    need, with the time of asking since the latest request counts. ``event_id`` is EventBridge's, for logs;
+    ``reports`` says that an agent runs there. Times are Unix seconds.
     """
 
     instance_id: str
@@ -35,6 +36,9 @@ class Signal:
     draining_until: float = 0.0
     requested: int = 0
     requested_until: float = 0.0
+    requested_at: float = 0.0
+    event_id: str = ""
+    reports: bool = False
 
     @property
     def has_hints(self) -> bool:
@@ -93,7 +97,7 @@ def read_envelope(body: str) -> Envelope:
     """Read the envelope. Raises :class:`MalformedEventError`."""
     try:
         event = json.loads(body)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of more than 4300 digits
         raise MalformedEventError(f"is not JSON: {error}") from None
     if not isinstance(event, dict):
         raise MalformedEventError(f"expected an object, got {type(event).__name__}")
