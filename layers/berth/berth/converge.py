@@ -9,10 +9,10 @@ Killed between any two steps, the next look finishes the work:
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from berth.bus import Event, interface_reclaimed
 from berth.calls import (
@@ -28,35 +28,24 @@ from berth.calls import (
 from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
-from berth.model import Intent, InterfaceView, NodeView, Outcome, Setbacks
-from berth.overlay import OVERLAY_SECONDS, apply, fresh_blocks, overlay
+from berth.model import Intent, NodeView, Outcome, Setbacks
+from berth.overlay import OVERLAY_SECONDS, apply, fresh_blocks, leaving_blocks, listed_blocks, overlay
 from berth.plan import Plan
 from berth.records import next_record
 from berth.store import NodeState
 
-__all__ = ["REPLAY_SECONDS", "Convergence", "leaving_blocks"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DOUBT_SECONDS", "REPLAY_SECONDS", "SPARE_SECONDS", "Convergence"]
 
 REPLAY_SECONDS = 600
 """After this long an interface that was made is certain to be described, so its creation is not repeated."""
 
+DOUBT_SECONDS = 10
+"""So long an interface gets no second call for blocks after one that was not answered: describes may not show yet what
+that one did, and AssignPrivateIpAddresses has no ClientToken."""
+
 _STEPS = 200
-_SPARE_SECONDS = 15.0
+SPARE_SECONDS = 15.0
 """Time that a call and the writes after it may take; none is begun with less left."""
-
-
-def leaving_blocks(state: NodeState, interfaces: tuple[InterfaceView, ...]) -> frozenset[tuple[str, str]]:
-    """(interface, block) pairs that left the record to be unassigned and that EC2 still shows."""
-    listed = {(i.id, a.cidr) for i in state.record.interfaces for a in i.assignments} if state.record else set()
-    shown = {(i.id, b) for i in interfaces for b in i.blocks}
-    begun = {
-        (intent.call.interface_id, block)
-        for intent in state.intents
-        if isinstance(intent.call, Unassign) and intent.outcome is None
-        for block in intent.call.blocks
-    }
-    return frozenset((begun & shown) - listed)
 
 
 @dataclass(slots=True)
@@ -64,7 +53,7 @@ class Convergence:
     """One node's run. ``planner`` gives the plan for a view; ``deadline`` is Unix time.
 
     After :meth:`run`, ``view`` is what the node has come to, ``again`` says why it must be looked at again ("" if it
-    need not), and ``events`` are to be sent.
+    need not), and ``events`` are to be sent. ``planned`` is the first plan and ``made`` each call with its outcome.
     """
 
     edges: Edges
@@ -80,6 +69,8 @@ class Convergence:
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     intents: list[Intent] = field(default_factory=list)
+    planned: tuple[Call, ...] | None = None
+    made: list[str] = field(default_factory=list)
 
     def run(self) -> Plan:
         """Work until the plan is empty, time is up or EC2 wants to be left alone. Returns the last plan.
@@ -92,43 +83,82 @@ class Convergence:
             # what was created a moment ago may not be described yet, and EC2 may have deleted it already: asking for
             # its deletion tells. Whether it is attached is EC2's to say.
             known = tuple(i for i in known if isinstance(i.call, CreateInterface | Detach | DeleteInterface))
+        listed = listed_blocks(self.state.record)
         shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
-        self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(self.state, shown), now=now)
+        self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown), now=now)
         if self.view.report is not None:
             unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
             self.view = replace(self.view, report=replace(self.view.report, unusable=tuple(sorted(unusable))))
-        self.intents = [i for i in self.state.intents if self._is_current(i)]
+        self._take_up(listed)
         self._resume()
         for _ in range(_STEPS):
             self._sync_record()
             plan = self.planner(self.view)
-            if not plan.calls or self.again:
-                return plan
-            if self.edges.clock() > self.deadline - _SPARE_SECONDS:
-                self.again = "the function's time is up"
+            self.planned = plan.calls if self.planned is None else self.planned
+            if not plan.calls or self.again or self._time_is_up():
                 return plan
             self._make(plan.calls[0])
         raise RuntimeError(f"{arn}: no end after {_STEPS} calls; this is a defect in the planner")
 
+    @property
+    def unborn(self) -> str:
+        """Why a dead node must be waited for: once it is buried nobody would expect an interface. Else ""."""
+        unanswered = any(isinstance(i.call, CreateInterface) and i.outcome is None for i in self.intents)
+        return "an interface may still come of a call that was not answered" if unanswered else ""
+
     # ------------------------------------------------------------------------------------------- intents
 
-    def _is_current(self, intent: Intent) -> bool:
-        """Whether an intent still says something that EC2 does not."""
+    def _time_is_up(self) -> bool:
+        if self.edges.clock() > self.deadline - SPARE_SECONDS:
+            self.again = "the function's time is up"
+        return bool(self.again)
+
+    def _take_up(self, listed: frozenset[tuple[str, str]]) -> None:
+        """Keep the intents that still say something EC2 does not show. ``listed`` is what the record lists."""
+        self.intents = [kept for i in self.state.intents if (kept := self._current(i, listed)) is not None]
+        doubtful = {i.call.interface_id for i in self.intents if i.outcome is None and _assigns(i.call)}
+        back = self.view.setbacks
+        self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful))
+        if [i for i in self.intents if i.outcome is None] != [i for i in self.state.intents if i.outcome is None]:
+            # an unfinished release that is over must not be found again when its block is back in use
+            self.edges.store.save_intents(self.view.instance.arn, self.intents)
+
+    def _current(self, intent: Intent, listed: frozenset[tuple[str, str]]) -> Intent | None:
+        call, now = intent.call, self.view.now
         if intent.outcome is not None:
-            return self.view.now - intent.done_at < OVERLAY_SECONDS
-        if isinstance(intent.call, CreateInterface):
-            return self.view.now - intent.at < REPLAY_SECONDS and not self.view.instance.dead
-        if isinstance(intent.call, Unassign):
-            return any((intent.call.interface_id, b) in self.view.leaving for b in intent.call.blocks)
-        return False
+            return intent if now - intent.done_at < OVERLAY_SECONDS else None
+        if isinstance(call, CreateInterface):
+            return (
+                intent if now - intent.at < (OVERLAY_SECONDS if self.view.instance.dead else REPLAY_SECONDS) else None
+            )
+        if isinstance(call, Unassign):
+            blocks = {(call.interface_id, b) for b in call.blocks}
+            if blocks & self.view.leaving:
+                return intent
+            # EC2 shows none of it any more: done, and a describe that lags behind this one must not bring it back
+            return None if blocks & listed else replace(intent, outcome=Outcome(), done_at=now)
+        if _assigns(call) and now - intent.at < DOUBT_SECONDS:
+            return None if self._shows_more(call.interface_id, listed) else intent
+        return None
+
+    def _shows_more(self, interface_id: str, listed: frozenset[tuple[str, str]]) -> bool:
+        """Whether an interface has blocks that neither the record nor any outcome accounts for."""
+        known = {b for i in self.state.intents if i.outcome for b in i.outcome.blocks}
+        shown = [i for i in self.view.interfaces if i.id == interface_id]
+        return not shown or any(
+            (i.id, b) not in listed | self.view.leaving and b not in known for i in shown for b in i.blocks
+        )
 
     def _resume(self) -> None:
         """Finish creations whose outcome nobody noted: the same token and parameters give the same interface."""
+        noted = {i.outcome.interface.id for i in self.intents if i.outcome and i.outcome.interface}
         for intent in [i for i in self.intents if isinstance(i.call, CreateInterface) and i.outcome is None]:
-            visible = any(i.created_at == float(int(intent.at)) for i in self.view.ours)
-            if visible:
+            visible = (i for i in self.view.ours if i.created_at == float(int(intent.at)) and i.id not in noted)
+            found = next(visible, None)
+            if found is not None:
+                noted.add(found.id)
                 self.intents.remove(intent)
-            elif not self.again:
+            elif not self.view.instance.dead and not self._time_is_up():
                 self.counts["CallsRepeated"] += 1
                 self._send(intent)
 
@@ -152,7 +182,7 @@ class Convergence:
             outcome = self.edges.ec2.mutate(intent, self.view.instance.id, self.view.cluster)
         except Ec2Error as error:
             self.counts[f"{name}Failed"] += 1
-            logger.info("EC2 refused", extra={"node": self.view.instance.id, "call": name, "error": str(error)})
+            self.made.append(f"{call}: {error}")
             settled = error.trouble is Trouble.GONE and isinstance(call, Detach | DeleteInterface | Unassign)
             if not settled:
                 self._setback(intent, error)
@@ -160,6 +190,7 @@ class Convergence:
             outcome = Outcome()  # it is not there any more: just what was wanted
         else:
             self.counts[name] += 1
+            self.made.append(f"{call}: {_brief(outcome)}")
             if isinstance(call, DeleteInterface):
                 reason = "the instance is gone" if self.view.instance.dead else "nobody wants it"
                 self.events.append(interface_reclaimed(self.view.instance.id, call.interface_id, reason))
@@ -168,9 +199,13 @@ class Convergence:
     def _done(self, intent: Intent, outcome: Outcome) -> None:
         call, now = intent.call, self.edges.clock()
         self.intents = [replace(i, outcome=outcome, done_at=now) if i is intent else i for i in self.intents]
+        gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
+        if _assigns(call):
+            # what EC2 has just assigned had been unassigned before, even if nobody heard of it
+            gone = {(call.interface_id, b) for b in outcome.blocks} & self.view.leaving
+            self.intents = [i for i in self.intents if i.outcome is not None or not _releases(i.call, gone)]
         self.edges.store.save_intents(self.view.instance.arn, self.intents)
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
-        gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone, now=now)
 
     # ------------------------------------------------------------------------------------------- refusals
@@ -237,6 +272,19 @@ class Convergence:
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
         return next_record(self.view, self.policy, self.subnet_cidrs, self.no_snat_cidrs)
+
+
+def _assigns(call: Call) -> TypeGuard[AssignPrefixes | AssignAddresses]:
+    return isinstance(call, AssignPrefixes | AssignAddresses)
+
+
+def _releases(call: Call, blocks: set[tuple[str, str]]) -> bool:
+    return isinstance(call, Unassign) and bool({(call.interface_id, b) for b in call.blocks} & blocks)
+
+
+def _brief(outcome: Outcome) -> str:
+    made = [outcome.interface.id] if outcome.interface else []
+    return " ".join([*made, *([outcome.attachment_id] if outcome.attachment_id else []), *outcome.blocks]) or "done"
 
 
 def _same_blocks(intent: Intent, call: Unassign) -> bool:

@@ -39,6 +39,8 @@ CLIENT_CONFIG: Final = Config(
     connect_timeout=2, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3}, max_pool_connections=10
 )
 MUTATING_CONFIG: Final = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1})
+_PAGE: Final = 500
+"""Results in a page of what the sweep walks through (5 to 1000)."""
 _FILTER_VALUES: Final = 200
 """Values that one filter of a Describe call may have (EC2 API reference, "Filter")."""
 
@@ -88,12 +90,13 @@ class Boto3Ec2:
             {"Name": "tag-key", "Values": [NODE_TAG_PREFIX + name for name in sorted(clusters)]},
             {"Name": "instance-state-name", "Values": states},
         ]
-        for page in self._paginate("describe_instances", filters):
+        for page in self._paginate("describe_instances", filters, _PAGE):
             yield tuple(read_instance(i, self._arn_prefix) for r in page["Reservations"] for i in r["Instances"])
 
     def tagged_interface_pages(self) -> Iterator[tuple[InterfaceView, ...]]:
         """Interfaces with our instance tag, page by page."""
-        for page in self._paginate("describe_network_interfaces", [{"Name": "tag-key", "Values": [INSTANCE_TAG]}]):
+        tagged: list[FilterTypeDef] = [{"Name": "tag-key", "Values": [INSTANCE_TAG]}]
+        for page in self._paginate("describe_network_interfaces", tagged, _PAGE):
             yield tuple(read_interface(i) for i in page["NetworkInterfaces"])
 
     def allowed_subnets(self) -> tuple[SubnetView, ...]:
@@ -155,17 +158,20 @@ class Boto3Ec2:
             chunk: FilterTypeDef = {"Name": name, "Values": list(values[start : start + _FILTER_VALUES])}
             yield from self._paginate(action, [chunk, *more])
 
-    def _paginate(self, action: str, filters: Sequence[FilterTypeDef]) -> Iterator[Mapping[str, Any]]:
-        """A Describe with a filter, page by page: filtered ones have the larger bucket (EC2 API throttling)."""
-        token: str | None = None
+    def _paginate(
+        self, action: str, filters: Sequence[FilterTypeDef], size: int | None = None
+    ) -> Iterator[Mapping[str, Any]]:
+        """A Describe with a filter, page by page: filtered ones have the larger bucket (EC2 API throttling).
+
+        Without ``size`` EC2 decides how much a page holds, which may be everything.
+        """
+        parameters: dict[str, Any] = {"Filters": list(filters)} | ({"MaxResults": size} if size else {})
         while True:
-            page = self._call(
-                self._reader, action, {"Filters": list(filters), **({"NextToken": token} if token else {})}
-            )
+            page = self._call(self._reader, action, parameters)
             yield page
-            token = page.get("NextToken")
-            if not token:
+            if not page.get("NextToken"):
                 return
+            parameters["NextToken"] = page["NextToken"]
 
     @staticmethod
     def _call(client: EC2Client, action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -95,6 +95,7 @@ _TROUBLES: Final[Mapping[str, Trouble]] = {
     for code in codes
 }
 _NO_PREFIXES: Final = "sufficient free ipv4 addresses or prefixes"
+_INDEX_TAKEN: Final = "already has an interface attached at device index"
 _NOT_ASSIGNED: Final = "are not assigned to interface"
 
 
@@ -112,8 +113,8 @@ def classify(code: str, message: str) -> Trouble:
         text = message.lower()
         if _NO_PREFIXES in text:
             return Trouble.FRAGMENTED
-        if "in use" in text:
-            return Trouble.STATE  # deleting an interface that is still attached
+        if "in use" in text or _INDEX_TAKEN in text:
+            return Trouble.STATE  # deleting what is still attached; attaching where something unseen is attached
         if _NOT_ASSIGNED in text:
             return Trouble.GONE
     return _TROUBLES.get(code, Trouble.REFUSED)

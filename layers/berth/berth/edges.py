@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from berth.bus import Bus
 from berth.ec2 import Ec2
@@ -22,7 +22,10 @@ def _token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """``clock`` gives Unix seconds; ``token`` a new unique text of at most 64 characters (EC2's ClientToken)."""
+    """``clock`` gives Unix seconds; ``token`` a new unique text of at most 64 characters (EC2's ClientToken).
+
+    ``told`` is when this execution environment last told of what it keeps no record for.
+    """
 
     ec2: Ec2
     store: Store
@@ -31,3 +34,4 @@ class Edges:
     settings: Settings
     clock: Callable[[], float] = time.time
     token: Callable[[], str] = _token
+    told: dict[str, float] = field(default_factory=dict)

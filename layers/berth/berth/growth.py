@@ -25,8 +25,7 @@ def deficit(view: NodeView, policy: NodePolicy) -> int:
     warm, minimum = rules.warm_addresses, rules.minimum_addresses
     if view.now < notes.draining_until:
         warm = minimum = 0
-    if view.now < notes.requested_until:
-        minimum = max(minimum, notes.requested)
+    minimum = notes.minimum(minimum, view.now)
     assigned = view.assigned()
     need = cooling = surrendered = unusable = 0
     if report is not None:
@@ -118,7 +117,7 @@ def _hosts(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence
 
 
 def _reachable(view: NodeView) -> list[InterfaceView]:
-    """Interfaces the node has or will have. One that hangs in attaching or detaching is left alone."""
+    """Interfaces the node has or will have. One that is being detached is left alone."""
     return [
         i
         for i in view.managed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,13 +13,15 @@ from berth.contract import Policy
 from berth.converge import Convergence
 from berth.ec2_wire import Ec2Error, Network, Trouble
 from berth.edges import Edges
+from berth.events import Signal
 from berth.ingest import believe
 from berth.looks import backoff
 from berth.model import Instance, InterfaceView, Limits, NodePolicy, NodeView, Notes, PolicyProblem
 from berth.plan import Plan, plan, plan_absence, plan_death
-from berth.policy import cluster_of, parse_policy
+from berth.policy import cluster_of, cluster_problem, fingerprint, fit_policy, parse_policy
 from berth.records import tombstone, usable_addresses
 from berth.store import NodeState
+from berth.trail import log_look
 
 __all__ = ["ABSENCE_SECONDS", "Look"]
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 ABSENCE_SECONDS: Final = 600
 """An instance that two describes this far apart leave out is gone; one may be a describe that lags."""
 TOMBSTONE_SECONDS: Final = 7 * 86_400
+_TOLD_SECONDS: Final = 3600
+_TOLD_MAX: Final = 1000
+"""An instance without a record is told of once an hour by each execution environment, which remembers so many."""
 _SKEW_SECONDS: Final = 2.0
 """Clocks of two Lambda hosts may differ: a look that is due this soon counts as due now."""
 _LATER: Final = (Trouble.THROTTLED, Trouble.IN_DOUBT)
@@ -47,13 +51,18 @@ class _World:
 
 @dataclass(slots=True)
 class Look:
-    """The results of looking. ``deadline`` is Unix time; ``failed`` says which nodes' messages must come again."""
+    """The results of looking. ``deadline`` is Unix time; ``failed`` says which nodes' messages must come again.
+
+    ``signals`` are why the nodes are looked at.
+    """
 
     edges: Edges
     deadline: float
+    signals: Sequence[Signal] = ()
     failed: dict[str, Exception] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     events: list[Event] = field(default_factory=list)
+    _ran: Convergence | None = None
 
     def at(self, ids: Sequence[str]) -> None:
         """Look at these nodes. Never raises for one node's trouble; the others go on."""
@@ -65,13 +74,18 @@ class Look:
             # out of tokens: a new message, so that it never counts towards the dead-letter queue
             self.counts["DescribesDelayed"] += 1
             self.edges.looks.ask(ids, str(error.code), backoff(self.edges.settings.delay, 0))
+            for instance_id in ids:
+                log_look(instance_id, self.signals, f"looked at again later: {error}")
             return
         for instance_id in ids:
+            self._ran = None
             try:
-                self._node(instance_id, world)
+                outcome = self._node(instance_id, world)
             except Exception as error:  # one node's defect or permission must not stop the others
                 logger.exception("node failed", extra={"node": instance_id})
                 self.failed[instance_id] = error
+                outcome = f"failed: {error}"
+            log_look(instance_id, self.signals, outcome, self._ran)
 
     def _describe(self, ids: Sequence[str]) -> _World:
         """Everything about the nodes among ``ids``. Most instances of an account are none: they cost one describe."""
@@ -92,7 +106,8 @@ class Look:
     def _cluster(self, instance: Instance) -> str | None:
         return cluster_of(dict(instance.tags), self.edges.settings.clusters)
 
-    def _node(self, instance_id: str, world: _World) -> None:
+    def _node(self, instance_id: str, world: _World) -> str:
+        """Bring one node to its plan. Returns what came of it, in words."""
         broken = world.states[instance_id].broken
         if broken:
             raise ValueError(f"{instance_id}: the table's items cannot be read: {broken}")
@@ -100,25 +115,41 @@ class Look:
         interfaces = world.interfaces.get(instance_id, ())
         cluster = self._cluster(instance) if instance else None
         if instance is None or instance.dead:
-            self._gone(instance_id, instance, cluster, interfaces, world.states[instance_id])
-        elif cluster is None:
-            self.counts["NotANode"] += 1
-        else:
-            self._living(instance, cluster, interfaces, world)
+            return self._gone(instance_id, instance, cluster, interfaces, world.states[instance_id])
+        if cluster is None:
+            return self._no_node(instance)
+        return self._living(instance, cluster, interfaces, world)
+
+    def _no_node(self, instance: Instance) -> str:
+        self.counts["NotANode"] += 1
+        reports = any(s.reports for s in self.signals if s.instance_id == instance.id)
+        problem = cluster_problem(dict(instance.tags), self.edges.settings.clusters, reports=reports)
+        if problem is not None:
+            self._tell_now_and_then(instance, [problem])
+        return f"not a node: {problem.key}: {problem.message}" if problem else "not a node"
+
+    def _tell_now_and_then(self, instance: Instance, problems: Sequence[PolicyProblem]) -> None:
+        """Tell of an instance without a record to note it in: its agent's reports would have it told twice a minute."""
+        now, told = self.edges.clock(), self.edges.told
+        key = f"{instance.id} {fingerprint(problems)}"
+        if now - told.get(key, 0.0) >= _TOLD_SECONDS:
+            if len(told) >= _TOLD_MAX:
+                told.clear()
+            told[key] = now
+            self.events.append(policy_invalid(instance.arn, instance.id, problems))
 
     # ------------------------------------------------------------------------------------------- nodes that live
 
-    def _living(self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], world: _World) -> None:
+    def _living(self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], world: _World) -> str:
         state = world.states[instance.id]
         policy = parse_policy(dict(instance.tags), self.edges.settings.defaults)
         if policy.unmanaged:
             self.counts["Unmanaged"] += 1
-            return
+            return "unmanaged, by its tag"
         limits = world.limits.get(instance.type)
         if limits is None:
-            self._skip(instance, policy)
-            return
-        policy = _fit(policy, instance, limits)
+            return self._skip(instance, policy)
+        policy = fit_policy(policy, instance.type, limits)
         convergence = self._convergence(
             replace(self._view(instance, cluster, interfaces, state), allowed_groups=world.network.allowed_groups),
             state,
@@ -128,12 +159,16 @@ class Look:
         )
         last = self._run(convergence)
         self._note(convergence, state, last, policy)
+        unmet = f"{last.unmet} addresses unmet: {last.reason}" if last.unmet else ""
+        later = convergence.again or last.waiting
+        return "; ".join(filter(None, (unmet, later and f"looking again: {later}"))) or "as planned"
 
-    def _skip(self, instance: Instance, policy: NodePolicy) -> None:
+    def _skip(self, instance: Instance, policy: NodePolicy) -> str:
         message = "EC2 knows no such instance type in this region; the node is skipped"
         problem = PolicyProblem("instance-type", instance.type, message)
         self.counts["UnknownInstanceType"] += 1
-        self.events.append(policy_invalid(instance.arn, instance.id, [*policy.problems, problem]))
+        self._tell_now_and_then(instance, [*policy.problems, problem])
+        return f"skipped: {instance.type}: {message}"
 
     def _view(
         self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
@@ -172,6 +207,7 @@ class Look:
         )
 
     def _run(self, convergence: Convergence) -> Plan:
+        self._ran = convergence
         try:
             return convergence.run()
         finally:
@@ -189,7 +225,7 @@ class Look:
             self.events.append(demand_unmet(arn, instance_id, last.unmet, last.reason))
         if last.unmet:
             self.counts["AddressesUnmet"] += last.unmet
-        problems = _fingerprint(policy.problems)
+        problems = fingerprint(policy.problems)
         if problems != notes.problems and policy.problems:
             self.events.append(policy_invalid(arn, instance_id, policy.problems))
         unmet = notes.unmet if done.again else last.unmet
@@ -218,13 +254,14 @@ class Look:
         cluster: str | None,
         interfaces: tuple[InterfaceView, ...],
         state: NodeState,
-    ) -> None:
+    ) -> str:
         known = state.record is not None and not state.buried
         tagged = (i.cluster for i in interfaces if i.node == instance_id and i.cluster in self.edges.settings.clusters)
         cluster = cluster or next(tagged, None)
-        if cluster is None and not known:
+        leftovers = bool(state.report or state.intents)
+        if cluster is None and not known and not leftovers:
             self.counts["NotANode"] += 1
-            return
+            return "gone, and never a node"
         seen_dead = instance is not None
         confirmed = seen_dead or 0 < state.notes.absent_since <= self.edges.clock() - ABSENCE_SECONDS
         if instance is None:
@@ -235,12 +272,15 @@ class Look:
         planner = plan_death if confirmed else plan_absence
         convergence = self._convergence(view, state, planner)
         last = self._run(convergence)
-        waiting = convergence.again or last.waiting
+        waiting = convergence.again or last.waiting or convergence.unborn
         if confirmed and not waiting:
-            if known:
+            # also what a look or a late report has left beside a tombstone: nothing else would ever delete it
+            if known or leftovers or convergence.intents:
                 self._bury(instance.arn, state)
-        elif known or waiting:
+            return "gone, and nothing is left"
+        if known or waiting:
             self._wait_for_death(convergence.view, state, waiting, known)
+        return f"gone; looking again: {waiting}" if waiting else "not shown; not believed yet"
 
     def _bury(self, arn: str, state: NodeState) -> None:
         self.edges.store.bury(arn, tombstone(arn, state.record), self.edges.clock() + TOMBSTONE_SECONDS)
@@ -258,21 +298,3 @@ class Look:
         new = self._look_again(view.instance.id, notes, waiting)
         if new != view.notes:
             self.edges.store.save(view.instance.arn, state.record, state.marked, new)
-
-
-def _fit(policy: NodePolicy, instance: Instance, limits: Limits) -> NodePolicy:
-    """The policy as far as the instance type can follow it."""
-    if policy.policy.mode == "addresses" or limits.prefixes:
-        return policy
-    message = "only instance types on Nitro can have prefixes; using addresses"
-    problem = PolicyProblem("berth:mode", "prefixes", f"{instance.type}: {message}")
-    fitted = replace(policy.policy, mode="addresses")
-    return replace(policy, policy=fitted, problems=(*policy.problems, problem))
-
-
-def _fingerprint(problems: Sequence[PolicyProblem]) -> str:
-    """Short text that changes when the problems do, so that each is told once."""
-    if not problems:
-        return ""
-    text = "\n".join(sorted(f"{p.key}={p.value}: {p.message}" for p in problems))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -186,6 +186,10 @@ class Notes:
     unmet: int = 0
     problems: str = ""
 
+    def minimum(self, usual: int, now: float) -> int:
+        """Addresses to be assigned at the least: the policy's, or more while somebody has asked for more."""
+        return max(usual, self.requested) if now < self.requested_until else usual
+
 
 @dataclass(frozen=True, slots=True)
 class Setbacks:

@@ -21,9 +21,10 @@ from berth.calls import (
     SetDeleteOnTermination,
     Unassign,
 )
+from berth.contract import Record
 from berth.model import Attachment, Intent, InterfaceView, Outcome
 
-__all__ = ["OVERLAY_SECONDS", "apply", "fresh_blocks", "overlay"]
+__all__ = ["OVERLAY_SECONDS", "apply", "fresh_blocks", "leaving_blocks", "listed_blocks", "overlay"]
 
 OVERLAY_SECONDS: Final = 60
 
@@ -31,9 +32,13 @@ OVERLAY_SECONDS: Final = 60
 def overlay(
     interfaces: Iterable[InterfaceView], intents: Iterable[Intent], instance_id: str, now: float
 ) -> tuple[InterfaceView, ...]:
-    """``interfaces`` as they will be described once the outcomes younger than 60 s have become visible."""
+    """``interfaces`` as they will be described once the outcomes younger than 60 s have become visible.
+
+    ``intents`` are in the order in which they were made. Their times are no order: hosts' clocks differ, and a block
+    that was unassigned and assigned again must not end up unassigned.
+    """
     shown = tuple(interfaces)
-    for intent in sorted(intents, key=lambda i: i.done_at):
+    for intent in intents:
         if intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS:
             shown = apply(shown, intent.call, intent.outcome, instance_id)
     return shown
@@ -57,17 +62,47 @@ def fresh_blocks(interfaces: Iterable[InterfaceView], intents: Iterable[Intent],
     return frozenset(fresh | {b for i in interfaces if i.id in attached for b in i.blocks})
 
 
+def listed_blocks(record: Record | None) -> frozenset[tuple[str, str]]:
+    """(interface, block) pairs that the record lists."""
+    return frozenset((i.id, a.cidr) for i in record.interfaces for a in i.assignments) if record else frozenset()
+
+
+def leaving_blocks(
+    listed: frozenset[tuple[str, str]], intents: Iterable[Intent], interfaces: Iterable[InterfaceView]
+) -> frozenset[tuple[str, str]]:
+    """(interface, block) pairs that left the record to be unassigned and that EC2 still shows."""
+    shown = {(i.id, b) for i in interfaces for b in i.blocks}
+    begun = {
+        (intent.call.interface_id, block)
+        for intent in intents
+        if isinstance(intent.call, Unassign) and intent.outcome is None
+        for block in intent.call.blocks
+    }
+    return frozenset((begun & shown) - listed)
+
+
 def apply(
     interfaces: tuple[InterfaceView, ...], call: Call, outcome: Outcome, instance_id: str
 ) -> tuple[InterfaceView, ...]:
     """``interfaces`` after ``call`` was answered with ``outcome``. What already shows it stays as it is."""
     if isinstance(call, CreateInterface):
-        made = outcome.interface
-        known = made is None or any(i.id == made.id for i in interfaces)
-        return interfaces if made is None or known else (*interfaces, made)
+        return _with(interfaces, outcome.interface)
     if isinstance(call, DeleteInterface):
         return tuple(i for i in interfaces if i.id != call.interface_id)
     return tuple(_change(i, call, outcome, instance_id) if i.id == call.interface_id else i for i in interfaces)
+
+
+def _with(interfaces: tuple[InterfaceView, ...], made: InterfaceView | None) -> tuple[InterfaceView, ...]:
+    if made is None:
+        return interfaces
+    if all(i.id != made.id for i in interfaces):
+        return (*interfaces, made)
+    return tuple(
+        replace(i, prefixes=_union(i.prefixes, made.prefixes), addresses=_union(i.addresses, made.addresses))
+        if i.id == made.id
+        else i
+        for i in interfaces
+    )
 
 
 def _change(view: InterfaceView, call: Call, outcome: Outcome, instance_id: str) -> InterfaceView:

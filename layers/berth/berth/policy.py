@@ -5,15 +5,16 @@ A bad value never stops a node: it is reported as a :class:`~berth.model.PolicyP
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from berth.contract import MODES, Policy
-from berth.model import NODE_TAG_PREFIX, NodePolicy, PolicyProblem
+from berth.model import NODE_TAG_PREFIX, Limits, NodePolicy, PolicyProblem
 
-__all__ = ["POLICY_TAGS", "cluster_of", "parse_policy"]
+__all__ = ["POLICY_TAGS", "cluster_of", "cluster_problem", "fingerprint", "fit_policy", "parse_policy"]
 
 POLICY_TAGS: Final = (
     "berth:cooldown-seconds",
@@ -35,6 +36,35 @@ def cluster_of(tags: Mapping[str, str], clusters: Iterable[str]) -> str | None:
         if tags.get(NODE_TAG_PREFIX + name) in ("owned", "shared"):
             return name
     return None
+
+
+def cluster_problem(tags: Mapping[str, str], clusters: Iterable[str], *, reports: bool) -> PolicyProblem | None:
+    """Why an instance that seems meant to be a node is none: its cluster tag has a strange value, or it has none.
+
+    ``reports``: an agent runs on it. Other instances without the tag are nobody's concern.
+    """
+    keys = [NODE_TAG_PREFIX + name for name in sorted(clusters)]
+    for key in keys:
+        if key in tags:
+            return PolicyProblem(key, tags[key], "expected owned or shared; the instance is not served")
+    message = f"an agent reports, but none of {', '.join(keys)} is set to owned or shared; the instance is not served"
+    return PolicyProblem(keys[0], "", message) if reports else None
+
+
+def fit_policy(policy: NodePolicy, instance_type: str, limits: Limits) -> NodePolicy:
+    """The policy as far as the instance type can follow it."""
+    if policy.policy.mode == "addresses" or limits.prefixes:
+        return policy
+    message = "only instance types on Nitro can have prefixes; using addresses"
+    problem = PolicyProblem("berth:mode", "prefixes", f"{instance_type}: {message}")
+    fitted = replace(policy.policy, mode="addresses")
+    return replace(policy, policy=fitted, problems=(*policy.problems, problem))
+
+
+def fingerprint(problems: Iterable[PolicyProblem]) -> str:
+    """Short text that changes when the problems do, so that each is told once; "" if there are none."""
+    text = "\n".join(sorted(f"{p.key}={p.value}: {p.message}" for p in problems))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
 
 def parse_policy(tags: Mapping[str, str], defaults: Policy) -> NodePolicy:

@@ -6,19 +6,18 @@ One writer per node: leases are taken first and EC2 is described after. An event
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from berth.converge import SPARE_SECONDS
 from berth.edges import Edges
 from berth.events import Signal
 from berth.look import Look
+from berth.trail import log_look
 
 __all__ = ["LEASE_SLACK_SECONDS", "ROUNDS", "RunResult", "reconcile"]
-
-logger = logging.getLogger(__name__)
 
 LEASE_SLACK_SECONDS: Final = 30.0
 """A lease outlives the invocation's deadline by this much: a holder can then never outlive its lease."""
@@ -37,18 +36,20 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
     """Look at every node that is signalled. ``seconds`` is what is left of the invocation."""
     wanted = list(signals)
     deadline = edges.clock() + seconds
-    look = Look(edges, deadline)
-    _remember(edges, wanted)
+    look = Look(edges, deadline, wanted)
+    unheard = _remember(edges, wanted)
     holder, mine = edges.token(), list[str]()
     try:
         for instance_id in sorted({s.instance_id for s in wanted}):
             if _take(edges, look, instance_id, holder, deadline + LEASE_SLACK_SECONDS):
                 mine.append(instance_id)
         seen = dict.fromkeys(mine, 0)
-        for _ in range(ROUNDS):
-            if mine:
+        for again in range(ROUNDS):
+            if mine and not (again and edges.clock() > deadline - SPARE_SECONDS):
                 look.at(mine)
+                unheard = _remember_now(edges, look, unheard)
                 mine = _let_go(edges, look, mine, holder, seen)
+        _come_again(look, [s for s in unheard if s.instance_id not in seen])
         if mine:
             # somebody keeps knocking: with a fresh message the other nodes of this batch can finish
             edges.looks.ask(mine, "knocked while busy", 1)
@@ -59,11 +60,29 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
     return RunResult(failed=look.failed, counts=look.counts)
 
 
-def _remember(edges: Edges, signals: Iterable[Signal]) -> None:
-    """Keep what EC2 cannot be asked about, before the lease: whoever holds it must see it."""
-    for s in signals:
-        if s.has_hints:
-            edges.store.hint(edges.settings.arn(s.instance_id), s.draining_until, s.requested, s.requested_until)
+def _remember(edges: Edges, signals: Iterable[Signal]) -> list[Signal]:
+    """Keep what EC2 cannot be asked about, before the lease: whoever holds it must see it.
+
+    Returns what could not be kept: the node has no record (yet), or a later request is known.
+    """
+    return [s for s in signals if s.has_hints and not edges.store.hint(edges.settings.arn(s.instance_id), s)]
+
+
+def _remember_now(edges: Edges, look: Look, unheard: list[Signal]) -> list[Signal]:
+    """Keep what came before its node's first look; the node is looked at again for it, which is rare."""
+    left = _remember(edges, unheard)
+    heard = sorted({s.instance_id for s in unheard if s not in left} - look.failed.keys())
+    if heard:
+        edges.looks.ask(heard, "capacity requested")
+    return left
+
+
+def _come_again(look: Look, unheard: list[Signal]) -> None:
+    """Somebody else may just be writing the first record of these nodes: their messages are to come again."""
+    for s in unheard:
+        look.failed.setdefault(
+            s.instance_id, BlockingIOError(f"{s.instance_id}: no record to note {s.reason!r} in yet")
+        )
 
 
 def _take(edges: Edges, look: Look, instance_id: str, holder: str, until: float) -> bool:
@@ -73,6 +92,8 @@ def _take(edges: Edges, look: Look, instance_id: str, holder: str, until: float)
         look.failed[instance_id] = error
         return False
     look.counts["LeasesBusy"] += not taken
+    if not taken:
+        log_look(instance_id, look.signals, "left to the holder of its lease, who has been told")
     return taken
 
 
@@ -81,10 +102,10 @@ def _let_go(edges: Edges, look: Look, ids: list[str], holder: str, seen: dict[st
     knocked: list[str] = []
     for instance_id in ids:
         arn = edges.settings.arn(instance_id)
-        if instance_id in look.failed:
-            edges.store.release(arn, holder, None)
-        elif not edges.store.release(arn, holder, seen[instance_id]):
-            seen[instance_id] = edges.store.wakeups(arn)
+        failed = instance_id in look.failed
+        knocks = edges.store.release(arn, holder, None if failed else seen[instance_id])
+        if knocks is not None and not failed:
+            seen[instance_id] = knocks
             knocked.append(instance_id)
             look.counts["LooksRepeated"] += 1
     return knocked

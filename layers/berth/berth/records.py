@@ -39,7 +39,7 @@ def next_record(
     new = Record(
         instance_arn=view.instance.arn,
         revision=revision,
-        policy=policy,
+        policy=_in_force(policy, view),
         interfaces=tuple(interfaces),
         no_snat_cidrs=tuple(sorted(set(no_snat_cidrs))),
         accepted=accepted,
@@ -63,6 +63,11 @@ def usable_addresses(record: Record | None) -> int:
         return 0
     blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
     return sum(ipaddress.ip_network(a.cidr).num_addresses for a in blocks)
+
+
+def _in_force(policy: Policy, view: NodeView) -> Policy:
+    """The node must know what was asked for ahead of need, or it would give it back as surplus."""
+    return replace(policy, minimum_addresses=view.notes.minimum(policy.minimum_addresses, view.now))
 
 
 def _position(interface: InterfaceView) -> tuple[int, int, str]:

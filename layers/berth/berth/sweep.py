@@ -6,8 +6,9 @@ Page by page, so that memory does not grow with the fleet.
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -15,13 +16,14 @@ from berth.bus import Bus, subnet_low
 from berth.contract import Record
 from berth.looks import Looks
 from berth.model import Instance, InterfaceView, SubnetView
-from berth.policy import cluster_of
+from berth.policy import cluster_of, parse_policy
 from berth.settings import Settings
 from berth.store import NodeState
 
 __all__ = ["SweepEc2", "SweepStore", "sweep"]
 
 _PAGE = 100
+_OVERDUE_SECONDS = 120
 
 
 class SweepEc2(Protocol):
@@ -46,15 +48,28 @@ class SweepStore(Protocol):
     def records(self) -> Iterator[tuple[str, NodeState]]: ...
 
 
-def sweep(ec2: SweepEc2, store: SweepStore, looks: Looks, bus: Bus, settings: Settings) -> Counter[str]:
-    """Ask for a look at every node where EC2 and the table disagree. Returns counts for metrics."""
+def sweep(
+    ec2: SweepEc2,
+    store: SweepStore,
+    looks: Looks,
+    bus: Bus,
+    settings: Settings,
+    clock: Callable[[], float] = time.time,
+) -> Counter[str]:
+    """Ask for a look at every node where EC2 and the table disagree, that lacks addresses or whose look was lost.
+
+    Returns counts for metrics.
+    """
     counts: Counter[str] = Counter()
     for page in ec2.node_pages(settings.clusters):
-        nodes = [i for i in page if cluster_of(dict(i.tags), settings.clusters)]
-        _ask(looks, counts, "NodesDrifted", _drifted(ec2, store, nodes))
+        nodes = [i for i in page if _is_node(i, settings)]
+        states = store.load([n.arn for n in nodes]) if nodes else {}
+        drifted = _drifted(ec2, states, nodes)
+        _ask(looks, counts, "NodesDrifted", drifted)
+        _ask(looks, counts, "NodesNeglected", sorted(_neglected(states, nodes, clock()) - set(drifted)))
         counts["NodesSeen"] += len(nodes)
-    for states in _chunks(store.records()):
-        ids = [arn.rpartition("/")[2] for arn, state in states if not state.buried]
+    for chunk in _chunks(store.records()):
+        ids = [arn.rpartition("/")[2] for arn, state in chunk if not state.buried]
         _ask(looks, counts, "RecordsWithoutNode", _without_life(ec2, ids))
     for interfaces in ec2.tagged_interface_pages():
         ours = [i for i in interfaces if i.cluster in settings.clusters and i.node]
@@ -71,11 +86,21 @@ def _ask(looks: Looks, counts: Counter[str], name: str, ids: list[str]) -> None:
     counts[name] += len(ids)
 
 
-def _drifted(ec2: SweepEc2, store: SweepStore, nodes: Sequence[Instance]) -> list[str]:
+def _is_node(instance: Instance, settings: Settings) -> bool:
+    tags = dict(instance.tags)
+    return bool(cluster_of(tags, settings.clusters)) and not parse_policy(tags, settings.defaults).unmanaged
+
+
+def _neglected(states: Mapping[str, NodeState], nodes: Sequence[Instance], now: float) -> set[str]:
+    """Nodes that want addresses, of which there may be some again, and nodes whose delayed look never came."""
+    notes = {n.id: states[n.arn].notes for n in nodes}
+    return {i for i, n in notes.items() if n.unmet or 0 < n.next_look < now - _OVERDUE_SECONDS}
+
+
+def _drifted(ec2: SweepEc2, states: Mapping[str, NodeState], nodes: Sequence[Instance]) -> list[str]:
     """Nodes without a record, and nodes whose record lists other blocks than EC2 shows."""
     if not nodes:
         return []
-    states = store.load([n.arn for n in nodes])
     shown = ec2.interfaces([n.id for n in nodes])
     return [n.id for n in nodes if _listed(states[n.arn].record) != _blocks(n, shown.get(n.id, ()))]
 

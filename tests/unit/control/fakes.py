@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from berth.bus import Event
+import jsonschema
+from berth.bus import SOURCE, Event
 from berth.calls import (
     AssignAddresses,
     AssignPrefixes,
@@ -24,8 +29,9 @@ from berth.calls import (
     Unassign,
 )
 from berth.contract import Policy, Record, Report, decode_record, decode_report, encode_record, encode_report
-from berth.ec2_wire import Ec2Error, Network, Trouble
+from berth.ec2_wire import Ec2Error, Network, Trouble, classify
 from berth.edges import Edges
+from berth.events import Signal
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Notes, Outcome, SubnetView
 from berth.settings import Settings
@@ -67,7 +73,8 @@ class Machine:
 
 
 class FakeEc2:
-    """Instances, interfaces and subnets. ``refuse`` maps a call's type to the errors of its next calls."""
+    """Instances, interfaces, subnets. ``refuse`` maps a call's type to the errors of its next calls, which do nothing;
+    the next ``loses_answers`` calls of type ``loses`` are made, and nobody hears of it."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -78,6 +85,8 @@ class FakeEc2:
         self.groups = frozenset({GROUP})
         self.refuse: dict[type[Call], list[Ec2Error]] = {}
         self.calls: list[Call] = []
+        self.loses_answers = 0
+        self.loses: type = object
         self._made: dict[str, tuple[object, str]] = {}
         self._ids = itertools.count(1)
         self._free: dict[str, list[ipaddress.IPv4Network]] = {}
@@ -186,6 +195,9 @@ class FakeEc2:
         if waiting:
             raise waiting.pop(0)
         outcome = self._apply(call, intent, instance_id, cluster)
+        if self.loses_answers and isinstance(call, self.loses):
+            self.loses_answers -= 1
+            raise refusal("ReadTimeoutError", Trouble.IN_DOUBT)
         self._machine.step()  # a process may die after EC2 has acted and before it heard of it
         return outcome
 
@@ -238,8 +250,11 @@ class FakeEc2:
         here = [i for i in self.all_interfaces.values() if i.attachment and i.attachment.instance_id == instance.id]
         if len(here) >= self.types[instance.type].interfaces:
             raise refusal("AttachmentLimitExceeded", Trouble.LIMIT)
-        assert index not in {i.attachment.device_index for i in here if i.attachment}
-        assert view.attachment is None
+        if index in {i.attachment.device_index for i in here if i.attachment}:
+            text = f"Instance '{instance.id}' already has an interface attached at device index '{index}'."
+            raise refusal("InvalidParameterValue", classify("InvalidParameterValue", text))
+        if view.attachment is not None:
+            raise refusal("InvalidNetworkInterface.InUse", Trouble.STATE)
         at = Attachment(f"eni-attach-{next(self._ids)}", instance.id, index, card)
         self.all_interfaces[view.id] = replace(view, attachment=at)
         return Outcome(attachment_id=at.id)
@@ -323,6 +338,7 @@ class _Items:
     report: str = ""
     intents: str = ""
     expires_at: float | None = None
+    requested_at: float = 0.0
 
 
 class FakeStore:
@@ -377,7 +393,7 @@ class FakeStore:
         item = self.items.setdefault(arn, _Items())
         item.report = item.intents = ""
         self._write(arn, item, record)
-        item.marked, item.notes, item.expires_at = (), Notes(), expires_at
+        item.marked, item.notes, item.expires_at, item.requested_at = (), Notes(), expires_at, 0.0
 
     def _write(self, arn: str, item: _Items, record: Record) -> None:
         if record.revision < item.revision:
@@ -391,40 +407,42 @@ class FakeStore:
 
     def accept_report(self, arn: str, report: Report) -> bool:
         item = self.items.setdefault(arn, _Items())
-        if item.report and decode_report(item.report).order >= report.order:
+        if item.report and decode_report(item.report).order > report.order:
             return False
         item.report = encode_report(report)
         return True
 
-    def hint(self, arn: str, draining_until: float, requested: int, requested_until: float) -> bool:
+    def hint(self, arn: str, signal: Signal) -> bool:
         item = self.items.get(arn)
         if item is None or not item.body or item.expires_at is not None:
             return False
-        if draining_until > 0:
-            item.notes = replace(item.notes, draining_until=draining_until)
-        if requested_until > 0:
-            item.notes = replace(item.notes, requested=requested, requested_until=requested_until)
+        if signal.draining_until > 0:
+            item.notes = replace(item.notes, draining_until=signal.draining_until)
+        if signal.requested_until > 0:
+            if item.requested_at > signal.requested_at:
+                return False
+            item.requested_at = signal.requested_at
+            item.notes = replace(item.notes, requested=signal.requested, requested_until=signal.requested_until)
         return True
 
     def take(self, arn: str, holder: str, now: float, until: float) -> bool:
         self._machine.step()
         lease = self.leases.get(arn)
-        if lease is None or lease[1] < now:
+        if lease is None or lease[1] < now or lease[0] == holder:
             self.leases[arn] = (holder, until, 0)
             return True
         self.leases[arn] = (lease[0], lease[1], lease[2] + 1)
         return False
 
-    def wakeups(self, arn: str) -> int:
-        return self.leases[arn][2] if arn in self.leases else 0
-
-    def release(self, arn: str, holder: str, seen: int | None) -> bool:
+    def release(self, arn: str, holder: str, seen: int | None) -> int | None:
         self._machine.step()
         lease = self.leases.get(arn)
-        if lease is None or lease[0] != holder or (seen is not None and lease[2] != seen):
-            return False
+        if lease is None or lease[0] != holder:
+            return None
+        if seen is not None and lease[2] != seen:
+            return lease[2]
         del self.leases[arn]
-        return True
+        return None
 
 
 class FakeLooks:
@@ -437,14 +455,26 @@ class FakeLooks:
         self.asked += [(i, reason, delay) for i in instance_ids]
 
 
+@cache
+def _schema(detail_type: str) -> Any:
+    name = detail_type.lower().replace(" ", "-")
+    text = (Path(__file__).parents[3] / "docs" / "events" / f"{name}.schema.json").read_text()
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
 class FakeBus:
-    """Remembers events."""
+    """Remembers events. Every one must fit its schema, whichever test sends it."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
     def send(self, events: Iterable[Event]) -> int:
-        self.events += events
+        for event in events:
+            detail = json.loads(json.dumps(dict(event.detail)))
+            _schema(event.detail_type).validate(
+                {"source": SOURCE, "detail-type": event.detail_type, "resources": [*event.resources], "detail": detail}
+            )
+            self.events.append(event)
         return 0
 
     def named(self, detail_type: str) -> list[Event]:

@@ -278,6 +278,11 @@ def test_answers_to_assignments_are_read() -> None:
         ("InvalidNetworkInterfaceID.NotFound", "…", Trouble.GONE),
         ("InvalidAttachmentID.NotFound", "…", Trouble.GONE),
         ("InvalidParameterValue", "Network interface 'eni-1' is currently in use.", Trouble.STATE),
+        (
+            "InvalidParameterValue",
+            "Instance 'i-1' already has an interface attached at device index '1'.",
+            Trouble.STATE,
+        ),
         ("InternalError", "…", Trouble.IN_DOUBT),
         ("UnauthorizedOperation", "You are not authorized to perform this operation.", Trouble.REFUSED),
         ("InvalidParameterValue", "whatever else", Trouble.REFUSED),

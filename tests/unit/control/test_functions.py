@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +15,11 @@ from typing import Any
 
 import boto3
 import pytest
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from berth.reconcile import RunResult
 from moto import mock_aws
+
+from tests.unit.control.fakes import Scene
 
 ROOT = Path(__file__).parents[3]
 NODE = "i-0123456789abcdef0"
@@ -142,3 +147,25 @@ def test_handlers_are_thin() -> None:
     for path in (ROOT / "functions").glob("*/app.py"):
         assert len(path.read_text().splitlines()) < 80
     assert not any("AKIA" in v for v in os.environ.values())
+
+
+def test_each_look_leaves_one_line_that_says_why_what_and_what_came_of_it(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written to the function's own log, as JSON, by a module of the layer."""
+    scene = Scene()
+    scene.ec2.launch()
+    monkeypatch.setattr(app, "edges", scene.edges)
+    log = io.StringIO()
+    (handler,) = (h for h in logging.getLogger("berth").handlers if isinstance(h.formatter, LambdaPowertoolsFormatter))
+    assert handler in app.logger.handlers
+    monkeypatch.setattr(handler, "stream", log)
+    app.handler(sample("instance-state-change"), Context())
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (look,) = [line for line in lines if line["message"] == "look"]
+    event = json.loads(sample("instance-state-change")["Records"][0]["body"])
+    call = f"AssignPrefixes(interface_id='{scene.ec2.primary().id}', count=1)"
+    assert (look["level"], look["node"], look["state"]) == ("INFO", NODE, "running")
+    assert (look["reasons"], look["events"]) == ([f"state {event['detail']['state']}"], [event["id"]])
+    assert (look["plan"], look["outcome"]) == ([call], "as planned")
+    assert look["calls"] == [f"{call}: {scene.ec2.primary().prefixes[0]}"]

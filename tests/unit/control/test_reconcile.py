@@ -335,6 +335,210 @@ def test_a_record_that_cannot_be_read_fails_that_node_alone() -> None:
     assert scene.ec2.primary(other).prefixes
 
 
+def request(scene: Scene, addresses: int, lasts: float = 600) -> Signal:
+    now = scene.machine.now
+    return Signal(NODE, "request", requested=addresses, requested_until=now + lasts, requested_at=now)
+
+
+def test_the_node_is_told_of_requested_capacity_until_it_ends_so_that_it_does_not_give_it_back() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene)
+    look(scene, request(scene, 40))
+    assert record(scene).policy.minimum_addresses == 40
+    scene.machine.now += 601
+    look(scene)
+    assert record(scene).policy.minimum_addresses == 0
+
+
+def test_capacity_that_is_requested_before_the_first_look_at_a_node_is_assigned() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene, request(scene, 40))
+    assert scene.looks.asked == [(NODE, "capacity requested", 0)]
+    look(scene)
+    assert len(scene.ec2.assigned()) == 3
+
+
+def test_a_capacity_request_that_meets_the_first_look_of_another_function_comes_again() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    scene.store.take(ARN, "other", scene.machine.now, scene.machine.now + 80)
+    assert set(look(scene, request(scene, 40)).failed) == {NODE}
+
+
+def test_a_cluster_tag_of_another_value_is_told_of_once_an_hour() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    scene.ec2.all_instances[NODE] = replace(
+        scene.ec2.all_instances[NODE], tags=(("kubernetes.io/cluster/demo", "member"),)
+    )
+    look(scene)
+    look(scene)
+    (event,) = scene.bus.named("Node Policy Invalid")
+    assert event.detail["problems"][0]["value"] == "member"
+    scene.machine.now += 3601
+    look(scene)
+    assert len(scene.bus.named("Node Policy Invalid")) == 2
+
+
+def test_an_agent_on_an_instance_without_the_cluster_tag_is_told_of() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    scene.ec2.all_instances[NODE] = replace(scene.ec2.all_instances[NODE], tags=())
+    intake = ingest(scene.store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 1), 0, 0))])
+    look(scene, *intake.signals)
+    (event,) = scene.bus.named("Node Policy Invalid")
+    assert event.detail["problems"][0]["key"] == "kubernetes.io/cluster/demo"
+
+
+# ------------------------------------------------------------------------------------------------ lost answers
+
+
+def test_an_assignment_whose_answer_was_lost_and_that_is_not_described_yet_is_not_made_again_at_once() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene, Signal(NODE, "sees the primary, and stops there"))
+    scene.ec2.calls.clear()
+    before = dict(scene.ec2.all_interfaces)
+    scene.ec2.loses_answers = 1
+    agent = Agent(scene)
+    agent.send(in_use=16, waiting=4)
+    after, scene.ec2.all_interfaces = scene.ec2.all_interfaces, before  # a describe that lags
+    look(scene)
+    assert kinds(scene) == [AssignPrefixes]
+    scene.ec2.all_interfaces = after
+    look(scene)
+    assert kinds(scene) == [AssignPrefixes]
+    assert blocks(record(scene)) == scene.ec2.assigned()
+
+
+def test_an_assignment_that_was_never_made_is_made_after_a_moment() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    scene.ec2.refuse = {AssignPrefixes: [refusal("ReadTimeoutError", Trouble.IN_DOUBT)]}
+    look(scene)
+    look(scene)
+    assert kinds(scene) == [AssignPrefixes]
+    scene.machine.now += 11
+    look(scene)
+    assert kinds(scene) == [AssignPrefixes, AssignPrefixes]
+
+
+def test_a_release_whose_answer_was_lost_stays_done_even_if_a_later_describe_lags() -> None:
+    scene, agent, cidr = shrunk()
+    offer = agent.surrender(cidr)
+    agent.send(in_use=1, surrendered=(offer,))
+    before = dict(scene.ec2.all_interfaces)
+    scene.ec2.loses_answers = 1
+    agent.send(in_use=1, surrendered=(offer,))
+    look(scene)  # EC2 shows that it is gone
+    after, scene.ec2.all_interfaces = scene.ec2.all_interfaces, before
+    look(scene)  # a describe that lags
+    assert cidr not in blocks(record(scene))
+    scene.ec2.all_interfaces = after
+
+
+def test_a_block_that_ec2_assigns_again_after_an_unanswered_release_is_given_to_the_node_at_once() -> None:
+    scene, agent, cidr = shrunk()
+    offer = agent.surrender(cidr)
+    agent.send(in_use=1, surrendered=(offer,))
+    before = dict(scene.ec2.all_interfaces)
+    scene.ec2.loses_answers = 1
+    agent.send(in_use=1, surrendered=(offer,))
+    after = scene.ec2.all_interfaces
+    scene.ec2.calls.clear()
+    real = scene.ec2.interfaces
+    scene.ec2.all_interfaces = before
+    lagging = real([NODE])
+    scene.ec2.all_interfaces = after
+    scene.ec2.interfaces = lambda ids: lagging  # type: ignore[method-assign]
+    agent.send(in_use=16, waiting=4)
+    assert kinds(scene) == [AssignPrefixes]
+    assert cidr in blocks(record(scene))
+
+
+def test_two_creations_of_one_second_are_not_taken_for_each_other() -> None:
+    scene = Scene()
+    scene.ec2.launch(berth__minimum_addresses="150", berth__max_pods="400", berth__mode="addresses")
+    scene.machine.now = 1_000_000.0
+    scene.ec2.types["m5.large"] = replace(scene.ec2.types["m5.large"], interfaces=4)
+    created = 0
+    apply = scene.ec2._apply
+
+    def second_is_lost(call: object, *rest: object) -> object:
+        nonlocal created
+        created += isinstance(call, CreateInterface)
+        if isinstance(call, CreateInterface) and created == 2:
+            raise refusal("ReadTimeoutError", Trouble.IN_DOUBT)
+        return apply(call, *rest)  # type: ignore[arg-type]
+
+    scene.ec2._apply = second_is_lost  # type: ignore[method-assign,assignment]
+    look(scene)
+    lost = [i for i in scene.store.load([ARN])[ARN].intents if i.outcome is None and type(i.call) is CreateInterface]
+    look(scene)
+    assert len(lost) == 1
+    assert scene.ec2._made[lost[0].token]
+
+
+def test_a_node_that_dies_while_a_creation_is_unanswered_is_not_buried_before_its_interface_can_be_seen() -> None:
+    scene = Scene()
+    scene.ec2.launch(berth__minimum_addresses="150", berth__max_pods="200")
+    scene.ec2.loses_answers, scene.ec2.loses = 1, CreateInterface
+    look(scene)
+    made = {i.id: i for i in scene.ec2.ours()}
+    assert len(made) == 1
+    for interface_id in made:
+        del scene.ec2.all_interfaces[interface_id]  # not described yet
+    scene.ec2.set_state("terminated")
+    look(scene)
+    assert scene.store.items[ARN].expires_at is None
+    scene.ec2.all_interfaces |= made
+    look(scene)
+    assert scene.ec2.all_interfaces == {}
+    assert scene.store.items[ARN].expires_at is not None
+
+
+def test_what_a_late_report_leaves_beside_a_tombstone_is_deleted_with_it() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene)
+    scene.ec2.set_state("terminated")
+    look(scene)
+    scene.store.accept_report(ARN, Report(Order(1, 9), 1, 0))  # it had passed the check before the node was buried
+    look(scene)
+    assert (scene.store.items[ARN].report, scene.store.items[ARN].intents) == ("", "")
+    assert scene.store.items[ARN].expires_at is not None
+
+
+def test_an_unfinished_release_that_is_over_is_forgotten_for_good() -> None:
+    scene, agent, cidr = shrunk()
+    offer = agent.surrender(cidr)
+    agent.send(in_use=1, surrendered=(offer,))
+    scene.ec2.refuse = {Unassign: []}
+    save = scene.store.save
+
+    def killed(*_: object) -> None:
+        raise Died
+
+    scene.store.save = killed  # type: ignore[method-assign,assignment]
+    with pytest.raises(Died):
+        agent.send(in_use=1, surrendered=(offer,))  # its intent is stored, the record still lists the block
+    scene.store.save = save  # type: ignore[method-assign]
+    scene.machine.now += 81
+    scene.store.leases.clear()
+    agent.send(in_use=20)  # taken back
+    shown = dict(scene.ec2.all_interfaces)
+    primary = scene.ec2.primary()
+    scene.ec2.all_interfaces[primary.id] = replace(primary, prefixes=tuple(p for p in primary.prefixes if p != cidr))
+    look(scene)  # a describe that leaves it out
+    scene.ec2.all_interfaces = shown
+    scene.ec2.calls.clear()
+    look(scene)
+    assert Unassign not in kinds(scene)
+    assert cidr in blocks(record(scene))
+
+
 # ------------------------------------------------------------------------------------------------ giving back
 
 
@@ -634,7 +838,7 @@ def test_a_leased_node_is_not_looked_at_but_its_holder_is_told() -> None:
     scene.store.take(ARN, "other", scene.machine.now, scene.machine.now + 80)
     result = look(scene)
     assert scene.ec2.calls == []
-    assert scene.store.wakeups(ARN) == 1
+    assert scene.store.leases[ARN][2] == 1
     assert result.counts["LeasesBusy"] == 1
 
 

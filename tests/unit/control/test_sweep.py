@@ -22,7 +22,7 @@ def settled() -> Scene:
 
 
 def run(scene: Scene) -> list[str]:
-    counts = sweep(scene.ec2, scene.store, scene.looks, scene.bus, scene.edges.settings)
+    counts = sweep(scene.ec2, scene.store, scene.looks, scene.bus, scene.edges.settings, scene.machine.clock)
     assert scene.ec2.calls == []
     assert sum(v for k, v in counts.items() if k.startswith(("Nodes", "Records"))) >= len(scene.looks.asked)
     return [instance_id for instance_id, _, _ in scene.looks.asked]
@@ -102,3 +102,25 @@ def test_a_subnet_that_runs_low_is_told() -> None:
     scene.ec2._free["subnet-z"] = []
     run(scene)
     assert [e.detail["subnet-id"] for e in scene.bus.named("Subnet Addresses Low")] == ["subnet-z"]
+
+
+def test_a_node_that_wants_addresses_is_looked_at_again_since_there_may_be_some_by_now() -> None:
+    scene = settled()
+    item = scene.store.items[ARN]
+    item.notes = replace(item.notes, unmet=3)
+    assert run(scene) == [NODE]
+
+
+def test_a_node_whose_delayed_look_never_came_is_looked_at() -> None:
+    scene = settled()
+    item = scene.store.items[ARN]
+    item.notes = replace(item.notes, next_look=scene.machine.now + 10)
+    assert run(scene) == []
+    scene.machine.now += 600
+    assert run(scene) == [NODE]
+
+
+def test_an_unmanaged_node_is_not_asked_for_at_each_sweep() -> None:
+    scene = settled()
+    scene.ec2.launch(OTHER, berth__unmanaged="true")
+    assert run(scene) == []
