@@ -3,6 +3,8 @@
 # the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam]
 # PYTHON chooses the interpreter; without it the environment that is there stays what it is.
 set -eu
+# trust what this machine trusts (pip does so when told; uv brings its own list of authorities unless told)
+export UV_SYSTEM_CERTS=1
 unset CDPATH
 cd "$(dirname "$0")/.."
 which_env=${1:-dev}
@@ -22,7 +24,7 @@ version_of() { "$1" -V | tr -d ' '; }
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        supported "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 to 3.14 that runs."
+        supported "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 to 3.14 that runs; try PYTHON=/path/to/python3. It said: $("$PYTHON" -V 2>&1 | head -n 1)"
         echo "$PYTHON"; return
     fi
     for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
@@ -82,7 +84,7 @@ fi
 unreachable="could not install requirements/$which_env.lock; is a package index reachable? (pip and uv read PIP_INDEX_URL, UV_INDEX_URL)"
 rm -rf "$venv"
 tied "$PYTHON" -m venv "$venv" || die "could not make $venv with $PYTHON"
-tied "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock \
+tied "$venv/bin/python" -m pip install --quiet --retries 1 --disable-pip-version-check --require-hashes -r requirements/uv.lock \
     || die "$unreachable"
 tied "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" \
     --require-hashes "requirements/$which_env.lock" || die "$unreachable"
