@@ -19,12 +19,16 @@ def deficit(view: NodeView, policy: NodePolicy) -> int:
     """Addresses that are missing, before any rounding to prefixes.
 
     ``need = in_use + waiting``, ``supply = assigned - cooling - surrendered - unusable``, and
-    ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``.
+    ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``, where ``minimum``
+    is 1 at the least: a node without any address is never Ready, so no pod would ever come to need one
+    (docs/decisions/0003).
     """
     rules, report, notes = policy.policy, view.report, view.notes
     warm, minimum = rules.warm_addresses, rules.minimum_addresses
     if view.now < notes.draining_until:
         warm = minimum = 0
+    else:
+        minimum = max(minimum, 1)
     minimum = notes.minimum(minimum, view.now)
     assigned = view.assigned()
     need = cooling = surrendered = unusable = 0

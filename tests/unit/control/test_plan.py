@@ -114,6 +114,13 @@ def test_the_deficit_follows_the_formula(assigned: int, said: Report | None, pol
     assert deficit(view(primary(assigned), report=said), policy) == missing
 
 
+@pytest.mark.parametrize("mode", ["prefixes", "addresses"])
+def test_a_node_that_asks_for_nothing_gets_one_address_since_without_any_it_is_never_ready(mode: str) -> None:
+    nothing = rules(mode, warm=0, minimum=0)
+    assert deficit(view(primary()), nothing) == 1
+    assert deficit(view(primary(1), report=report(in_use=0)), nothing) == 0
+
+
 def test_surrendered_blocks_are_no_supply() -> None:
     offer = Surrender(eni(0).mac, prefixes(0, 2)[1], "x")
     said = report(in_use=10, surrendered=(offer,))
