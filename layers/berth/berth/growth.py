@@ -19,8 +19,8 @@ def deficit(view: NodeView, policy: NodePolicy) -> int:
     """Addresses that are missing, before any rounding to prefixes.
 
     ``need = in_use + waiting``, ``supply = assigned - cooling - surrendered - unusable``, and
-    ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``, where ``minimum``
-    is 1 at the least: a node without any address is never Ready, so no pod would ever come to need one
+    ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``, where
+    ``minimum`` is 1 at the least: a node without any address is never Ready, so no pod would ever come to need one
     (docs/decisions/0003).
     """
     rules, report, notes = policy.policy, view.report, view.notes
