@@ -429,6 +429,7 @@ def test_a_release_whose_answer_was_lost_stays_done_even_if_a_later_describe_lag
     scene, agent, cidr = shrunk()
     offer = agent.surrender(cidr)
     agent.send(in_use=1, surrendered=(offer,))
+    scene.machine.now += 61  # that it was assigned is no longer overlaid
     before = dict(scene.ec2.all_interfaces)
     scene.ec2.loses_answers = 1
     agent.send(in_use=1, surrendered=(offer,))
@@ -515,7 +516,6 @@ def test_an_unfinished_release_that_is_over_is_forgotten_for_good() -> None:
     scene, agent, cidr = shrunk()
     offer = agent.surrender(cidr)
     agent.send(in_use=1, surrendered=(offer,))
-    scene.ec2.refuse = {Unassign: []}
     save = scene.store.save
 
     def killed(*_: object) -> None:
@@ -527,7 +527,7 @@ def test_an_unfinished_release_that_is_over_is_forgotten_for_good() -> None:
     scene.store.save = save  # type: ignore[method-assign]
     scene.machine.now += 81
     scene.store.leases.clear()
-    agent.send(in_use=20)  # taken back
+    agent.send(in_use=16)  # taken back
     shown = dict(scene.ec2.all_interfaces)
     primary = scene.ec2.primary()
     scene.ec2.all_interfaces[primary.id] = replace(primary, prefixes=tuple(p for p in primary.prefixes if p != cidr))
