@@ -17,7 +17,7 @@ TIED := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
 WORLD := $(TIED) $(PY) -m tests.sandbox.world_ns --
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop test lint sam-validate unit kernel e2e command plugin lock clean
+.PHONY: help setup demo stop test lint sam-validate unit kernel e2e command prepare test-sam plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,11 +49,18 @@ unit: setup ## unit tests and the sandbox's contract tests: no root needed
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@$(WORLD) $(PY) -m pytest tests/netns
 
-e2e: setup plugin ## the end-to-end run, step by step
+e2e: setup prepare ## the end-to-end run, step by step
 	@$(WORLD) $(PY) -m pytest tests/e2e
 
-command: setup plugin ## make demo itself: its report, kill -9, KEEP=1
+command: setup prepare ## make demo itself: its report, kill -9, KEEP=1
 	@$(TIED) $(PY) -m pytest tests/command
+
+prepare: setup ## what the sandbox cannot fetch from inside: the plugin, and the functions' packages as sam build makes them
+	@$(TIED) $(PY) -m tests.sandbox.demo --prepare
+
+test-sam: setup ## the unmodified SAM CLI: validate, build, deploy, invoke, delete, against the sandbox
+	@$(TIED) scripts/bootstrap.sh sam
+	@$(TIED) $(PY) -m pytest tests/sam
 
 plugin: setup ## build the CNI plugin for x86_64 and arm64
 	@$(TIED) $(PY) scripts/build_plugin.py
