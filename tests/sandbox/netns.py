@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import socket
 import struct
@@ -35,6 +36,7 @@ __all__ = [
     "open_socket",
     "popen",
     "run",
+    "settled",
     "sysctl",
 ]
 
@@ -150,6 +152,16 @@ def run(
     if check and done.returncode != 0:
         raise CommandError(f"{' '.join(argv)} in {name} exited {done.returncode}: {done.stderr or done.stdout}")
     return done
+
+
+def settled(*names: str) -> bool:
+    """Whether every link in these namespaces that has a carrier passes packets.
+
+    A link that came up drops what is sent until the kernel's link watch has run, some milliseconds later
+    (linux/net/core/link_watch.c); a test that counts lost packets waits for that.
+    """
+    links = [link for name in names for link in json.loads(run(name, ["ip", "-j", "link"]).stdout)]
+    return all(link["operstate"] in ("UP", "UNKNOWN") for link in links if "LOWER_UP" in link["flags"])
 
 
 def popen(name: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

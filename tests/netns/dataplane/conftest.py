@@ -11,6 +11,7 @@ from tests.netns.dataplane.site import ONPREM, PARTNER, A, B, Node, attachment, 
 from tests.sandbox import netns
 from tests.sandbox.echo import EchoServers
 from tests.sandbox.fabric import Fabric
+from tests.sandbox.waiting import eventually
 
 
 @dataclass
@@ -47,6 +48,7 @@ def site() -> Iterator[Site]:
             servers.add("internet", name="internet")
             for address in (ONPREM, PARTNER):
                 servers.add("onprem", address=address, name="onprem")
+            assert eventually(lambda: netns.settled(*netns.names()))
             yield found
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from tests.sandbox import netns
 from tests.sandbox.echo import EchoServers
 from tests.sandbox.ping import checksum
+from tests.sandbox.waiting import eventually
 from tests.sandbox.world import Eni, Instance, Route, Subnet, World
 
 NODE_A, NODE_B = "i-0000000000000000a", "i-0000000000000000b"
@@ -99,9 +100,10 @@ def route_secondary(node: str, device: str, gateway: str, *addresses: str) -> No
 
 @contextmanager
 def server(where: str, address: str) -> Iterator[None]:
-    """An echo server of no name in a namespace."""
+    """An echo server of no name in a namespace, and all links ready."""
     with EchoServers() as servers:
         servers.add(where, address=address)
+        assert eventually(lambda: netns.settled(*netns.names()))
         yield
 
 

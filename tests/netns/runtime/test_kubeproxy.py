@@ -32,8 +32,7 @@ def node() -> Iterator[str]:
     for name, address in ENDS.items():
         way = [f"address add {address}/32 dev eth0", "link set eth0 up", f"route add {NODE} dev eth0"]
         netns.ip_batch(name, [*way, f"route add default via {NODE}"])
-    for name in ("node", *ENDS):
-        assert eventually(lambda name=name: "DOWN" not in netns.run(name, ["ip", "-br", "link"]).stdout)  # type: ignore[misc]
+    assert eventually(lambda: netns.settled("node", *ENDS))
     with EchoServers() as servers:
         for name in ("b1", "b2"):
             servers.add(name, 8080)

@@ -31,8 +31,7 @@ def star(count: int) -> Iterator[list[Target]]:
         way = ["link set eth0 up", f"address add {target.address}/32 dev eth0", "route add 10.7.255.1 dev eth0"]
         netns.ip_batch(target.netns, [*way, "route add default via 10.7.255.1"])
     try:
-        for name in ("router", *names):  # until a link is known to be up, its queue drops what is sent
-            assert eventually(lambda name=name: "DOWN" not in netns.run(name, ["ip", "-br", "link"]).stdout)  # type: ignore[misc]
+        assert eventually(lambda: netns.settled("router", *names))
         yield targets
     finally:
         for name in ("router", *names):
