@@ -82,10 +82,13 @@ if ! "$PYTHON" -I -c 'import ensurepip, venv' 2>/dev/null; then
     apt_install "python$("$PYTHON" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 fi
 unreachable="could not install requirements/$which_env.lock; is a package index reachable? (pip and uv read PIP_INDEX_URL, UV_INDEX_URL)"
-rm -rf "$venv"
+rm -rf "$venv" build/tmp/bootstrap
+mkdir -p build/tmp/bootstrap
+export TMPDIR="$PWD/build/tmp/bootstrap"  # what a kill leaves of pip is here, and goes with the next run
 tied "$PYTHON" -m venv "$venv" || die "could not make $venv with $PYTHON"
 tied "$venv/bin/python" -m pip install --quiet --retries 1 --disable-pip-version-check --require-hashes -r requirements/uv.lock \
     || die "$unreachable"
 tied "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" \
     --require-hashes "requirements/$which_env.lock" || die "$unreachable"
+rm -rf build/tmp/bootstrap
 echo "$wanted" > "$stamp"

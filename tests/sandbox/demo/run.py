@@ -60,9 +60,20 @@ def run(report: Report, host_fd: int, *, keep: bool, port: int) -> int:
         else:
             report.fail(f"{type(error).__name__}: {error}")
             report.say("".join(traceback.format_exc(limit=-6)))
+            _name_dead_agents(scene)
     if keep and scene is not None and sandbox is not None and not sandbox.last_words():
         _keep(scene, port)
     return 0 if report.ok else 1
+
+
+def _name_dead_agents(scene: Scene | None) -> None:
+    """An agent that is gone is why a stage waited in vain."""
+    if scene is None:
+        return
+    for machine in scene.machines.values():
+        if machine.node.init_pid() is not None and not machine.node.agent_alive():
+            words = machine.node.log(lines=5) or "nothing"
+            scene.report.fail(f"{machine.name}'s agent is not running; its log ends with: {words}")
 
 
 def _stages(scene: Scene, *, keep: bool) -> None:
