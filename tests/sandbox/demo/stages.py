@@ -148,8 +148,9 @@ def launch(scene: Scene, specs: Sequence[NodeSpec]) -> dict[str, Record]:
             f"{spec.name} to have {wanted} addresses", partial(_with, scene, machine.id, wanted), 60
         )
         blocks = [a.cidr for i in records[spec.name].interfaces for a in i.assignments]
+        count = len(records[spec.name].interfaces)
         scene.report.note(
-            f"{spec.name}: {len(records[spec.name].interfaces)} interfaces, "
+            f"{spec.name}: {'1 interface' if count == 1 else f'{count} interfaces'}, "
             f"{sum(map(address_count, blocks))} addresses before any pod"
         )
     return records
