@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from berth.calls import AssignAddresses, AssignPrefixes, Call, CreateInterface
 from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 
-__all__ = ["HELD", "deficit", "grow", "indexes_in_use", "unattached"]
+__all__ = ["HELD", "deficit", "grow", "indexes_in_use", "less_taken", "unattached"]
 
 HELD: Final = ("attaching", "attached")
 
@@ -42,6 +43,25 @@ def deficit(view: NodeView, policy: NodePolicy) -> int:
     warm_gap = min(rules.max_pods, need + warm) - supply
     minimum_gap = min(rules.max_pods, minimum) - (assigned - surrendered)
     return max(warm_gap, minimum_gap, 0)
+
+
+def less_taken(
+    subnets: Sequence[SubnetView], before: Iterable[InterfaceView], now: Iterable[InterfaceView]
+) -> tuple[SubnetView, ...]:
+    """Subnets as they were counted ``before``, less the addresses that interfaces have taken since."""
+    return _less(subnets, _held(now) - _held(before))
+
+
+def _less(subnets: Sequence[SubnetView], taken: Mapping[str, int]) -> tuple[SubnetView, ...]:
+    return tuple(replace(s, free=max(0, s.free - taken.get(s.id, 0))) for s in subnets)
+
+
+def _held(interfaces: Iterable[InterfaceView]) -> Counter[str]:
+    """Addresses that interfaces hold, by subnet."""
+    held: Counter[str] = Counter()
+    for interface in interfaces:
+        held[interface.subnet_id] += 1 + sum(map(address_count, interface.blocks))
+    return held
 
 
 def indexes_in_use(view: NodeView, limits: Limits) -> set[int]:
@@ -83,15 +103,17 @@ def grow(
 ) -> tuple[list[Call], int, str]:
     missing = deficit(view, policy)
     calls: list[Call] = []
+    taken: Counter[str] = Counter()
     for host in _choose(_hosts(view, policy, limits, subnets), missing):
         call, brought = host.take(missing)
         calls.append(call)
+        taken[host.interface.subnet_id] += brought
         missing -= brought
         if missing <= 0:
             return calls, 0, ""
     if missing <= 0:
         return calls, 0, ""
-    created, missing, reason = _create(view, policy, limits, subnets, missing)
+    created, missing, reason = _create(view, policy, limits, _less(subnets, taken), missing)
     return calls + created, max(missing, 0), reason
 
 

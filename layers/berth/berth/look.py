@@ -17,7 +17,7 @@ from berth.events import Signal
 from berth.ingest import believe
 from berth.looks import backoff
 from berth.model import Instance, InterfaceView, Limits, NodePolicy, NodeView, Notes, PolicyProblem
-from berth.plan import Plan, plan, plan_absence, plan_death
+from berth.plan import Plan, plan_absence, plan_death, planner
 from berth.policy import cluster_of, cluster_problem, fingerprint, fit_policy, parse_policy
 from berth.records import tombstone, usable_addresses
 from berth.store import NodeState
@@ -153,7 +153,7 @@ class Look:
         convergence = self._convergence(
             replace(self._view(instance, cluster, interfaces, state), allowed_groups=world.network.allowed_groups),
             state,
-            lambda view: plan(view, policy, limits, world.network.subnets),
+            planner(policy, limits, world.network.subnets),
             world.network,
             policy.policy,
         )

@@ -6,16 +6,16 @@ from the same values: every choice is sorted, never taken from a map's order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from berth.calls import Attach, Call, CreateInterface, DeleteInterface, Detach, SetDeleteOnTermination, Unassign
 from berth.contract import address_count
-from berth.growth import HELD, grow, indexes_in_use, unattached
+from berth.growth import HELD, grow, indexes_in_use, less_taken, unattached
 from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 
-__all__ = ["ORPHAN_SECONDS", "Plan", "due_for_release", "plan", "plan_absence", "plan_death"]
+__all__ = ["ORPHAN_SECONDS", "Plan", "due_for_release", "plan", "plan_absence", "plan_death", "planner"]
 
 ORPHAN_SECONDS: Final = 600
 """An interface of ours that nobody wants is deleted at this age: younger ones may be about to be attached."""
@@ -161,3 +161,18 @@ def _release(view: NodeView) -> list[Call]:
             if kind:
                 calls.append(Unassign(interface, tuple(sorted(kind))))
     return calls
+
+
+def planner(policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> Callable[[NodeView], Plan]:
+    """Plans for one look at a node, in which ``subnets`` were counted once, before the first plan.
+
+    What the look's own calls have assigned since is taken off their free addresses.
+    """
+    first: list[NodeView] = []
+
+    def planned(view: NodeView) -> Plan:
+        if not first:
+            first.append(view)
+        return plan(view, policy, limits, less_taken(subnets, first[0].interfaces, view.interfaces))
+
+    return planned

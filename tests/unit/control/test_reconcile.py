@@ -22,7 +22,7 @@ from berth.ingest import SentReport, ingest
 from berth.reconcile import RunResult, reconcile
 from berth.store import NodeState, RevisionConflictError
 
-from tests.unit.control.fakes import ARN, GROUP, NODE, Died, Scene, refusal
+from tests.unit.control.fakes import ARN, GROUP, NODE, SUBNET, Died, Scene, refusal
 
 SECONDS = 50.0
 
@@ -254,6 +254,20 @@ def test_an_exhausted_subnet_is_reported_once_and_another_allowed_one_is_used() 
     created = [c for c in scene.ec2.calls if isinstance(c, CreateInterface)]
     assert {c.subnet_id for c in created} == {"subnet-small"}
     assert len(scene.ec2.assigned()) == 8
+
+
+def test_what_a_look_assigned_is_taken_off_the_free_addresses_it_plans_with() -> None:
+    """EC2 counts a subnet's free addresses once a look: 15 here, of which the first call takes 9."""
+    scene = Scene()
+    scene.ec2.add_subnet(SUBNET, "10.0.1.0/28")
+    scene.ec2.launch(berth__mode="addresses", berth__minimum_addresses="20")
+    look(scene)
+    (assigned, created) = [c for c in scene.ec2.calls if isinstance(c, AssignAddresses | CreateInterface)]
+    assert isinstance(assigned, AssignAddresses)
+    assert isinstance(created, CreateInterface)
+    assert (assigned.count, created.addresses) == (9, 5)
+    (event,) = scene.bus.named("Node Address Demand Unmet")
+    assert event.detail["addresses"] == 20 - 14
 
 
 def test_demand_that_cannot_be_met_is_told_when_it_begins_and_not_again() -> None:
