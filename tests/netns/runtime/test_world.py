@@ -25,6 +25,8 @@ for _ in range(2):
     if os.fork() == 0:
         os.setsid()
         time.sleep(600)
+# only now: a KeyboardInterrupt in the destructor of the Popen above would be swallowed (object.__del__)
+print("up", flush=True)
 time.sleep(600)
 """
 
@@ -53,7 +55,7 @@ def tree() -> Iterator[tuple[subprocess.Popen[str], str]]:
     argv = [*WORLD, "--", sys.executable, "-c", TREE, mark]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as outer:
         assert outer.stdout is not None
-        assert [outer.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+        assert [outer.stdout.readline() for _ in range(3)] == ["up\n"] * 3
         try:
             yield outer, mark
         finally:
