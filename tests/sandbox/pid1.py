@@ -149,6 +149,10 @@ def _overlay(path: str) -> None:
 
 
 def _start(spec: Spec, pid: str) -> subprocess.Popen[bytes]:
+    for (
+        number
+    ) in FORWARDED:  # a shell's background job ignores SIGINT and SIGQUIT, and hands that down (POSIX sh, 2.11)
+        signal.signal(number, signal.SIG_DFL)
     environment = dict(os.environ)
     if spec.pid_variable:
         environment[spec.pid_variable] = pid

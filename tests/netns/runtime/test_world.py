@@ -97,6 +97,17 @@ def test_a_command_that_handles_ctrl_c_ends_in_its_own_way() -> None:
         assert outer.wait(20) == 42
 
 
+def test_a_world_started_from_a_background_job_hears_ctrl_c_too() -> None:
+    """There SIGINT is ignored, and without a word from us the command would inherit that."""
+    argv = [*WORLD, "--", sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+    ignore = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    with subprocess.Popen([*ignore, *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == "up\n"
+        outer.send_signal(signal.SIGINT)
+        assert outer.wait(20) in (128 + signal.SIGINT, 1)
+
+
 def test_it_starts_empty_and_leaves_no_file(tmp_path: Path) -> None:
     code = """
 import os
