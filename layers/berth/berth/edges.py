@@ -7,10 +7,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from berth.absent import NoHooks, NoStandby, Released, Unlimited
+from berth.brake import Brake
+from berth.budget import Budget
 from berth.bus import Bus
 from berth.ec2 import Ec2
+from berth.hooks import Hooks
 from berth.looks import Looks
 from berth.settings import Settings
+from berth.standby import StandbyPools
 from berth.store import Store
 
 __all__ = ["Edges"]
@@ -32,6 +37,10 @@ class Edges:
     bus: Bus
     looks: Looks
     settings: Settings
+    budget: Budget = field(default_factory=Unlimited)
+    brake: Brake = field(default_factory=Released)
+    hooks: Hooks = field(default_factory=NoHooks)
+    standby: StandbyPools = field(default_factory=NoStandby)
     clock: Callable[[], float] = time.time
     token: Callable[[], str] = _token
     told: dict[str, float] = field(default_factory=dict)

@@ -226,6 +226,10 @@ class NodeView:
     allowed_groups: frozenset[str] = frozenset()
     setbacks: Setbacks = field(default_factory=Setbacks)
     now: float = 0.0
+    waits: tuple[tuple[str, float], ...] = ()
+    """Seconds until EC2 actions may be called (:meth:`berth.budget.Budget.waits`); one that is missing may be now."""
+    standby: tuple[InterfaceView, ...] = ()
+    """Standby interfaces that this node may claim."""
 
     @property
     def primary(self) -> InterfaceView | None:

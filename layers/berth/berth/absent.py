@@ -1,0 +1,58 @@
+"""Edges that a stack may do without: each does nothing, in the way its callers expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from berth.brake import Level
+from berth.budget import Priority, Slot
+from berth.hooks import Hook
+from berth.model import InterfaceView
+
+__all__ = ["NoHooks", "NoStandby", "Released", "Unlimited"]
+
+
+class Unlimited:
+    """No budget is kept."""
+
+    def reserve(self, action: str, count: int, priority: Priority, now: float) -> Slot:
+        return Slot(now)
+
+    def waits(self, actions: frozenset[str], now: float) -> Mapping[str, float]:
+        return dict.fromkeys(actions, 0.0)
+
+    def throttled(self, action: str, now: float) -> None:
+        """Nobody counts."""
+
+
+class Released:
+    """No brake is there to pull."""
+
+    def level(self) -> Level:
+        return Level.NORMAL
+
+
+class NoHooks:
+    """No hook is ours to complete."""
+
+    def complete(self, hook: Hook, instance_id: str) -> bool:
+        return True
+
+    def heartbeat(self, hook: Hook, instance_id: str) -> bool:
+        return True
+
+
+class NoStandby:
+    """Where no pool is kept."""
+
+    def candidates(self, subnet_ids: frozenset[str], now: float) -> tuple[InterfaceView, ...]:
+        return ()
+
+    def claimed(self, instance_ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
+        return {}
+
+    def claim(self, interface_id: str, instance_id: str, now: float) -> bool:
+        return False
+
+    def settle(self, interface_id: str) -> None:
+        """There is none."""
