@@ -18,6 +18,7 @@ from .iam import Access, Decision, PolicyError, Statement, context, evaluate, pa
 from .identity import ACCOUNT, REGION, Principal
 from .lock import API_LOCK
 from .sqs import find_queue
+from .usage import UsageLog
 from .workers import find_function
 
 __all__ = ["Authorizer"]
@@ -33,6 +34,7 @@ class Authorizer:
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
+        self._usage = UsageLog()
         self._lock = threading.Lock()
 
     def authorize(self, principal: Principal, call: Call) -> str | None:
@@ -90,7 +92,9 @@ class Authorizer:
             role = _role_named(principal.role)
             documents = list(_role_documents(role)) if role else []
             boundary = _boundary(role) if role else None
-        decision = evaluate([s for d in documents for s in self._parse(d)], access)
+        policies = [(name, self._parse(document)) for name, document in documents]
+        decision = evaluate([s for _, statements in policies for s in statements], access)
+        self._usage.add(principal, access, policies, decision)
         if boundary is None or decision == "deny":
             return decision
         limit = evaluate(self._parse(boundary), access)
@@ -169,11 +173,12 @@ def _role_arn(name: str | None) -> str:
     return str(role.arn) if role else f"arn:aws:iam::{ACCOUNT}:role/{name}"
 
 
-def _role_documents(role: Any) -> Iterable[str]:
-    for document in role.policies.values():
-        yield _document(document)
+def _role_documents(role: Any) -> Iterable[tuple[str, str]]:
+    """The name and the text of each policy."""
+    for name, document in role.policies.items():
+        yield name, _document(document)
     for policy in role.managed_policies.values():
-        yield _managed(policy)
+        yield policy.name, _managed(policy)
 
 
 def _boundary(role: Any) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
-__all__ = ["Access", "Decision", "PolicyError", "Statement", "context", "evaluate", "parse_policy"]
+__all__ = ["Access", "Decision", "PolicyError", "Statement", "applies", "context", "evaluate", "parse_policy"]
 
 Decision = Literal["allow", "deny", "none"]
 """``deny`` is an explicit deny; ``none`` an implicit one."""
@@ -147,14 +147,15 @@ def evaluate(statements: Sequence[Statement], access: Access, principal: Mapping
     """
     found: Decision = "none"
     for statement in statements:
-        if _applies(statement, access, principal):
+        if applies(statement, access, principal):
             if not statement.allow:
                 return "deny"
             found = "allow"
     return found
 
 
-def _applies(statement: Statement, access: Access, principal: Mapping[str, str] | None) -> bool:
+def applies(statement: Statement, access: Access, principal: Mapping[str, str] | None = None) -> bool:
+    """Whether a statement speaks of this access (and of this principal, for resource-based policies)."""
     if principal is not None and not _names(statement, principal):
         return False
     if any(_like(access.action.lower(), a.lower()) for a in statement.actions) == statement.not_actions:
