@@ -92,8 +92,8 @@ class Authorizer:
             role = _role_named(principal.role)
             documents = list(_role_documents(role)) if role else []
             boundary = _boundary(role) if role else None
-        policies = [(name, self._parse(document)) for name, document in documents]
-        decision = evaluate([s for _, statements in policies for s in statements], access)
+        policies = [(name, document, self._parse(document)) for name, document in documents]
+        decision = evaluate([s for _, _, statements in policies for s in statements], access)
         self._usage.add(principal, access, policies, decision)
         if boundary is None or decision == "deny":
             return decision

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -34,24 +34,24 @@ class UsageLog:
         self,
         principal: Principal,
         access: Access,
-        policies: Iterable[tuple[str, tuple[Statement, ...]]],
+        policies: Sequence[tuple[str, str, tuple[Statement, ...]]],
         decision: Decision,
     ) -> None:
-        """``policies`` are the role's, by name; ``decision`` is what came of them together."""
+        """``policies`` are the role's: name, text, statements. ``decision`` is what came of them together."""
         if self._directory is None or principal.kind not in ("function", "node") or principal.role is None:
             return
         used = [
             {"policy": name, "statement": s.sid or str(n), "keys": sorted(_keys(s) & access.context.keys())}
-            for name, statements in policies
+            for name, _, statements in policies
             for n, s in enumerate(statements)
             if applies(s, access)
         ]
         key = (principal.role, access.action, _kind(access.resource), decision, json.dumps(used))
+        documents = {name: text for name, text, _ in policies}
         with self._lock:
-            if key in self._seen:
-                return
-            self._seen.add(key)
-            self._write(
+            self._once((principal.role, *documents.items()), {"role": principal.role, "documents": documents})
+            self._once(
+                key,
                 {
                     "kind": principal.kind,
                     "role": principal.role,
@@ -60,11 +60,13 @@ class UsageLog:
                     "decision": decision,
                     "used": used,
                     "context": {k: list(v) for k, v in sorted(access.context.items())},
-                }
+                },
             )
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        assert self._directory is not None
+    def _once(self, key: tuple[Any, ...], line: Mapping[str, Any]) -> None:
+        if key in self._seen or self._directory is None:
+            return
+        self._seen.add(key)
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             # several worlds have processes of the same number: the file is opened for appending

@@ -1,0 +1,100 @@
+"""Least privilege, judged by what the whole suite needed: nothing was missing, and nothing is allowed without use.
+
+Whatever the policies allow beyond that is listed in ``UNUSED`` with the reason why it is kept; what is listed and used
+after all fails as well, so that the list stays true.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from tests.iam.usage import NODE, Grant, deployed, grants, uses
+from tests.sandbox.cloud.iam import evaluate, parse_policy
+
+UNUSED: Final[dict[str, str]] = {}
+"""``role/policy/statement: action`` → why it is there although no test made use of it."""
+
+
+def test_the_run_shows_functions_and_nodes_at_work() -> None:
+    assert {"ReconcileRole", "SweepRole", NODE} <= {u.role for u in uses() if u.allowed}
+
+
+def test_no_function_lacks_a_permission() -> None:
+    refused = [f"{u.role}: {u.access.action} on {u.access.resource}" for u in uses() if not u.allowed]
+    refused = [line for line in refused if not line.startswith(NODE)]  # tests have nodes try what they must not
+    assert not refused
+
+
+def test_each_call_is_allowed_by_the_policies_as_they_were_deployed_last() -> None:
+    """The decision again, from the request and the policies alone: actions, resources and condition keys."""
+    statements = {
+        role: [s for text in policies.values() for s in parse_policy(text)] for role, policies in deployed().items()
+    }
+    wrong = [
+        f"{u.role}: {u.access.action} on {u.access.resource}"
+        for u in uses()
+        if u.allowed and evaluate(statements[u.role], u.access) != "allow"
+    ]
+    assert not wrong
+
+
+def test_nodes_send_reports_and_read_their_record_and_nothing_else() -> None:
+    allowed = {u.access.action for u in uses() if u.role == NODE and u.allowed}
+    assert allowed == {"sqs:SendMessage", "dynamodb:GetItem"}
+    assert {g.action for g in grants() if g.role == NODE} == allowed
+
+
+def test_every_permission_was_used_or_says_why_it_is_there() -> None:
+    idle = {str(g) for g in grants() if not _uses_of(g)}
+    assert idle == UNUSED.keys(), (
+        "unexplained: "
+        + ", ".join(sorted(idle - UNUSED.keys()))
+        + "; used after all: "
+        + ", ".join(UNUSED.keys() - idle)
+    )
+
+
+def test_every_condition_key_was_there_to_be_tested() -> None:
+    """A condition with IfExists or ForAllValues is true for a key that no request carries: then it guards nothing."""
+    missing = [
+        f"{g}: {', '.join(sorted(g.keys - found))}"
+        for g in grants()
+        if (seen := _uses_of(g)) and not g.keys <= (found := frozenset().union(*seen))
+    ]
+    assert not missing
+
+
+def test_no_wildcard_names_an_action_and_only_describes_reach_everything() -> None:
+    for role, policies in deployed().items():
+        for policy, text in policies.items():
+            for s in parse_policy(text):
+                assert not any("*" in a for a in s.actions), f"{role}/{policy}/{s.sid}"
+                wide = "*" in s.resources and not s.conditions
+                assert not wide or all(":Describe" in a or ":Get" in a for a in s.actions), f"{role}/{policy}/{s.sid}"
+
+
+def test_the_list_of_calls_is_kept_for_readers() -> None:
+    """``build/iam-usage.json``: by role, each action with the resources' kinds that it was used on."""
+    table: dict[str, dict[str, list[str]]] = {}
+    for use in uses():
+        if use.allowed:
+            kinds = table.setdefault(use.role, {}).setdefault(use.access.action, [])
+            kind = use.access.resource.partition("/")[0]
+            if kind not in kinds:
+                kinds.append(kind)
+    path = Path("build") / "iam-usage.json"
+    path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+    assert table
+
+
+def _uses_of(grant: Grant) -> list[frozenset[str]]:
+    """The condition keys that were there, for each use of this grant."""
+    return [
+        keys
+        for use in uses()
+        if use.allowed and use.role == grant.role and use.access.action.lower() == grant.action.lower()
+        for policy, statement, keys in use.granted
+        if (policy, statement) == (grant.policy, grant.statement)
+    ]
