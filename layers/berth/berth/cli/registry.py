@@ -1,0 +1,12 @@
+"""The commands, one line each, in the order of ``berth --help``."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Final
+
+from berth.cli import launch_template
+
+__all__ = ["COMMANDS"]
+
+COMMANDS: Final[tuple[ModuleType, ...]] = (launch_template,)
