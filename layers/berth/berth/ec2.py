@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
     from mypy_boto3_ec2.type_defs import FilterTypeDef
 
-__all__ = ["CLIENT_CONFIG", "MUTATING_CONFIG", "Boto3Ec2", "Ec2"]
+__all__ = ["CLIENT_CONFIG", "MUTATING_CONFIG", "Boto3Ec2", "Ec2", "call_ec2"]
 
 CLIENT_CONFIG: Final = Config(
     connect_timeout=2, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3}, max_pool_connections=10
@@ -142,7 +142,7 @@ class Boto3Ec2:
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         """Make one mutating call, once. Raises :class:`Ec2Error`."""
         action, parameters = request(intent, instance_id, cluster)
-        answer = self._call(self._writer, action, parameters)
+        answer = call_ec2(self._writer, action, parameters)
         outcome = read_outcome(intent.call, answer)
         if outcome.interface is None:
             return outcome
@@ -167,20 +167,21 @@ class Boto3Ec2:
         """
         parameters: dict[str, Any] = {"Filters": list(filters)} | ({"MaxResults": size} if size else {})
         while True:
-            page = self._call(self._reader, action, parameters)
+            page = call_ec2(self._reader, action, parameters)
             yield page
             if not page.get("NextToken"):
                 return
             parameters["NextToken"] = page["NextToken"]
 
-    @staticmethod
-    def _call(client: EC2Client, action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            answer: Mapping[str, Any] = getattr(client, action)(**parameters)
-        except ClientError as error:
-            code, message = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
-            raise Ec2Error(action, code, message, classify(code, message)) from error
-        except BotoCoreError as error:
-            # a time-out or a broken connection: the request may have arrived
-            raise Ec2Error(action, type(error).__name__, str(error), Trouble.IN_DOUBT) from error
-        return answer
+
+def call_ec2(client: EC2Client, action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Make one call. Raises :class:`Ec2Error`, also for a time-out or a broken connection."""
+    try:
+        answer: Mapping[str, Any] = getattr(client, action)(**parameters)
+    except ClientError as error:
+        code, message = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
+        raise Ec2Error(action, code, message, classify(code, message)) from error
+    except BotoCoreError as error:
+        # a time-out or a broken connection: the request may have arrived
+        raise Ec2Error(action, type(error).__name__, str(error), Trouble.IN_DOUBT) from error
+    return answer

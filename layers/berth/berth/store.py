@@ -43,7 +43,7 @@ from berth.model import Intent, Notes
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["DynamoStore", "NodeState", "RevisionConflictError", "Store"]
+__all__ = ["DynamoStore", "NodeState", "RevisionConflictError", "Store", "read_state"]
 
 REPORT_KIND: Final = "report"
 INTENTS_KIND: Final = "intents"
@@ -56,6 +56,7 @@ _BATCH: Final = 100
 REVISION_NEVER_FALLS: Final = "attribute_not_exists(revision) OR revision <= :revision"
 NODE_IS_KNOWN: Final = f"attribute_exists({BODY}) AND attribute_not_exists({EXPIRES})"
 REQUEST_IS_NEWER: Final = "(attribute_not_exists(requested_at) OR requested_at <= :requested_at)"
+HOOK_IS_NOT_LATER: Final = "hook_at <= :hook_at"
 # boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
 REPORT_IS_NOT_OLDER: Final = (
     "attribute_not_exists(boot) OR boot < :boot OR (boot = :boot AND #sequence <= :sequence)"  # (boot, sequence) order
@@ -104,6 +105,9 @@ class Store(Protocol):
     def hint(self, arn: str, signal: Signal) -> bool:
         """Note what EC2 cannot be asked about. False: there is no such node (yet), or a later request is known."""
 
+    def unhook(self, arn: str, hook_at: float) -> None:
+        """Forget the launch hook that the instance has waited in since ``hook_at``, and no later one."""
+
     def take(self, arn: str, holder: str, now: float, until: float) -> bool:
         """Take the node's lease. False: somebody has it, and has been told to look again (or just let go)."""
 
@@ -125,7 +129,7 @@ class DynamoStore:
         items: dict[str, dict[str, Any]] = {arn: {} for arn in arns}
         for item in self._get(keys):
             items[item[NODE]["S"]][item[KIND]["S"]] = item
-        return {arn: _state(kinds) for arn, kinds in items.items()}
+        return {arn: read_state(kinds) for arn, kinds in items.items()}
 
     def records(self) -> Iterator[tuple[str, NodeState]]:
         """Every node's record, page by page. For the sweep alone: it reads the whole table."""
@@ -139,7 +143,7 @@ class DynamoStore:
                 **start,
             )
             for item in page["Items"]:
-                yield item[NODE]["S"], _state({RECORD_KIND: item})
+                yield item[NODE]["S"], read_state({RECORD_KIND: item})
             if "LastEvaluatedKey" not in page:
                 return
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
@@ -148,9 +152,9 @@ class DynamoStore:
         self._write_record(
             arn,
             record,
-            # requested… and draining… are written by `hint` alone: a holder that wrote them back could undo a hint
+            # requested…, draining… and hook… are written by `hint` alone: a holder that wrote them back could undo one
             sets="marks = :marks, absent_since = :absent, next_look = :next, looks = :looks, unmet = :unmet, "
-            "problems = :problems",
+            "problems = :problems, unwanted = :unwanted",
             removes=f" REMOVE {EXPIRES}",
             values={
                 ":marks": {"S": json.dumps(dict(marked), sort_keys=True)},
@@ -159,6 +163,7 @@ class DynamoStore:
                 ":looks": _number(notes.looks),
                 ":unmet": _number(notes.unmet),
                 ":problems": {"S": notes.problems},
+                ":unwanted": {"S": json.dumps(dict(notes.unwanted), sort_keys=True)},
             },
         )
 
@@ -169,8 +174,8 @@ class DynamoStore:
             arn,
             record,
             sets=f"{EXPIRES} = :expires",
-            removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, "
-            "draining_until, requested, requested_until, requested_at",
+            removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, unwanted, "
+            "draining_until, requested, requested_until, requested_at, hook_group, hook_name, hook_at",
             values={":expires": _number(int(expires_at))},
         )
 
@@ -195,12 +200,24 @@ class DynamoStore:
         if signal.requested_until > 0:
             names = ("requested", "requested_until", "requested_at")
             sets |= {name: _number(getattr(signal, name)) for name in names}
+        if signal.hook_name:
+            names = ("hook_group", "hook_name")
+            sets |= {name: {"S": getattr(signal, name)} for name in names} | {"hook_at": _number(signal.hook_at)}
         return self._conditionally(
             self._client.update_item,
             Key=_key(arn, RECORD_KIND),
             UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in sets),
             ConditionExpression=NODE_IS_KNOWN + (f" AND {REQUEST_IS_NEWER}" if "requested_at" in sets else ""),
             ExpressionAttributeValues={f":{name}": value for name, value in sets.items()},
+        )
+
+    def unhook(self, arn: str, hook_at: float) -> None:
+        self._conditionally(
+            self._client.update_item,
+            Key=_key(arn, RECORD_KIND),
+            UpdateExpression="REMOVE hook_group, hook_name, hook_at",
+            ConditionExpression=HOOK_IS_NOT_LATER,
+            ExpressionAttributeValues={":hook_at": _number(hook_at)},
         )
 
     # ------------------------------------------------------------------------------------------------ lease
@@ -291,8 +308,8 @@ def _number(value: float) -> dict[str, str]:
     return {"N": str(value)}
 
 
-def _state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
-    """One node's items. A record that a newer version wrote must not stop the other nodes of a batch."""
+def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
+    """One node's items by kind. A record that a newer version wrote must not stop the other nodes of a batch."""
     record, report, intents = (kinds.get(k, {}) for k in (RECORD_KIND, REPORT_KIND, INTENTS_KIND))
     try:
         return NodeState(
@@ -320,4 +337,8 @@ def _notes(record: Mapping[str, Any]) -> Notes:
         looks=int(number("looks")),
         unmet=int(number("unmet")),
         problems=record.get("problems", {}).get("S", ""),
+        unwanted=tuple(sorted(json.loads(record.get("unwanted", {}).get("S", "{}")).items())),
+        hook_group=record.get("hook_group", {}).get("S", ""),
+        hook_name=record.get("hook_name", {}).get("S", ""),
+        hook_at=number("hook_at"),
     )
