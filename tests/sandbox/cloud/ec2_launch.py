@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from moto.ec2.models import instances
 from moto.ec2.models.iam_instance_profile import IamInstanceProfileAssociationBackend
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import filter_iam_instance_profiles
+from moto.ec2.utils import convert_tag_spec, filter_iam_instance_profiles
 
 from .changes import notify
 from .ec2_attachments import check_new_attachment
@@ -40,6 +41,10 @@ def _run_instances(original: Callable[..., Any]) -> Callable[..., Any]:
         backend.describe_images(ami_ids=[image_id or template.get("ImageId")])
         if not kwargs.get("metadata_options") and template.get("MetadataOptions"):
             kwargs["metadata_options"] = template["MetadataOptions"]
+        if not kwargs.get("nics"):
+            kwargs["nics"] = _template_interfaces(template, kwargs.get("subnet_id"))
+        interface_tags = convert_tag_spec(template.get("TagSpecifications", [])).get("network-interface", {})
+        interface_tags |= kwargs.get("tags", {}).get("network-interface", {})
         before, reservations = set(backend.enis), set(backend.reservations)
         try:
             made = original(backend, image_id, count, *args, **kwargs)
@@ -49,11 +54,20 @@ def _run_instances(original: Callable[..., Any]) -> Callable[..., Any]:
         for instance in made.instances:
             _give_profile(backend, instance, kwargs, template)
             for eni in instance.nics.values():
-                eni.add_tags(kwargs.get("tags", {}).get("network-interface", {}))
+                eni.add_tags(interface_tags)
             boot(instance)
         return made
 
     return run_instances
+
+
+def _template_interfaces(template: dict[str, Any], subnet_id: str | None) -> list[dict[str, Any]]:
+    """A template's interfaces; the first one is put into the subnet that an Auto Scaling group has chosen."""
+    interfaces: list[dict[str, Any]] = copy.deepcopy(template.get("NetworkInterfaces") or [])
+    for interface in interfaces:
+        if subnet_id and int(interface.get("DeviceIndex") or 0) == 0:
+            interface["SubnetId"] = subnet_id
+    return interfaces
 
 
 def _undo(backend: Any, enis: set[str], reservations: set[str]) -> None:
@@ -148,6 +162,12 @@ def _run_handler(original: Callable[..., Any]) -> Callable[..., Any]:
         least, most = int(response._get_param("MinCount", 1)), int(response._get_param("MaxCount", 1))
         if most < least:
             raise invalid("maxCount must be at least minCount")
+        template = _template(response.ec2_backend, {"launch_template": response._get_param("LaunchTemplate", {})})
+        if template.get("NetworkInterfaces") and response._get_param("SubnetId"):
+            raise error(
+                "InvalidParameterCombination",
+                "Network interfaces and an instance-level subnet ID may not be specified on the same request",
+            )
 
         def make() -> tuple[str, Any]:
             response.params["MinCount"] = most  # EC2 launches as many as it can; here there is always room for all
