@@ -386,6 +386,9 @@ class FakeStore:
             draining_until=kept.draining_until,
             requested=kept.requested,
             requested_until=kept.requested_until,
+            hook_group=kept.hook_group,
+            hook_name=kept.hook_name,
+            hook_at=kept.hook_at,
         )
 
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
@@ -423,7 +426,17 @@ class FakeStore:
                 return False
             item.requested_at = signal.requested_at
             item.notes = replace(item.notes, requested=signal.requested, requested_until=signal.requested_until)
+        if signal.hook_name:
+            item.notes = replace(
+                item.notes, hook_group=signal.hook_group, hook_name=signal.hook_name, hook_at=signal.hook_at
+            )
         return True
+
+    def unhook(self, arn: str, hook_at: float) -> None:
+        self._machine.step()
+        item = self.items.get(arn)
+        if item is not None and item.notes.hook_at <= hook_at:
+            item.notes = replace(item.notes, hook_group="", hook_name="", hook_at=0.0)
 
     def take(self, arn: str, holder: str, now: float, until: float) -> bool:
         self._machine.step()

@@ -14,6 +14,7 @@ from berth.events import (
     launch_lifecycle_action,
     node_capacity_requested,
     node_look_requested,
+    rebalance_recommendation,
     spot_interruption_warning,
     terminate_lifecycle_action,
 )
@@ -28,6 +29,7 @@ PARSERS: Final[dict[tuple[str, str], Callable[[Envelope], Signal]]] = {
         launch_lifecycle_action,
         node_capacity_requested,
         node_look_requested,
+        rebalance_recommendation,
         spot_interruption_warning,
         terminate_lifecycle_action,
     )

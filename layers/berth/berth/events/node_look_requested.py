@@ -1,9 +1,14 @@
-"""berth "Node Look Requested": our own message, put on the queue directly, often with a delay. Never on a bus."""
+"""berth "Node Look Requested": our own message, put on the queue directly, often with a delay. Never on a bus.
+
+It may name a launch hook in which the sweep has found the instance waiting: the event that told of it may be lost.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from berth.events.signal import Envelope, Signal
 
@@ -13,11 +18,20 @@ KEY: Final = ("berth", "Node Look Requested")
 
 
 def parse(event: Envelope) -> Signal:
-    return Signal(event.instance_id(), event.text("reason"))
+    signal = Signal(event.instance_id(), event.text("reason"))
+    if "hook-name" not in event.detail:
+        return signal
+    group, name = event.text("hook-group"), event.text("hook-name")
+    return replace(signal, hook_group=group, hook_name=name, hook_at=event.sent_at())
 
 
-def body(instance_id: str, reason: str) -> str:
-    """The message that :func:`parse` reads."""
+def body(instance_id: str, reason: str, hook: tuple[str, str, float] | None = None) -> str:
+    """The message that :func:`parse` reads. ``hook`` is (group, hook's name, Unix time of finding it)."""
     source, detail_type = KEY
+    message: dict[str, Any] = {"source": source, "detail-type": detail_type}
     detail = {"instance-id": instance_id, "reason": reason or "look"}
-    return json.dumps({"source": source, "detail-type": detail_type, "detail": detail})
+    if hook is not None:
+        group, name, found = hook
+        detail |= {"hook-group": group, "hook-name": name}
+        message["time"] = datetime.fromtimestamp(found, tz=UTC).isoformat()
+    return json.dumps(message | {"detail": detail})

@@ -26,9 +26,10 @@ class UnknownEventError(ValueError):
 class Signal:
     """Look at ``instance_id``, because of ``reason`` (for logs and metrics alone: EC2 is the truth, not the event).
 
-    Only what EC2 cannot be asked about comes along: until when warm growth is off, and addresses asked for ahead of
-    need, with the time of asking since the latest request counts. ``event_id`` is EventBridge's, for logs;
-    ``reports`` says that an agent runs there. Times are Unix seconds.
+    Only what EC2 cannot be asked about comes along: until when warm growth is off, addresses asked for ahead of need,
+    with the time of asking since the latest request counts, and the launch hook (of which group) that the instance
+    waits in, with the time since when. ``event_id`` is EventBridge's, for logs; ``reports`` says that an agent runs
+    there. Times are Unix seconds.
     """
 
     instance_id: str
@@ -39,10 +40,13 @@ class Signal:
     requested_at: float = 0.0
     event_id: str = ""
     reports: bool = False
+    hook_group: str = ""
+    hook_name: str = ""
+    hook_at: float = 0.0
 
     @property
     def has_hints(self) -> bool:
-        return self.draining_until > 0 or self.requested_until > 0
+        return self.draining_until > 0 or self.requested_until > 0 or bool(self.hook_name)
 
 
 @dataclass(frozen=True, slots=True)
