@@ -12,36 +12,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
 
 from berth.bus import Event, interface_reclaimed
-from berth.calls import (
-    AssignAddresses,
-    AssignPrefixes,
-    Attach,
-    Call,
-    CreateInterface,
-    DeleteInterface,
-    Detach,
-    Unassign,
-)
+from berth.calls import Call, CreateInterface, DeleteInterface, Detach, Unassign
 from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
-from berth.model import Intent, NodeView, Outcome, Setbacks
-from berth.overlay import OVERLAY_SECONDS, apply, fresh_blocks, leaving_blocks, listed_blocks, overlay
+from berth.model import Intent, NodeView, Outcome
+from berth.overlay import apply, fresh_blocks, leaving_blocks, listed_blocks, overlay
 from berth.plan import Plan
 from berth.records import next_record
+from berth.setbacks import set_back
 from berth.store import NodeState
+from berth.unfinished import assigns, releases, take_up, unanswered
 
-__all__ = ["DOUBT_SECONDS", "REPLAY_SECONDS", "SPARE_SECONDS", "Convergence"]
-
-REPLAY_SECONDS = 600
-"""After this long an interface that was made is certain to be described, so its creation is not repeated."""
-
-DOUBT_SECONDS = 10
-"""So long an interface gets no second call for blocks after one that was not answered: describes may not show yet what
-that one did, and AssignPrivateIpAddresses has no ClientToken."""
+__all__ = ["SPARE_SECONDS", "Convergence"]
 
 _STEPS = 200
 SPARE_SECONDS = 15.0
@@ -103,8 +88,8 @@ class Convergence:
     @property
     def unborn(self) -> str:
         """Why a dead node must be waited for: once it is buried nobody would expect an interface. Else ""."""
-        unanswered = any(isinstance(i.call, CreateInterface) and i.outcome is None for i in self.intents)
-        return "an interface may still come of a call that was not answered" if unanswered else ""
+        unborn = any(isinstance(i.call, CreateInterface) for i in unanswered(self.intents))
+        return "an interface may still come of a call that was not answered" if unborn else ""
 
     # ------------------------------------------------------------------------------------------- intents
 
@@ -115,44 +100,18 @@ class Convergence:
 
     def _take_up(self, listed: frozenset[tuple[str, str]]) -> None:
         """Keep the intents that still say something EC2 does not show. ``listed`` is what the record lists."""
-        self.intents = [kept for i in self.state.intents if (kept := self._current(i, listed)) is not None]
-        doubtful = {i.call.interface_id for i in self.intents if i.outcome is None and _assigns(i.call)}
+        self.intents = take_up(self.state.intents, self.view, listed)
+        doubtful = {i.call.interface_id for i in unanswered(self.intents) if assigns(i.call)}
         back = self.view.setbacks
         self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful))
-        if [i for i in self.intents if i.outcome is None] != [i for i in self.state.intents if i.outcome is None]:
+        if unanswered(self.intents) != unanswered(self.state.intents):
             # an unfinished release that is over must not be found again when its block is back in use
             self.edges.store.save_intents(self.view.instance.arn, self.intents)
-
-    def _current(self, intent: Intent, listed: frozenset[tuple[str, str]]) -> Intent | None:
-        call, now = intent.call, self.view.now
-        if intent.outcome is not None:
-            return intent if now - intent.done_at < OVERLAY_SECONDS else None
-        if isinstance(call, CreateInterface):
-            return (
-                intent if now - intent.at < (OVERLAY_SECONDS if self.view.instance.dead else REPLAY_SECONDS) else None
-            )
-        if isinstance(call, Unassign):
-            blocks = {(call.interface_id, b) for b in call.blocks}
-            if blocks & self.view.leaving:
-                return intent
-            # EC2 shows none of it any more: done, and a describe that lags behind this one must not bring it back
-            return None if blocks & listed else replace(intent, outcome=Outcome(), done_at=now)
-        if _assigns(call) and now - intent.at < DOUBT_SECONDS:
-            return None if self._shows_more(call.interface_id, listed) else intent
-        return None
-
-    def _shows_more(self, interface_id: str, listed: frozenset[tuple[str, str]]) -> bool:
-        """Whether an interface has blocks that neither the record nor any outcome accounts for."""
-        known = {b for i in self.state.intents if i.outcome for b in i.outcome.blocks}
-        shown = [i for i in self.view.interfaces if i.id == interface_id]
-        return not shown or any(
-            (i.id, b) not in listed | self.view.leaving and b not in known for i in shown for b in i.blocks
-        )
 
     def _resume(self) -> None:
         """Finish creations whose outcome nobody noted: the same token and parameters give the same interface."""
         noted = {i.outcome.interface.id for i in self.intents if i.outcome and i.outcome.interface}
-        for intent in [i for i in self.intents if isinstance(i.call, CreateInterface) and i.outcome is None]:
+        for intent in [i for i in unanswered(self.intents) if isinstance(i.call, CreateInterface)]:
             visible = (i for i in self.view.ours if i.created_at == float(int(intent.at)) and i.id not in noted)
             found = next(visible, None)
             if found is not None:
@@ -200,10 +159,10 @@ class Convergence:
         call, now = intent.call, self.edges.clock()
         self.intents = [replace(i, outcome=outcome, done_at=now) if i is intent else i for i in self.intents]
         gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
-        if _assigns(call):
+        if assigns(call):
             # what EC2 has just assigned had been unassigned before, even if nobody heard of it
             gone = {(call.interface_id, b) for b in outcome.blocks} & self.view.leaving
-            self.intents = [i for i in self.intents if i.outcome is not None or not _releases(i.call, gone)]
+            self.intents = [i for i in self.intents if i.outcome is not None or not releases(i.call, gone)]
         self.edges.store.save_intents(self.view.instance.arn, self.intents)
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone, now=now)
@@ -222,40 +181,10 @@ class Convergence:
                 raise error
             case Trouble.THROTTLED | Trouble.IN_DOUBT:
                 self.again = f"EC2: {error.code}"
-            case Trouble.FRAGMENTED | Trouble.EXHAUSTED:
-                self._subnet_setback(call)
             case _:
-                self._interface_setback(call, error.trouble)
-
-    def _subnet_setback(self, call: Call) -> None:
-        subnet = self._subnet_of(call)
-        back = self.view.setbacks
-        asked_prefixes = isinstance(call, AssignPrefixes) or (isinstance(call, CreateInterface) and call.prefixes > 0)
-        if asked_prefixes and subnet not in back.fragmented:
-            # also when no address is said to be free: a single one may be, outside the ranges reserved for prefixes
-            back = replace(back, fragmented=back.fragmented | {subnet})
-            self.counts["PrefixesUnavailable"] += 1
-        else:
-            back = replace(back, exhausted=back.exhausted | {subnet})
-            self.counts["SubnetExhausted"] += 1
-        self.view = replace(self.view, setbacks=back)
-
-    def _interface_setback(self, call: Call, trouble: Trouble) -> None:
-        back: Setbacks = self.view.setbacks
-        if isinstance(call, CreateInterface):
-            back = replace(back, no_create=True)
-        elif isinstance(call, AssignPrefixes | AssignAddresses) and trouble is not Trouble.STATE:
-            back = replace(back, full=back.full | {call.interface_id})
-        else:
-            back = replace(back, refused=back.refused | {call.interface_id})
-        if isinstance(call, Attach) and trouble is Trouble.LIMIT:
-            back = replace(back, no_create=True)
-        self.view = replace(self.view, setbacks=back)
-
-    def _subnet_of(self, call: Call) -> str:
-        if isinstance(call, CreateInterface):
-            return call.subnet_id
-        return next((i.subnet_id for i in self.view.interfaces if i.id == call.interface_id), "")
+                back, counted = set_back(self.view, call, error.trouble)
+                self.view = replace(self.view, setbacks=back)
+                self.counts.update([counted] if counted else ())
 
     # ------------------------------------------------------------------------------------------- the record
 
@@ -272,14 +201,6 @@ class Convergence:
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
         return next_record(self.view, self.policy, self.subnet_cidrs, self.no_snat_cidrs)
-
-
-def _assigns(call: Call) -> TypeGuard[AssignPrefixes | AssignAddresses]:
-    return isinstance(call, AssignPrefixes | AssignAddresses)
-
-
-def _releases(call: Call, blocks: set[tuple[str, str]]) -> bool:
-    return isinstance(call, Unassign) and bool({(call.interface_id, b) for b in call.blocks} & blocks)
 
 
 def _brief(outcome: Outcome) -> str:

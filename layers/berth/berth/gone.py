@@ -1,0 +1,73 @@
+"""A node that died, or that EC2 does not show: cleaned up after, waited for, buried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from berth.model import Instance, InterfaceView, NodeView, Notes
+from berth.plan import plan_absence, plan_death
+from berth.records import tombstone
+from berth.store import NodeState
+from berth.visit import Visit
+
+__all__ = ["ABSENCE_SECONDS", "TOMBSTONE_SECONDS", "clear"]
+
+ABSENCE_SECONDS: Final = 600
+"""An instance that two describes this far apart leave out is gone; one may be a describe that lags."""
+TOMBSTONE_SECONDS: Final = 7 * 86_400
+
+
+def clear(
+    visit: Visit,
+    instance_id: str,
+    instance: Instance | None,
+    cluster: str | None,
+    interfaces: tuple[InterfaceView, ...],
+    state: NodeState,
+) -> str:
+    """Clean up after a node. Returns what came of it, in words."""
+    edges = visit.edges
+    known = state.record is not None and not state.buried
+    tagged = (i.cluster for i in interfaces if i.node == instance_id and i.cluster in edges.settings.clusters)
+    cluster = cluster or next(tagged, None)
+    leftovers = bool(state.report or state.intents)
+    if cluster is None and not known and not leftovers:
+        visit.counts["NotANode"] += 1
+        return "gone, and never a node"
+    seen_dead = instance is not None
+    confirmed = seen_dead or 0 < state.notes.absent_since <= edges.clock() - ABSENCE_SECONDS
+    if instance is None:
+        instance = Instance(instance_id, edges.settings.arn(instance_id), "terminated", "", "", "", "", 0.0)
+    view = visit.view(instance, cluster or "", interfaces, state)
+    # a node without a record was never given anything; what is tagged for it is cleaned up by age
+    convergence = visit.convergence(view, state, plan_death if confirmed else plan_absence)
+    last = visit.run(convergence)
+    waiting = convergence.again or last.waiting or convergence.unborn
+    if confirmed and not waiting:
+        # also what a look or a late report has left beside a tombstone: nothing else would ever delete it
+        if known or leftovers or convergence.intents:
+            _bury(visit, instance.arn, state)
+        return "gone, and nothing is left"
+    if known or waiting:
+        _wait_for_death(visit, convergence.view, state, waiting, known)
+    return f"gone; looking again: {waiting}" if waiting else "not shown; not believed yet"
+
+
+def _bury(visit: Visit, arn: str, state: NodeState) -> None:
+    visit.edges.store.bury(arn, tombstone(arn, state.record), visit.edges.clock() + TOMBSTONE_SECONDS)
+    visit.counts["NodesBuried"] += 1
+
+
+def _wait_for_death(visit: Visit, view: NodeView, state: NodeState, waiting: str, known: bool) -> None:
+    if not waiting:
+        waiting = "EC2 does not show the instance; looking again before believing it"
+    if not known or state.record is None:
+        visit.look_again(view.instance.id, Notes(), waiting)
+        return
+    notes = view.notes
+    if notes.absent_since == 0.0 and not view.instance.type:
+        notes = replace(notes, absent_since=visit.edges.clock())
+    new = visit.look_again(view.instance.id, notes, waiting)
+    if new != view.notes:
+        visit.edges.store.save(view.instance.arn, state.record, state.marked, new)

@@ -1,0 +1,72 @@
+"""A node that lives: brought to its plan, and what changed beside EC2 is noted and told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from berth.bus import addresses_ready, demand_unmet, policy_invalid
+from berth.converge import Convergence
+from berth.model import Instance, NodePolicy, PolicyProblem
+from berth.plan import Plan, planner
+from berth.policy import fingerprint, fit_policy, parse_policy
+from berth.records import usable_addresses
+from berth.store import NodeState
+from berth.visit import Visit
+from berth.world import World
+
+__all__ = ["bring"]
+
+
+def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
+    """Bring a living node to its plan. Returns what came of it, in words."""
+    state = world.states[instance.id]
+    policy = parse_policy(dict(instance.tags), visit.edges.settings.defaults)
+    if policy.unmanaged:
+        visit.counts["Unmanaged"] += 1
+        return "unmanaged, by its tag"
+    limits = world.limits.get(instance.type)
+    if limits is None:
+        return _skip(visit, instance, policy)
+    policy = fit_policy(policy, instance.type, limits)
+    view = visit.view(instance, cluster, world.interfaces.get(instance.id, ()), state)
+    convergence = visit.convergence(
+        replace(view, allowed_groups=world.network.allowed_groups),
+        state,
+        planner(policy, limits, world.network.subnets),
+        world.network,
+        policy.policy,
+    )
+    last = visit.run(convergence)
+    note(visit, convergence, state, last, policy)
+    unmet = f"{last.unmet} addresses unmet: {last.reason}" if last.unmet else ""
+    later = convergence.again or last.waiting
+    return "; ".join(filter(None, (unmet, later and f"looking again: {later}"))) or "as planned"
+
+
+def _skip(visit: Visit, instance: Instance, policy: NodePolicy) -> str:
+    message = "EC2 knows no such instance type in this region; the node is skipped"
+    problem = PolicyProblem("instance-type", instance.type, message)
+    visit.counts["UnknownInstanceType"] += 1
+    visit.tell_now_and_then(instance, [*policy.problems, problem])
+    return f"skipped: {instance.type}: {message}"
+
+
+def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: NodePolicy) -> None:
+    """Write what changed beside EC2, tell what is worth telling, and see to the next look."""
+    arn, instance_id, notes = done.view.instance.arn, done.view.instance.id, done.view.notes
+    record, marked = done.next_record()
+    ready = usable_addresses(record)
+    if ready and not usable_addresses(state.record):
+        visit.events.append(addresses_ready(arn, instance_id, ready, record.revision))
+    if last.unmet and not notes.unmet and not done.again:
+        visit.events.append(demand_unmet(arn, instance_id, last.unmet, last.reason))
+    if last.unmet:
+        visit.counts["AddressesUnmet"] += last.unmet
+    problems = fingerprint(policy.problems)
+    if problems != notes.problems and policy.problems:
+        visit.events.append(policy_invalid(arn, instance_id, policy.problems))
+    unmet = notes.unmet if done.again else last.unmet
+    new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0)
+    new = visit.look_again(instance_id, new, done.again or last.waiting)
+    if (record, new) != (done.view.record, notes):
+        visit.edges.store.save(arn, record, marked, new)

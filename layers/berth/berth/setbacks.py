@@ -1,0 +1,47 @@
+"""What EC2 refused, so that the next plan goes around it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from berth.calls import AssignAddresses, AssignPrefixes, Attach, Call, CreateInterface
+from berth.ec2_wire import Trouble
+from berth.model import NodeView, Setbacks
+
+__all__ = ["SUBNET_TROUBLES", "set_back"]
+
+SUBNET_TROUBLES = (Trouble.FRAGMENTED, Trouble.EXHAUSTED)
+
+
+def set_back(view: NodeView, call: Call, trouble: Trouble) -> tuple[Setbacks, str]:
+    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none)."""
+    if trouble in SUBNET_TROUBLES:
+        return _subnet(view, call)
+    return _interface(view.setbacks, call, trouble), ""
+
+
+def _subnet(view: NodeView, call: Call) -> tuple[Setbacks, str]:
+    subnet, back = _subnet_of(view, call), view.setbacks
+    asked_prefixes = isinstance(call, AssignPrefixes) or (isinstance(call, CreateInterface) and call.prefixes > 0)
+    if asked_prefixes and subnet not in back.fragmented:
+        # also when no address is said to be free: a single one may be, outside the ranges reserved for prefixes
+        return replace(back, fragmented=back.fragmented | {subnet}), "PrefixesUnavailable"
+    return replace(back, exhausted=back.exhausted | {subnet}), "SubnetExhausted"
+
+
+def _interface(back: Setbacks, call: Call, trouble: Trouble) -> Setbacks:
+    if isinstance(call, CreateInterface):
+        back = replace(back, no_create=True)
+    elif isinstance(call, AssignPrefixes | AssignAddresses) and trouble is not Trouble.STATE:
+        back = replace(back, full=back.full | {call.interface_id})
+    else:
+        back = replace(back, refused=back.refused | {call.interface_id})
+    if isinstance(call, Attach) and trouble is Trouble.LIMIT:
+        back = replace(back, no_create=True)
+    return back
+
+
+def _subnet_of(view: NodeView, call: Call) -> str:
+    if isinstance(call, CreateInterface):
+        return call.subnet_id
+    return next((i.subnet_id for i in view.interfaces if i.id == call.interface_id), "")

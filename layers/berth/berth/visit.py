@@ -1,0 +1,107 @@
+"""What the looks at the nodes of one batch share: the edges, the time there is, what is to be counted and told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from berth.bus import Event, policy_invalid
+from berth.contract import Policy
+from berth.converge import Convergence
+from berth.ec2_wire import Network
+from berth.edges import Edges
+from berth.events import Signal
+from berth.ingest import believe
+from berth.looks import backoff
+from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem
+from berth.plan import Plan
+from berth.policy import fingerprint
+from berth.store import NodeState
+
+__all__ = ["Visit"]
+
+_TOLD_SECONDS: Final = 3600
+_TOLD_MAX: Final = 1000
+"""An instance without a record is told of once an hour by each execution environment, which remembers so many."""
+_SKEW_SECONDS: Final = 2.0
+"""Clocks of two Lambda hosts may differ: a look that is due this soon counts as due now."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run."""
+
+    edges: Edges
+    deadline: float
+    signals: Sequence[Signal] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+    events: list[Event] = field(default_factory=list)
+    ran: Convergence | None = None
+
+    def view(
+        self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
+    ) -> NodeView:
+        return NodeView(
+            instance=instance,
+            cluster=cluster,
+            interfaces=interfaces,
+            record=state.record,
+            marked=state.marked,
+            report=believe(state.report, state.record),
+            notes=state.notes,
+            now=self.edges.clock(),
+        )
+
+    def convergence(
+        self,
+        view: NodeView,
+        state: NodeState,
+        planner: Callable[[NodeView], Plan],
+        network: Network | None = None,
+        policy: Policy | None = None,
+    ) -> Convergence:
+        """Without ``network`` the record stays as it is."""
+        cidrs = dict(network.vpc_cidrs).get(view.instance.vpc_id, ()) if network else ()
+        return Convergence(
+            edges=self.edges,
+            view=view,
+            state=state,
+            planner=planner,
+            policy=policy or self.edges.settings.defaults,
+            subnet_cidrs={s.id: s.cidr for s in network.subnets} if network else {},
+            no_snat_cidrs=(*cidrs, *self.edges.settings.no_snat_cidrs),
+            deadline=self.deadline,
+            keeps_record=network is not None,
+        )
+
+    def run(self, convergence: Convergence) -> Plan:
+        """Bring the node to its plan; what it counted and has to tell is kept, however it ends."""
+        self.ran = convergence
+        try:
+            return convergence.run()
+        finally:
+            self.counts.update(convergence.counts)
+            self.events.extend(convergence.events)
+
+    def look_again(self, instance_id: str, notes: Notes, reason: str) -> Notes:
+        """Ask for another look, unless one is already on its way. Returns the notes that say so."""
+        if not reason:
+            return replace(notes, next_look=0.0, looks=0)
+        now = self.edges.clock()
+        if notes.next_look > now + _SKEW_SECONDS:
+            return notes
+        delay = backoff(self.edges.settings.delay, notes.looks)
+        self.edges.looks.ask([instance_id], reason, delay)
+        return replace(notes, next_look=now + delay, looks=notes.looks + 1)
+
+    def tell_now_and_then(self, instance: Instance, problems: Sequence[PolicyProblem]) -> None:
+        """Tell of an instance without a record to note it in: its agent's reports would have it told twice a minute."""
+        now, told = self.edges.clock(), self.edges.told
+        key = f"{instance.id} {fingerprint(problems)}"
+        if now - told.get(key, 0.0) >= _TOLD_SECONDS:
+            if len(told) >= _TOLD_MAX:
+                told.clear()
+            told[key] = now
+            self.events.append(policy_invalid(instance.arn, instance.id, problems))
