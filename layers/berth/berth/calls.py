@@ -8,25 +8,33 @@ from typing import Final
 __all__ = [
     "MUTATING",
     "AssignAddresses",
+    "AssignIpv6Prefixes",
     "AssignPrefixes",
     "Attach",
+    "AttachStandby",
     "Call",
     "CreateInterface",
     "DeleteInterface",
     "Detach",
     "SetDeleteOnTermination",
+    "SetGroups",
+    "TagForNode",
     "Unassign",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class CreateInterface:
-    """CreateNetworkInterface with our tags. Either ``prefixes`` or ``addresses`` is above zero, never both (EC2)."""
+    """CreateNetworkInterface with our tags. Either ``prefixes`` or ``addresses`` is above zero, never both (EC2).
+
+    ``ipv6_prefixes`` may come with either: EC2 takes counts of both families in one call.
+    """
 
     subnet_id: str
     groups: tuple[str, ...]
     prefixes: int = 0
     addresses: int = 0
+    ipv6_prefixes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,22 @@ class Attach:
     interface_id: str
     device_index: int
     network_card: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttachStandby:
+    """AttachNetworkInterface with a standby interface, once it is claimed for the node."""
+
+    interface_id: str
+    device_index: int
+    network_card: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TagForNode:
+    """CreateTags with our instance tag: a claimed standby interface becomes the node's own by its tag too."""
+
+    interface_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +78,22 @@ class AssignPrefixes:
 class AssignAddresses:
     interface_id: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssignIpv6Prefixes:
+    """AssignIpv6Addresses: /80 prefixes, the only size that EC2 assigns. A call of another name, so another bucket."""
+
+    interface_id: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SetGroups:
+    """ModifyNetworkInterfaceAttribute: the security groups to have instead of the present ones, sorted."""
+
+    interface_id: str
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +118,13 @@ class DeleteInterface:
 Call = (
     CreateInterface
     | Attach
+    | AttachStandby
+    | TagForNode
     | SetDeleteOnTermination
     | AssignPrefixes
     | AssignAddresses
+    | AssignIpv6Prefixes
+    | SetGroups
     | Unassign
     | Detach
     | DeleteInterface
@@ -89,9 +133,13 @@ Call = (
 MUTATING: Final[tuple[type[Call], ...]] = (
     CreateInterface,
     Attach,
+    AttachStandby,
+    TagForNode,
     SetDeleteOnTermination,
     AssignPrefixes,
     AssignAddresses,
+    AssignIpv6Prefixes,
+    SetGroups,
     Unassign,
     Detach,
     DeleteInterface,

@@ -29,6 +29,7 @@ __all__ = [
     "Assignment",
     "ContractError",
     "Interface",
+    "IpFamilies",
     "Mode",
     "Order",
     "Policy",
@@ -50,6 +51,8 @@ RECORD_KIND: Final = "record"
 
 Mode = Literal["prefixes", "addresses"]
 MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
+IpFamilies = Literal["ipv4", "dual", "ipv6"]
+IP_FAMILIES: Final[tuple[IpFamilies, ...]] = ("ipv4", "dual", "ipv6")
 
 _T = TypeVar("_T")
 
@@ -88,7 +91,10 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface of ours or the primary one. ``gateway`` is the subnet's first host address (VPC router)."""
+    """One interface of ours or the primary one. ``gateway`` is the subnet's first host address (VPC router).
+
+    ``ipv6_assignments`` are its /80 prefixes. None is ever released while the interface lives.
+    """
 
     id: str
     mac: str
@@ -99,6 +105,7 @@ class Interface:
     primary_address: str
     network_card: int = 0
     assignments: tuple[Assignment, ...] = ()
+    ipv6_assignments: tuple[Assignment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,7 @@ class Policy:
     minimum_addresses: int = 0
     max_pods: int = 110
     cooldown_seconds: int = 120
+    ip_families: IpFamilies = "ipv4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +199,13 @@ class _Reader:
     def flag(self, name: str) -> bool:
         return self._get(name, bool, False)
 
-    def choice(self, name: str, options: tuple[Mode, ...]) -> Mode:
-        value = self._value.get(name)
+    def choice(self, name: str, options: tuple[_T, ...], default: _T | None = None) -> _T:
+        value = self._value.get(name, default)
         for option in options:
             if value == option:
                 return option
-        raise ContractError(f"{self._path}.{name}", f"expected one of {', '.join(options)}, got {value!r:.80}")
+        known = ", ".join(map(str, options))
+        raise ContractError(f"{self._path}.{name}", f"expected one of {known}, got {value!r:.80}")
 
     def child(self, name: str) -> _Reader:
         return _Reader(self._value.get(name, {}), f"{self._path}.{name}")
@@ -214,6 +223,9 @@ class _Reader:
 
     def block(self, name: str) -> str:
         return self._checked(name, self.text(name), ipaddress.IPv4Network, "an IPv4 block such as 10.0.1.16/28")
+
+    def ipv6_block(self, name: str) -> str:
+        return self._checked(name, self.text(name), ipaddress.IPv6Network, "an IPv6 block such as 2001:db8:1:2:3::/80")
 
     def address(self, name: str) -> str:
         return self._checked(name, self.text(name), ipaddress.IPv4Address, "an IPv4 address such as 10.0.1.5")
@@ -251,6 +263,10 @@ def _assignment(r: _Reader) -> Assignment:
     return Assignment(cidr=r.block("cidr"), id=r.text("id"), releasing=r.flag("releasing"))
 
 
+def _ipv6_assignment(r: _Reader) -> Assignment:
+    return Assignment(cidr=r.ipv6_block("cidr"), id=r.text("id"), releasing=r.flag("releasing"))
+
+
 def _interface(r: _Reader) -> Interface:
     return Interface(
         id=r.text("id"),
@@ -262,6 +278,7 @@ def _interface(r: _Reader) -> Interface:
         gateway=r.address("gateway"),
         primary_address=r.address("primary_address"),
         assignments=r.many("assignments", _assignment),
+        ipv6_assignments=r.many("ipv6_assignments", _ipv6_assignment),
     )
 
 
@@ -272,6 +289,7 @@ def _policy(r: _Reader) -> Policy:
         minimum_addresses=r.count("minimum_addresses"),
         max_pods=r.count("max_pods"),
         cooldown_seconds=r.count("cooldown_seconds"),
+        ip_families=r.choice("ip_families", IP_FAMILIES, "ipv4"),
     )
 
 

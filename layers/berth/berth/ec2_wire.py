@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
 from berth.calls import (
     AssignAddresses,
+    AssignIpv6Prefixes,
     AssignPrefixes,
     Attach,
     Call,
@@ -17,12 +19,14 @@ from berth.calls import (
     DeleteInterface,
     Detach,
     SetDeleteOnTermination,
+    SetGroups,
     Unassign,
 )
 from berth.model import (
     CLUSTER_TAG,
     CREATED_TAG,
     INSTANCE_TAG,
+    STANDBY_TAG,
     Attachment,
     Instance,
     Intent,
@@ -45,6 +49,7 @@ __all__ = [
     "read_subnet",
     "read_vpc_cidrs",
     "request",
+    "routed_subnet",
 ]
 
 ALLOWED_TAG: Final = "berth:allowed"
@@ -83,12 +88,15 @@ _TROUBLES: Final[Mapping[str, Trouble]] = {
             "NetworkInterfaceLimitExceeded",
             "NetworkAddressUsageLimitExceeded",
             "NetworkAddressUsagePeeredLimitExceeded",
+            "SecurityGroupsPerInterfaceLimitExceeded",
         ),
         Trouble.GONE: (
             "InvalidNetworkInterfaceID.NotFound",
             "InvalidNetworkInterface.NotFound",
             "InvalidAttachmentID.NotFound",
             "InvalidNetworkInterfaceAttachmentID.NotFound",
+            "InvalidGroup.NotFound",
+            "InvalidSubnetID.NotFound",
         ),
         Trouble.IN_DOUBT: ("InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable", "RequestTimeout"),
     }.items()
@@ -169,6 +177,8 @@ def read_interface(item: Mapping[str, Any]) -> InterfaceView:
         cluster=tags.get(CLUSTER_TAG),
         node=tags.get(INSTANCE_TAG),
         created_at=_moment(tags.get(CREATED_TAG)),
+        ipv6_prefixes=tuple(sorted(p["Ipv6Prefix"] for p in item.get("Ipv6Prefixes", ()))),
+        standby=tags.get(STANDBY_TAG),
     )
 
 
@@ -195,28 +205,47 @@ def _moment(text: str | None) -> float | None:
 
 def read_limits(item: Mapping[str, Any]) -> Limits:
     info = item["NetworkInfo"]
-    card = info.get("DefaultNetworkCardIndex", 0)
-    cards = {c["NetworkCardIndex"]: c["MaximumNetworkInterfaces"] for c in info.get("NetworkCards", ())}
+    cards = ((c["NetworkCardIndex"], c["MaximumNetworkInterfaces"]) for c in info.get("NetworkCards", ()))
+    # bare metal types name no hypervisor and are on Nitro; Xen types cannot have prefixes
+    nitro = item.get("Hypervisor") != "xen"
     return Limits(
-        interfaces=cards.get(card, info["MaximumNetworkInterfaces"]),
+        interfaces=info["MaximumNetworkInterfaces"],
         addresses_per_interface=info["Ipv4AddressesPerInterface"],
-        network_card=card,
-        # bare metal types name no hypervisor and are on Nitro; Xen types cannot have prefixes
-        prefixes=item.get("Hypervisor") != "xen",
+        network_card=info.get("DefaultNetworkCardIndex", 0),
+        prefixes=nitro,
+        cards=tuple(sorted(cards)),
+        ipv6=nitro and bool(info.get("Ipv6Supported")) and info.get("Ipv6AddressesPerInterface", 0) > 0,
     )
 
 
 def read_subnet(item: Mapping[str, Any]) -> SubnetView:
     tags = _tags(item.get("Tags"))
+    ipv6 = (a.get("Ipv6CidrBlockState", {}).get("State") for a in item.get("Ipv6CidrBlockAssociationSet", ()))
+    # a subnet for IPv6 alone has no IPv4 CIDR (VPC User Guide, "Subnet types")
+    cidr = "" if item.get("Ipv6Native") else item.get("CidrBlock", "")
     return SubnetView(
         id=item["SubnetId"],
-        cidr=item["CidrBlock"],
+        cidr=cidr,
         vpc_id=item["VpcId"],
         zone=item["AvailabilityZone"],
         free=item["AvailableIpAddressCount"],
         allowed=ALLOWED_TAG in dict(tags),
         tags=tags,
+        routed=bool(cidr) and item.get("State", "available") == "available",
+        ipv6="associated" in ipv6,
     )
+
+
+def routed_subnet(subnet: SubnetView, vpc_cidrs: Iterable[str]) -> SubnetView:
+    """The subnet, with what the CIDRs associated with its VPC tell about the routes to it.
+
+    Every route table of a VPC has a local route for each of its CIDRs (VPC User Guide, "Route tables"), so a subnet
+    within one is reached from each other subnet of the VPC. One whose CIDR is being taken off the VPC is not.
+    """
+    if not subnet.routed:
+        return subnet
+    own = ipaddress.IPv4Network(subnet.cidr)
+    return replace(subnet, routed=any(own.subnet_of(ipaddress.IPv4Network(cidr)) for cidr in vpc_cidrs))
 
 
 def read_vpc_cidrs(item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -246,6 +275,10 @@ def request(intent: Intent, instance_id: str, cluster: str) -> tuple[str, dict[s
             return "assign_private_ip_addresses", {"NetworkInterfaceId": i, "Ipv4PrefixCount": n}
         case AssignAddresses(interface_id=i, count=n):
             return "assign_private_ip_addresses", {"NetworkInterfaceId": i, "SecondaryPrivateIpAddressCount": n}
+        case AssignIpv6Prefixes(interface_id=i, count=n):
+            return "assign_ipv6_addresses", {"NetworkInterfaceId": i, "Ipv6PrefixCount": n}
+        case SetGroups(interface_id=i, groups=groups):
+            return "modify_network_interface_attribute", {"NetworkInterfaceId": i, "Groups": list(groups)}
         case Unassign(interface_id=i, blocks=blocks):
             prefixes = [b for b in blocks if not b.endswith("/32")]
             addresses = [b.removesuffix("/32") for b in blocks if b.endswith("/32")]
@@ -261,6 +294,8 @@ def _creation(intent: Intent, call: CreateInterface, instance_id: str, cluster: 
     created = datetime.fromtimestamp(int(intent.at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     tags = {CLUSTER_TAG: cluster, INSTANCE_TAG: instance_id, CREATED_TAG: created}
     blocks = {"Ipv4PrefixCount": call.prefixes} if call.prefixes else {"SecondaryPrivateIpAddressCount": call.addresses}
+    if call.ipv6_prefixes:
+        blocks["Ipv6PrefixCount"] = call.ipv6_prefixes
     return {
         "SubnetId": call.subnet_id,
         "Groups": list(call.groups),
@@ -281,6 +316,8 @@ def read_outcome(call: Call, answer: Mapping[str, Any]) -> Outcome:
             return Outcome(attachment_id=answer["AttachmentId"])
         case AssignPrefixes():
             return Outcome(blocks=tuple(sorted(p["Ipv4Prefix"] for p in answer.get("AssignedIpv4Prefixes", ()))))
+        case AssignIpv6Prefixes():
+            return Outcome(blocks=tuple(sorted(answer.get("AssignedIpv6Prefixes", ()))))
         case AssignAddresses():
             given = (a["PrivateIpAddress"] for a in answer.get("AssignedPrivateIpAddresses", ()))
             return Outcome(blocks=tuple(sorted(f"{a}/32" for a in given)))

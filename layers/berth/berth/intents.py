@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 from berth.calls import MUTATING, Call
@@ -12,6 +12,8 @@ from berth.model import Attachment, Intent, InterfaceView, Outcome
 
 __all__ = ["decode_intents", "encode_intents"]
 
+_INTERFACE_FIELDS: Final = frozenset(f.name for f in fields(InterfaceView))
+"""A newer version may have stored more: what this one does not know of an interface it does not need."""
 _CALLS: Final = {call.__name__: call for call in MUTATING}
 
 
@@ -41,8 +43,8 @@ def _intent(item: Mapping[str, Any]) -> Intent:
 
 
 def _call(item: Mapping[str, Any]) -> Call:
-    fields = {k: v for k, v in item.items() if k != "type"}
-    return _CALLS[item["type"]](**_tuples(fields))
+    parameters = {k: v for k, v in item.items() if k != "type"}
+    return _CALLS[item["type"]](**_tuples(parameters))
 
 
 def _outcome(item: Mapping[str, Any]) -> Outcome:
@@ -56,9 +58,10 @@ def _outcome(item: Mapping[str, Any]) -> Outcome:
 
 def _interface(item: Mapping[str, Any]) -> InterfaceView:
     at = item["attachment"]
-    return InterfaceView(**{**_tuples(item), "attachment": Attachment(**at) if at is not None else None})
+    known = {k: v for k, v in _tuples(item).items() if k in _INTERFACE_FIELDS}
+    return InterfaceView(**{**known, "attachment": Attachment(**at) if at is not None else None})
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists only; our values are tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}

@@ -6,6 +6,7 @@ Addresses are IPv4. A *block* is a CIDR as in :mod:`berth.contract`: a prefix (`
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +19,7 @@ __all__ = [
     "INSTANCE_TAG",
     "NODE_TAG_PREFIX",
     "PREFIX_SIZE",
+    "STANDBY_TAG",
     "Attachment",
     "Instance",
     "Intent",
@@ -36,6 +38,7 @@ NODE_TAG_PREFIX: Final = "kubernetes.io/cluster/"
 CLUSTER_TAG: Final = "berth:cluster"
 INSTANCE_TAG: Final = "berth:instance"
 CREATED_TAG: Final = "berth:created-at"
+STANDBY_TAG: Final = "berth:standby"
 PREFIX_SIZE: Final = 16
 """Addresses in a prefix: EC2 assigns IPv4 prefixes as /28 alone (EC2 User Guide, "Prefix delegation")."""
 
@@ -79,6 +82,8 @@ class Attachment:
 class InterfaceView:
     """A network interface as EC2 describes it. ``addresses`` are the secondary ones, without the primary.
 
+    ``ipv6_prefixes`` (/80) stay apart from ``blocks``: each takes a slot of the IPv6 limit and is never released.
+
     ``cluster``, ``node`` and ``created_at`` are our tags, None where there is none.
     """
 
@@ -95,6 +100,9 @@ class InterfaceView:
     cluster: str | None = None
     node: str | None = None
     created_at: float | None = None
+    standby: str | None = None
+    """The key of the standby pool that it was made for, also once it is a node's."""
+    ipv6_prefixes: tuple[str, ...] = ()
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -110,9 +118,15 @@ class InterfaceView:
         at = self.attachment
         return at is not None and (at.instance_id, at.device_index, at.network_card) == (instance_id, 0, 0)
 
-    def is_ours(self, cluster: str, instance_id: str) -> bool:
-        """Tagged for this node *and* attached to it or to nothing. Attached elsewhere is foreign."""
-        tagged = self.cluster == cluster and self.node == instance_id
+    def is_ours(self, clusters: str | Container[str], instance_id: str) -> bool:
+        """Tagged for this node *and* attached to it or to nothing. Attached elsewhere is foreign.
+
+        ``clusters`` is one cluster, or all that the stack serves: an instance whose cluster tag changes from one of
+        them to another keeps the interfaces that were made for it, since pods may use them. One that is tagged for
+        somebody else's cluster is foreign, whatever instance it names.
+        """
+        named = self.cluster == clusters if isinstance(clusters, str) else self.cluster in clusters
+        tagged = named and self.node == instance_id
         return tagged and (self.attachment is None or self.attachment.instance_id == instance_id)
 
 
@@ -120,19 +134,32 @@ class InterfaceView:
 class Limits:
     """What an instance type allows, from DescribeInstanceTypes.
 
-    ``interfaces`` is the maximum of the type's *default network card*: interfaces are put on that card alone.
-    ``prefixes`` is false for types that are not on Nitro.
+    ``interfaces`` are those of all network cards together, ``cards`` (index, interfaces) pairs; left empty, there is
+    one card. ``network_card`` is the default one, on which new interfaces go first. ``prefixes`` is false for types
+    that are not on Nitro. ``ipv6`` says that its interfaces can have IPv6 prefixes.
     """
 
     interfaces: int
     addresses_per_interface: int
     network_card: int = 0
     prefixes: bool = True
+    cards: tuple[tuple[int, int], ...] = ()
+    ipv6: bool = False
+
+    @property
+    def by_card(self) -> tuple[tuple[int, int], ...]:
+        """(card, interfaces) pairs, the default card first."""
+        pairs = self.cards or ((self.network_card, self.interfaces),)
+        return tuple(sorted(pairs, key=lambda pair: (pair[0] != self.network_card, pair[0])))
 
 
 @dataclass(frozen=True, slots=True)
 class SubnetView:
-    """``free`` is EC2's AvailableIpAddressCount; ranges reserved for prefixes are already taken off it."""
+    """``free`` is EC2's AvailableIpAddressCount; ranges reserved for prefixes are already taken off it.
+
+    ``routed``: it is available and lies within its VPC's IPv4 CIDRs, so that the local route of every other subnet of
+    that VPC leads to it. ``ipv6``: it has an IPv6 CIDR. ``cidr`` is "" for a subnet without IPv4.
+    """
 
     id: str
     cidr: str
@@ -141,6 +168,8 @@ class SubnetView:
     free: int
     allowed: bool
     tags: tuple[tuple[str, str], ...] = ()
+    routed: bool = True
+    ipv6: bool = False
 
 
 # --------------------------------------------------------------------------------------------- policy and state
@@ -201,8 +230,8 @@ class Notes:
 class Setbacks:
     """What EC2 refused during this reconcile, so that the next plan goes around it. Never stored.
 
-    Subnets: ``fragmented`` have no free prefix, ``exhausted`` no free address. Interfaces: ``refused`` are in a state
-    that allows no call for now, ``full`` take no more blocks.
+    Subnets: ``fragmented`` have no free prefix, ``exhausted`` no free address, ``no_ipv6`` no free IPv6 prefix.
+    Interfaces: ``refused`` are in a state that allows no call for now, ``full`` take no more blocks.
     """
 
     fragmented: frozenset[str] = frozenset()
@@ -210,6 +239,7 @@ class Setbacks:
     refused: frozenset[str] = frozenset()
     full: frozenset[str] = frozenset()
     no_create: bool = False
+    no_ipv6: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +266,10 @@ class NodeView:
     """Seconds until EC2 actions may be called (:meth:`berth.budget.Budget.waits`); one that is missing may be now."""
     standby: tuple[InterfaceView, ...] = ()
     """Standby interfaces that this node may claim."""
+    claimed: frozenset[str] = frozenset()
+    """Ids of those it has claimed and that carry no instance tag yet; in ``interfaces`` they look as if they did."""
+    served: frozenset[str] = frozenset()
+    """All clusters that the stack serves; ``cluster`` is always one."""
 
     @property
     def primary(self) -> InterfaceView | None:
@@ -244,7 +278,8 @@ class NodeView:
     @property
     def ours(self) -> tuple[InterfaceView, ...]:
         """Our secondary interfaces, attached to this node or to nothing, sorted by id."""
-        mine = (i for i in self.interfaces if i.is_ours(self.cluster, self.instance.id))
+        clusters = self.served | {self.cluster}
+        mine = (i for i in self.interfaces if i.is_ours(clusters, self.instance.id))
         return tuple(sorted((i for i in mine if not i.is_primary_of(self.instance.id)), key=lambda i: i.id))
 
     @property

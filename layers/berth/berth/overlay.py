@@ -12,6 +12,7 @@ from typing import Final
 
 from berth.calls import (
     AssignAddresses,
+    AssignIpv6Prefixes,
     AssignPrefixes,
     Attach,
     Call,
@@ -19,6 +20,7 @@ from berth.calls import (
     DeleteInterface,
     Detach,
     SetDeleteOnTermination,
+    SetGroups,
     Unassign,
 )
 from berth.contract import Record
@@ -98,7 +100,12 @@ def _with(interfaces: tuple[InterfaceView, ...], made: InterfaceView | None) -> 
     if all(i.id != made.id for i in interfaces):
         return (*interfaces, made)
     return tuple(
-        replace(i, prefixes=_union(i.prefixes, made.prefixes), addresses=_union(i.addresses, made.addresses))
+        replace(
+            i,
+            prefixes=_union(i.prefixes, made.prefixes),
+            addresses=_union(i.addresses, made.addresses),
+            ipv6_prefixes=_union(i.ipv6_prefixes, made.ipv6_prefixes),
+        )
         if i.id == made.id
         else i
         for i in interfaces
@@ -112,6 +119,10 @@ def _change(view: InterfaceView, call: Call, outcome: Outcome, instance_id: str)
             return replace(view, prefixes=_union(view.prefixes, outcome.blocks))
         case AssignAddresses():
             return replace(view, addresses=_union(view.addresses, (b.removesuffix("/32") for b in outcome.blocks)))
+        case AssignIpv6Prefixes():
+            return replace(view, ipv6_prefixes=_union(view.ipv6_prefixes, outcome.blocks))
+        case SetGroups(groups=groups):
+            return replace(view, groups=groups)
         case Unassign(blocks=blocks):
             return replace(
                 view,

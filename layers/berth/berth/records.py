@@ -25,7 +25,7 @@ def next_record(
     Blocks in ``view.leaving`` are left out. New assignments get ids that no earlier one of this node had.
     """
     old = view.record or Record(instance_arn=view.instance.arn, revision=0)
-    known = {(i.id, a.cidr): a for i in old.interfaces for a in i.assignments}
+    known = {(i.id, a.cidr): a for i in old.interfaces for a in (*i.assignments, *i.ipv6_assignments)}
     revision = old.revision + 1
     marked = dict(view.marked)
     interfaces: list[Interface] = []
@@ -33,8 +33,8 @@ def next_record(
         if shown.attachment is None or shown.attachment.status not in ("attaching", "attached"):
             continue
         if shown.subnet_id in subnet_cidrs:
-            assignments = _assignments(view, shown, known, marked, revision)
-            interfaces.append(_interface(shown, subnet_cidrs[shown.subnet_id], assignments))
+            made = _interface(shown, subnet_cidrs[shown.subnet_id], _assignments(view, shown, known, marked, revision))
+            interfaces.append(replace(made, ipv6_assignments=_ipv6(shown, known, revision)))
     accepted = max(old.accepted, view.report.order) if view.report else old.accepted
     new = Record(
         instance_arn=view.instance.arn,
@@ -110,6 +110,11 @@ def _assignments(
         else:
             found.append(replace(old, releasing=_releasing(old, shown.mac.lower(), view.report, marked)))
     return tuple(found)
+
+
+def _ipv6(shown: InterfaceView, known: Mapping[tuple[str, str], Assignment], revision: int) -> tuple[Assignment, ...]:
+    blocks = sorted(shown.ipv6_prefixes)
+    return tuple(known.get((shown.id, b)) or Assignment(cidr=b, id=f"{revision}:{b}") for b in blocks)
 
 
 def _releasing(a: Assignment, mac: str, report: Report | None, marked: Mapping[str, int]) -> bool:

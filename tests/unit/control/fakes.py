@@ -19,6 +19,7 @@ import jsonschema
 from berth.bus import SOURCE, Event
 from berth.calls import (
     AssignAddresses,
+    AssignIpv6Prefixes,
     AssignPrefixes,
     Attach,
     Call,
@@ -26,6 +27,7 @@ from berth.calls import (
     DeleteInterface,
     Detach,
     SetDeleteOnTermination,
+    SetGroups,
     Unassign,
 )
 from berth.contract import Policy, Record, Report, decode_record, decode_report, encode_record, encode_report
@@ -222,6 +224,12 @@ class FakeEc2:
                 return Outcome(blocks=self._assign(view, prefixes=count))
             case AssignAddresses(count=count):
                 return Outcome(blocks=self._assign(view, addresses=count))
+            case AssignIpv6Prefixes(count=count):
+                return Outcome(blocks=self._assign_ipv6(view, count))
+            case SetGroups(groups=groups):
+                if not set(groups) <= self.groups:
+                    raise refusal("UnauthorizedOperation", Trouble.REFUSED)
+                self.all_interfaces[view.id] = replace(view, groups=groups)
             case Unassign(blocks=blocks):
                 self._unassign(view, blocks)
         return Outcome()
@@ -238,6 +246,8 @@ class FakeEc2:
         self.all_interfaces[view.id] = view
         try:
             self._assign(view, prefixes=call.prefixes, addresses=call.addresses)
+            if call.ipv6_prefixes:
+                self._assign_ipv6(self.all_interfaces[view.id], call.ipv6_prefixes)
         except Ec2Error:
             self._delete(view.id)
             raise
@@ -278,6 +288,13 @@ class FakeEc2:
             prefixes=(*view.prefixes, *(b for b in blocks if not b.endswith("/32"))),
             addresses=(*view.addresses, *(b.removesuffix("/32") for b in blocks if b.endswith("/32"))),
         )
+        return blocks
+
+    def _assign_ipv6(self, view: InterfaceView, count: int) -> tuple[str, ...]:
+        if not self.subnets[view.subnet_id].ipv6:
+            raise refusal("InvalidParameterValue", Trouble.REFUSED)
+        blocks = tuple(f"2001:db8:0:1:{next(self._ids):x}::/80" for _ in range(count))
+        self.all_interfaces[view.id] = replace(view, ipv6_prefixes=(*view.ipv6_prefixes, *blocks))
         return blocks
 
     def _one(self, subnet: str) -> ipaddress.IPv4Network:

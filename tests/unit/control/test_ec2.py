@@ -10,6 +10,7 @@ import pytest
 from berth.calls import (
     MUTATING,
     AssignAddresses,
+    AssignIpv6Prefixes,
     AssignPrefixes,
     Attach,
     Call,
@@ -17,6 +18,7 @@ from berth.calls import (
     DeleteInterface,
     Detach,
     SetDeleteOnTermination,
+    SetGroups,
     Unassign,
 )
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
@@ -31,11 +33,14 @@ PREFIX = "arn:aws:ec2:eu-west-1:123456789012:instance/"
 CALLS: list[Call] = [
     CreateInterface("subnet-1", ("sg-1",), prefixes=2),
     CreateInterface("subnet-1", ("sg-1",), addresses=2),
+    CreateInterface("subnet-1", ("sg-1",), prefixes=2, ipv6_prefixes=1),
     Attach("eni-1", 1),
     Attach("eni-1", 1, 1),
     SetDeleteOnTermination("eni-1", "eni-attach-1"),
     AssignPrefixes("eni-1", 2),
     AssignAddresses("eni-1", 2),
+    AssignIpv6Prefixes("eni-1"),
+    SetGroups("eni-1", ("sg-1", "sg-2")),
     Unassign("eni-1", ("10.0.1.16/28",)),
     Unassign("eni-1", ("10.0.1.5/32", "10.0.1.6/32")),
     Detach("eni-1", "eni-attach-1"),
@@ -53,6 +58,7 @@ DESCRIBED: dict[str, Any] = {
         {"PrivateIpAddress": "10.0.1.5", "Primary": False},
     ],
     "Ipv4Prefixes": [{"Ipv4Prefix": "10.0.1.16/28"}],
+    "Ipv6Prefixes": [{"Ipv6Prefix": "2001:db8:0:1:2::/80"}],
     "Groups": [{"GroupId": "sg-1", "GroupName": "nodes"}],
     "Attachment": {
         "AttachmentId": "eni-attach-1",
@@ -82,6 +88,7 @@ VIEW = InterfaceView(
     cluster="demo",
     node=NODE,
     created_at=1793599200.0,
+    ipv6_prefixes=("2001:db8:0:1:2::/80",),
 )
 
 
@@ -189,21 +196,22 @@ def test_instances_are_read_and_their_arn_is_ours_to_make() -> None:
     }
 
 
-def test_limits_are_those_of_the_default_network_card_and_asked_once() -> None:
+def test_limits_are_those_of_every_network_card_and_asked_once() -> None:
     ec2, stub = stubbed()
     cards = [{"NetworkCardIndex": n, "MaximumNetworkInterfaces": 15} for n in range(4)]
     info = {"MaximumNetworkInterfaces": 60, "Ipv4AddressesPerInterface": 50, "NetworkCards": cards}
+    ipv6 = {"Ipv6Supported": True, "Ipv6AddressesPerInterface": 50}
     types = [
         {"InstanceType": "p4d.24xlarge", "Hypervisor": "nitro", "NetworkInfo": info},
         {"InstanceType": "t2.large", "Hypervisor": "xen", "NetworkInfo": {**info, "NetworkCards": []}},
-        {"InstanceType": "m5.metal", "NetworkInfo": {**info, "DefaultNetworkCardIndex": 1}},
+        {"InstanceType": "m5.metal", "NetworkInfo": {**info, "DefaultNetworkCardIndex": 1, **ipv6}},
     ]
     stub.add_response("describe_instance_types", {"InstanceTypes": types})
     wanted = ["p4d.24xlarge", "t2.large", "m5.metal"]
     assert ec2.limits(wanted) == {
-        "p4d.24xlarge": Limits(15, 50),
+        "p4d.24xlarge": Limits(60, 50, cards=((0, 15), (1, 15), (2, 15), (3, 15))),
         "t2.large": Limits(60, 50, prefixes=False),
-        "m5.metal": Limits(15, 50, network_card=1),
+        "m5.metal": Limits(60, 50, network_card=1, cards=((0, 15), (1, 15), (2, 15), (3, 15)), ipv6=True),
     }
     assert set(ec2.limits(wanted)) == set(wanted)
 
