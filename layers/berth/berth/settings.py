@@ -24,6 +24,7 @@ class Settings:
     no_snat_cidrs: tuple[str, ...] = ()
     delay: float = 15.0
     subnet_low_percent: int = 10
+    launch_hook: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -48,6 +49,7 @@ class Settings:
             no_snat_cidrs=_names(environ.get("NO_SNAT_CIDRS", "")),
             delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),
             subnet_low_percent=int(environ.get("SUBNET_LOW_PERCENT", "10")),
+            launch_hook=environ.get("LAUNCH_HOOK_NAME", ""),
         )
 
     def arn(self, instance_id: str) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from moto.autoscaling.models import autoscaling_backends
 from moto.dynamodb.models import dynamodb_backends
 
 from .accesses_ec2 import ec2_accesses
@@ -152,12 +153,15 @@ def _s3(call: Call) -> list[Access]:
 
 
 def _autoscaling(call: Call) -> list[Access]:
-    group = call.params.get("AutoScalingGroupName")
-    if not group or call.action.startswith("Describe"):
+    """Service Authorization Reference, Amazon EC2 Auto Scaling: groups have both spellings of the tag key."""
+    name = call.params.get("AutoScalingGroupName")
+    if not name or call.action.startswith("Describe"):
         return [Access(f"autoscaling:{call.action}", "*")]
-    return [
-        Access(f"autoscaling:{call.action}", arn("autoscaling", f"autoScalingGroup:*:autoScalingGroupName/{group}"))
-    ]
+    group = autoscaling_backends[ACCOUNT][REGION].autoscaling_groups.get(str(name))
+    tags = {str(t["Key"]): str(t.get("Value") or "") for t in group.tags} if group else {}
+    keys = {f"{service}:ResourceTag/{k}": v for service in ("aws", "autoscaling") for k, v in tags.items()}
+    resource = group.arn if group else arn("autoscaling", f"autoScalingGroup:*:autoScalingGroupName/{name}")
+    return [Access(f"autoscaling:{call.action}", resource, context(keys))]
 
 
 def _cloudwatch(call: Call) -> list[Access]:
