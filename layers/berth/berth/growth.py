@@ -7,34 +7,48 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from berth.calls import AssignAddresses, AssignPrefixes, Call, CreateInterface
+from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Call, CreateInterface
 from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView, SubnetView
+from berth.positions import addresses_on, adoptable, free_positions, serving
+from berth.sources import Choice, Host, Site, choose
 
-__all__ = ["HELD", "deficit", "grow", "indexes_in_use", "less_taken", "unattached"]
+__all__ = ["Growth", "deficit", "grow", "grow_ipv6", "less_taken", "usable_subnets", "wanted_groups"]
 
-HELD: Final = ("attaching", "attached")
+_UNCOUNTED: Final = 1 << 32
+"""Free addresses of a subnet that we were not told of: as many as one likes, EC2 will say."""
 
 
-def deficit(view: NodeView, policy: NodePolicy) -> int:
-    """Addresses that are missing, before any rounding to prefixes.
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """``calls`` that bring addresses; ``unmet`` ones cannot be had, for ``reason``."""
+
+    calls: tuple[Call, ...] = ()
+    unmet: int = 0
+    reason: str = ""
+
+
+# ----------------------------------------------------------------------------------------------------- how many
+
+
+def deficit(view: NodeView, policy: NodePolicy, limits: Limits | None = None) -> int:
+    """IPv4 addresses that are missing, before any rounding to prefixes.
 
     ``need = in_use + waiting``, ``supply = assigned - cooling - surrendered - unusable``, and
     ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``, where
     ``minimum`` is 1 at the least: a node without any address is never Ready, so no pod would ever come to need one
-    (docs/decisions/0003).
+    (docs/decisions/0003). With the policy ``ipv6`` only that one is kept, and what pods ask for (0005).
+
+    Without ``limits`` every interface of ours counts that can ever be attached; with them, those that the type has
+    room for.
     """
-    rules, report, notes = policy.policy, view.report, view.notes
-    warm, minimum = rules.warm_addresses, rules.minimum_addresses
-    if view.now < notes.draining_until:
-        warm = minimum = 0
-    else:
-        minimum = max(minimum, 1)
-    minimum = notes.minimum(minimum, view.now)
-    assigned = view.assigned()
+    rules, report = policy.policy, view.report
+    warm, minimum = _kept_ready(view, policy)
+    mine = serving(view, limits) if limits is not None else list(view.managed)
+    assigned = sum(map(addresses_on, mine)) - _leaving(view, mine)
     need = cooling = surrendered = unusable = 0
     if report is not None:
-        here = {b for i in view.managed for b in i.blocks if (i.id, b) not in view.leaving}
+        here = {b for i in mine for b in i.blocks if (i.id, b) not in view.leaving}
         given_back = {s.cidr for s in report.surrendered} & here
         surrendered = sum(map(address_count, given_back))
         unusable = sum(map(address_count, (set(report.unusable) & here) - given_back))
@@ -45,194 +59,160 @@ def deficit(view: NodeView, policy: NodePolicy) -> int:
     return max(warm_gap, minimum_gap, 0)
 
 
+def _kept_ready(view: NodeView, policy: NodePolicy) -> tuple[int, int]:
+    """(warm, minimum) as they are for now."""
+    rules, notes = policy.policy, view.notes
+    if rules.ip_families == "ipv6":
+        return 0, 0 if view.now < notes.draining_until else 1
+    if view.now < notes.draining_until:
+        return 0, notes.minimum(0, view.now)
+    return rules.warm_addresses, notes.minimum(max(rules.minimum_addresses, 1), view.now)
+
+
+def _leaving(view: NodeView, interfaces: Iterable[InterfaceView]) -> int:
+    if not view.leaving:
+        return 0
+    return sum(address_count(b) for i in interfaces for b in i.blocks if (i.id, b) in view.leaving)
+
+
+# ------------------------------------------------------------------------------------------------- what there is
+
+
 def less_taken(
     subnets: Sequence[SubnetView], before: Iterable[InterfaceView], now: Iterable[InterfaceView]
 ) -> tuple[SubnetView, ...]:
     """Subnets as they were counted ``before``, less the addresses that interfaces have taken since."""
-    return _less(subnets, _held(now) - _held(before))
-
-
-def _less(subnets: Sequence[SubnetView], taken: Mapping[str, int]) -> tuple[SubnetView, ...]:
-    return tuple(replace(s, free=max(0, s.free - taken.get(s.id, 0))) for s in subnets)
+    taken = _held(now) - _held(before)
+    return tuple(replace(s, free=max(0, s.free - taken[s.id])) if s.id in taken else s for s in subnets)
 
 
 def _held(interfaces: Iterable[InterfaceView]) -> Counter[str]:
     """Addresses that interfaces hold, by subnet."""
     held: Counter[str] = Counter()
     for interface in interfaces:
-        held[interface.subnet_id] += 1 + sum(map(address_count, interface.blocks))
+        held[interface.subnet_id] += 1 + addresses_on(interface)
     return held
 
 
-def indexes_in_use(view: NodeView, limits: Limits) -> set[int]:
-    """Device indexes in use on the card we attach to, foreign interfaces included: they count against the limit."""
-    at = (i.attachment for i in view.interfaces)
-    return {a.device_index for a in at if a and a.network_card == limits.network_card and _here(a.instance_id, view)}
+def usable_subnets(view: NodeView, policy: NodePolicy, subnets: Iterable[SubnetView]) -> list[SubnetView]:
+    """Subnets for new interfaces, those with the most free addresses first.
+
+    They are tagged ``berth:allowed``, match the policy's selector if it has one, lie in the instance's zone (EC2
+    attaches across subnets but not across zones) and in its VPC, and are routed within it.
+    """
+    place = (view.instance.zone, view.instance.vpc_id)
+    found = [s for s in subnets if s.allowed and s.routed and (s.zone, s.vpc_id) == place and _selected(s, policy)]
+    return sorted(found, key=lambda s: (-s.free, s.id != view.instance.subnet_id, s.id))
 
 
-def _here(instance_id: str, view: NodeView) -> bool:
-    return instance_id == view.instance.id
+def _selected(subnet: SubnetView, policy: NodePolicy) -> bool:
+    if policy.subnets is None:
+        return True
+    key, value = policy.subnets
+    return any(k == key and value in (None, v) for k, v in subnet.tags)
 
 
-def unattached(view: NodeView) -> list[InterfaceView]:
-    """Ours that wait to be attached; those in another zone can never be."""
-    return [i for i in view.ours if i.attachment is None and i.zone == view.instance.zone]
+def wanted_groups(view: NodeView, policy: NodePolicy) -> tuple[str, ...]:
+    """The security groups that interfaces of ours are to have: the policy's, else the primary interface's."""
+    return tuple(sorted(policy.groups or (view.primary.groups if view.primary else ())))
 
 
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """An interface with room: ``blocks`` more of ``per`` addresses each."""
-
-    interface: InterfaceView
-    blocks: int
-    per: int
-
-    @property
-    def capacity(self) -> int:
-        return self.blocks * self.per
-
-    def take(self, wanted: int) -> tuple[Call, int]:
-        """The call for as much of ``wanted`` as fits, and how many addresses it brings."""
-        count = min(self.blocks, -(-wanted // self.per))
-        call = AssignPrefixes if self.per > 1 else AssignAddresses
-        return call(self.interface.id, count), count * self.per
+# ---------------------------------------------------------------------------------------------- where they come from
 
 
-def grow(
-    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
-) -> tuple[list[Call], int, str]:
-    missing = deficit(view, policy)
-    calls: list[Call] = []
-    taken: Counter[str] = Counter()
-    for host in _choose(_hosts(view, policy, limits, subnets), missing):
-        call, brought = host.take(missing)
-        calls.append(call)
-        taken[host.interface.subnet_id] += brought
-        missing -= brought
-        if missing <= 0:
-            return calls, 0, ""
+def grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> Growth:
+    """The fewest calls for what is missing: see :mod:`berth.sources`."""
+    missing = deficit(view, policy, limits)
     if missing <= 0:
-        return calls, 0, ""
-    created, missing, reason = _create(view, policy, limits, _less(subnets, taken), missing)
-    return calls + created, max(missing, 0), reason
+        return Growth()
+    usable, most_new, reason = _room_for_new(view, policy, limits, subnets)
+    hosts, sites = _sources(view, policy, limits, subnets, usable)
+    choice = choose(hosts, sites, most_new, missing)
+    calls = _calls(view, policy, limits, subnets, choice)
+    unmet = max(missing - choice.brought, 0)
+    if unmet and not reason:
+        used_up = len(choice.new) >= most_new
+        reason = _TYPE_IS_FULL if used_up else "no subnet tagged berth:allowed in this zone has free addresses"
+    return Growth(calls, unmet, reason if unmet else "")
+
+
+_TYPE_IS_FULL: Final = "the instance type allows no further interface"
+
+
+def _room_for_new(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
+) -> tuple[list[SubnetView], int, str]:
+    """Subnets for new interfaces, how many the instance takes, and why there can be none ("": there can)."""
+    if view.setbacks.no_create:
+        return [], 0, "EC2 refused to create another interface"
+    groups = wanted_groups(view, policy)
+    if not groups or not set(groups) <= view.allowed_groups:
+        return [], 0, f"security groups {', '.join(groups) or '(none)'} are not all tagged berth:allowed"
+    most = len(free_positions(view, limits)) - len(adoptable(view, limits))
+    if most <= 0:
+        return [], 0, _TYPE_IS_FULL
+    usable = [s for s in usable_subnets(view, policy, subnets) if s.id not in view.setbacks.exhausted]
+    return usable, most, "" if usable else "no subnet tagged berth:allowed in this zone has free addresses"
+
+
+def _sources(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], usable: Sequence[SubnetView]
+) -> tuple[list[Host], list[Site]]:
+    """Interfaces with room, the primary first and then the fullest; and the subnets, the preferred first."""
+    with_room: list[tuple[bool, int, InterfaceView]] = []
+    for interface in serving(view, limits):
+        # one that is only refused for now keeps its room: what it will hold needs no other interface
+        room = limits.addresses_per_interface - interface.slots
+        back = view.setbacks
+        if room > 0 and interface.id not in back.full and interface.subnet_id not in back.exhausted:
+            with_room.append((not interface.is_primary_of(view.instance.id), room, interface))
+    hosts = [Host(i.id, i.subnet_id, room) for _, room, i in sorted(with_room, key=lambda x: (*x[:2], x[2].id))]
+    free = {s.id: s.free for s in subnets}
+    new = limits.addresses_per_interface - 1
+    fresh = [Site(s.id, _per_block(view, policy, limits, s.id), s.free, new) for s in usable]
+    others = sorted({h.site for h in hosts} - {s.id for s in usable})
+    return hosts, fresh + [Site(s, _per_block(view, policy, limits, s), free.get(s, _UNCOUNTED)) for s in others]
 
 
 def _per_block(view: NodeView, policy: NodePolicy, limits: Limits, subnet_id: str) -> int:
+    """Addresses in a block to ask for. A fragmented subnet gives single ones, as long as this look lasts."""
     prefixes = policy.policy.mode == "prefixes" and limits.prefixes and subnet_id not in view.setbacks.fragmented
     return PREFIX_SIZE if prefixes else 1
 
 
-def _hosts(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> list[_Host]:
-    """Interfaces with room, the preferred first: the primary, then the fullest secondary."""
-    free = {s.id: s.free for s in subnets}
-    hosts: list[_Host] = []
-    for interface in view.managed:
-        subnet = interface.subnet_id
-        # one that is only refused for now keeps its room: what it will hold needs no other interface
-        if subnet in view.setbacks.exhausted or interface.id in view.setbacks.full:
-            continue
-        if interface not in _reachable(view):
-            continue
-        per = _per_block(view, policy, limits, subnet)
-        room = limits.addresses_per_interface - interface.slots
-        # AvailableIpAddressCount already leaves out ranges reserved for prefixes, so it bounds single addresses only
-        room = min(room, free.get(subnet, room)) if per == 1 else room
-        if room > 0:
-            hosts.append(_Host(interface, room, per))
-    return sorted(hosts, key=lambda h: (not h.interface.is_primary_of(view.instance.id), h.capacity, h.interface.id))
-
-
-def _reachable(view: NodeView) -> list[InterfaceView]:
-    """Interfaces the node has or will have. One that is being detached is left alone."""
-    return [
-        i
-        for i in view.managed
-        if (i.attachment is None and i.zone == view.instance.zone)
-        or (i.attachment is not None and i.attachment.status in HELD)
-    ]
-
-
-def _choose(hosts: list[_Host], wanted: int) -> list[_Host]:
-    """The fewest hosts that hold ``wanted`` together; among those, the preferred ones first. All, if none do."""
-    if wanted <= 0:
-        return []
-    if sum(h.capacity for h in hosts) <= wanted:
-        return hosts
-    chosen: list[_Host] = []
-    rest = list(hosts)
-    while wanted > 0:
-        others = _fewest(rest, wanted) - 1
-        pick = next(h for h in rest if h.capacity + _largest([r for r in rest if r is not h], others) >= wanted)
-        chosen.append(pick)
-        rest.remove(pick)
-        wanted -= pick.capacity
-    return chosen
-
-
-def _largest(hosts: list[_Host], count: int) -> int:
-    return sum(sorted((h.capacity for h in hosts), reverse=True)[:count])
-
-
-def _fewest(hosts: list[_Host], wanted: int) -> int:
-    return next(n for n in range(1, len(hosts) + 1) if _largest(hosts, n) >= wanted)
-
-
-def _create(
-    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], missing: int
-) -> tuple[list[Call], int, str]:
-    """New interfaces for ``missing`` addresses, each made with its blocks in one call."""
-    groups = policy.groups or (view.primary.groups if view.primary else ())
-    if view.setbacks.no_create:
-        return [], missing, "EC2 refused to create another interface"
-    if not groups or not set(groups) <= view.allowed_groups:
-        return [], missing, f"security groups {', '.join(groups) or '(none)'} are not all tagged berth:allowed"
-    slots = limits.interfaces - len(indexes_in_use(view, limits)) - len(unattached(view))
-    if slots <= 0:
-        return [], missing, "the instance type allows no further interface"
-    free = {s.id: s.free for s in subnets}
+def _calls(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], choice: Choice
+) -> tuple[Call, ...]:
     calls: list[Call] = []
-    for _ in range(slots):
-        if missing <= 0:
-            break
-        made = _create_one(view, policy, limits, [s for s in subnets if free[s.id] > 1], free, groups, missing)
-        if made is None:
-            return calls, missing, "no subnet tagged berth:allowed in this zone has free addresses"
-        call, brought = made
-        calls.append(call)
-        free[call.subnet_id] -= brought + 1
-        missing -= brought
-    return calls, missing, "the instance type allows no further interface" if missing > 0 else ""
+    for host, count in choice.hosts:
+        prefixes = _per_block(view, policy, limits, host.site) > 1
+        calls.append(AssignPrefixes(host.id, count) if prefixes else AssignAddresses(host.id, count))
+    if choice.new:
+        groups, ipv6 = wanted_groups(view, policy), _ipv6_subnets(view, policy, limits, subnets)
+        for site, count in choice.new:
+            kind: Mapping[str, int] = {"prefixes": count} if site.per > 1 else {"addresses": count}
+            calls.append(CreateInterface(site.id, groups, **kind, ipv6_prefixes=int(site.id in ipv6)))
+    return tuple(calls)
 
 
-def _create_one(
-    view: NodeView,
-    policy: NodePolicy,
-    limits: Limits,
-    subnets: list[SubnetView],
-    free: dict[str, int],
-    groups: tuple[str, ...],
-    missing: int,
-) -> tuple[CreateInterface, int] | None:
-    usable = [s for s in subnets if s.id not in view.setbacks.exhausted and _selected(s, view, policy)]
-    slots = limits.addresses_per_interface - 1
-    # the instance's own subnet first, as long as the new interface fits; then the one with the most free addresses
-    usable.sort(key=lambda s: (s.id != view.instance.subnet_id or free[s.id] <= missing, -free[s.id], s.id))
-    for subnet in usable:
-        per = _per_block(view, policy, limits, subnet.id)
-        count = min(slots, -(-missing // per))
-        # the count of free addresses leaves out ranges reserved for prefixes, so it bounds single addresses only
-        count = min(count, free[subnet.id] - 1) if per == 1 else count
-        if count > 0:
-            kind = {"prefixes": count} if per > 1 else {"addresses": count}
-            return CreateInterface(subnet.id, tuple(sorted(groups)), **kind), count * per
-    return None
+# ------------------------------------------------------------------------------------------------------------ IPv6
 
 
-def _selected(subnet: SubnetView, view: NodeView, policy: NodePolicy) -> bool:
-    if not subnet.allowed or (subnet.zone, subnet.vpc_id) != (view.instance.zone, view.instance.vpc_id):
-        return False
-    if policy.subnets is None:
-        return True
-    key, value = policy.subnets
-    tags = dict(subnet.tags)
-    return key in tags and value in (None, tags[key])
+def grow_ipv6(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
+) -> tuple[AssignIpv6Prefixes, ...]:
+    """One /80 for the primary and each further interface with addresses for pods: 2^48 addresses are never too few."""
+    usable = _ipv6_subnets(view, policy, limits, subnets)
+    if not usable:
+        return ()
+    return tuple(
+        AssignIpv6Prefixes(i.id)
+        for i in serving(view, limits)
+        if i.subnet_id in usable and not i.ipv6_prefixes and (i.blocks or i.is_primary_of(view.instance.id))
+    )
+
+
+def _ipv6_subnets(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Iterable[SubnetView]) -> frozenset[str]:
+    if policy.policy.ip_families == "ipv4" or not limits.ipv6:
+        return frozenset()
+    return frozenset(s.id for s in subnets if s.ipv6 and s.id not in view.setbacks.no_ipv6)

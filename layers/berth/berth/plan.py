@@ -10,10 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from berth.calls import Attach, Call, CreateInterface, DeleteInterface, Detach, SetDeleteOnTermination, Unassign
+from berth.calls import (
+    Attach,
+    Call,
+    CreateInterface,
+    DeleteInterface,
+    Detach,
+    SetDeleteOnTermination,
+    SetGroups,
+    Unassign,
+)
 from berth.contract import address_count
-from berth.growth import HELD, grow, indexes_in_use, less_taken, unattached
+from berth.growth import Growth, grow, grow_ipv6, less_taken, wanted_groups
 from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
+from berth.positions import HELD, adoptable, free_positions, serving
+from berth.shed import shed_blocks, shed_interfaces
 
 __all__ = ["ORPHAN_SECONDS", "Plan", "due_for_release", "plan", "plan_absence", "plan_death", "planner"]
 
@@ -37,27 +48,36 @@ class Plan:
 def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> Plan:
     """The calls that ``view`` still needs.
 
-    Growth comes before release, so that a waiting pod never waits for a clean-up; what a release makes room for is
-    planned once the release is done.
+    Growth comes before all but attaching, so that a waiting pod never waits for a clean-up; what a release makes room
+    for is planned once the release is done. A mutating call is one that changes EC2: an interface that is made costs
+    three (create, attach, DeleteOnTermination), more addresses on one that is there cost one.
     """
     if view.instance.dead:
         return plan_death(view)
     state = view.instance.state
     settle = [*_protect(view), *_adopt(view, limits)] if state in ("running", "stopped") else []
-    growth: list[Call] = []
-    unmet, reason = 0, ""
+    growth = Growth()
+    ipv6: tuple[Call, ...] = ()
     if state in ("pending", "running") and view.primary is not None:
-        growth, unmet, reason = grow(view, policy, limits, subnets)
-    release = _release(view) if state != "stopping" else []
-    calls = tuple(c for c in (*settle, *growth, *release, *_discard(view, limits)) if _target(c) not in _refused(view))
-    waiting = ""
+        growth = grow(view, policy, limits, subnets)
+        ipv6 = grow_ipv6(view, policy, limits, subnets)
+    tidy: list[Call] = []
+    if state != "stopping":
+        tidy = [*_keep_in_step(view, policy, limits), *_release(view, limits), *shed_interfaces(view, limits)]
+    wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, limits))
+    calls = tuple(c for c in wanted if _target(c) not in _refused(view))
+    return Plan(calls=calls, unmet=growth.unmet, reason=growth.reason, waiting=_waiting(view))
+
+
+def _waiting(view: NodeView) -> str:
+    leaving = [i.id for i in view.ours if i.attachment is not None and i.attachment.status == "detaching"]
     if view.primary is None:
-        waiting = "EC2 does not show the primary interface yet"
-    elif state == "pending":
-        waiting = "the instance is pending: interfaces are attached once it runs"
-    elif view.setbacks.refused:
-        waiting = "EC2 refused a call in the present state"
-    return Plan(calls=calls, unmet=unmet, reason=reason, waiting=waiting)
+        return "EC2 does not show the primary interface yet"
+    if view.instance.state == "pending":
+        return "the instance is pending: interfaces are attached once it runs"
+    if view.setbacks.refused:
+        return "EC2 refused a call in the present state"
+    return f"EC2 has not let go of {leaving[0]} yet" if leaving else ""
 
 
 def plan_death(view: NodeView) -> Plan:
@@ -128,21 +148,26 @@ def _protect(view: NodeView) -> list[Call]:
 
 
 def _adopt(view: NodeView, limits: Limits) -> list[Call]:
-    used = indexes_in_use(view, limits)
-    calls: list[Call] = []
-    for interface in unattached(view):
-        free = [n for n in range(1, limits.interfaces) if n not in used]
-        if len(used) >= limits.interfaces or not free:
-            break
-        used.add(free[0])
-        calls.append(Attach(interface.id, free[0], limits.network_card))
-    return calls
+    waiting = adoptable(view, limits)
+    places = free_positions(view, limits) if waiting else []
+    return [Attach(i.id, index, card) for i, (card, index) in zip(waiting, places, strict=False)]
+
+
+def _keep_in_step(view: NodeView, policy: NodePolicy, limits: Limits) -> list[Call]:
+    """Security groups of ours as policy has them, or as the primary interface has them now.
+
+    Not with groups that are not allowed: what has been taken out of Berth's hands is left as it is.
+    """
+    groups = wanted_groups(view, policy)
+    if not groups or not set(groups) <= view.allowed_groups:
+        return []
+    ours = (i for i in serving(view, limits) if not i.is_primary_of(view.instance.id))
+    return [SetGroups(i.id, groups) for i in ours if tuple(sorted(i.groups)) != groups]
 
 
 def _discard(view: NodeView, limits: Limits) -> list[Call]:
-    """Unattached ones of ours that can never be attached here: too many, or in another zone. Old ones only."""
-    room = max(limits.interfaces - len(indexes_in_use(view, limits)), 0)
-    wanted = {i.id for i in unattached(view)[:room]}
+    """Unattached ones of ours that cannot be attached here: too many, too full, or in another zone. Old ones only."""
+    wanted = {i.id for i in adoptable(view, limits)}
     return [
         DeleteInterface(i.id) for i in view.ours if i.attachment is None and i.id not in wanted and _is_old(i, view)
     ]
@@ -152,11 +177,11 @@ def _is_old(interface: InterfaceView, view: NodeView) -> bool:
     return view.now - (interface.created_at or 0.0) > ORPHAN_SECONDS
 
 
-def _release(view: NodeView) -> list[Call]:
-    due = due_for_release(view)
+def _release(view: NodeView, limits: Limits) -> list[Call]:
+    due = {*due_for_release(view), *shed_blocks(view, limits)}
     calls: list[Call] = []
     for interface in sorted({i for i, _ in due}):
-        blocks = [b for i, b in due if i == interface]
+        blocks = sorted(b for i, b in due if i == interface)
         for kind in ([b for b in blocks if address_count(b) > 1], [b for b in blocks if address_count(b) == 1]):
             if kind:
                 calls.append(Unassign(interface, tuple(sorted(kind))))

@@ -175,13 +175,35 @@ def test_foreign_interfaces_count_against_the_limit_and_get_nothing() -> None:
     assert (got.unmet, got.reason) == (36, "the instance type allows no further interface")
 
 
-def test_interfaces_on_another_network_card_do_not_count() -> None:
-    elsewhere = eni(1, index=1, ours=False)
-    assert elsewhere.attachment is not None
-    elsewhere = replace(elsewhere, attachment=replace(elsewhere.attachment, network_card=1))
-    v = view(primary(4), elsewhere)
-    tight = replace(LIMITS, interfaces=2)
-    assert [type(c) for c in plan(v, rules(minimum=65, max_pods=200), tight, SUBNETS).calls] == [CreateInterface]
+def on_card(interface: InterfaceView, card: int) -> InterfaceView:
+    assert interface.attachment is not None
+    return replace(interface, attachment=replace(interface.attachment, network_card=card))
+
+
+def test_interfaces_on_each_network_card_count_against_that_card() -> None:
+    v = view(primary(1), on_card(eni(1, index=1, ours=False), 1), eni(2, 1), eni(3, 1))
+    cards = replace(LIMITS, interfaces=4, cards=((0, 2), (1, 2)))
+    assert list(plan(v, rules(), cards, SUBNETS).calls) == [Attach("eni-2", 1, 0), Attach("eni-3", 0, 1)]
+
+
+def test_the_default_network_card_is_filled_first() -> None:
+    v = view(primary(1), *(eni(n, 1) for n in (1, 2, 3)))
+    cards = replace(LIMITS, interfaces=6, network_card=1, cards=((0, 2), (1, 2), (2, 2)))
+    got = plan(v, rules(), cards, SUBNETS).calls
+    assert got == (Attach("eni-1", 1, 1), Attach("eni-2", 0, 1), Attach("eni-3", 1, 0))
+
+
+def test_the_cards_together_take_no_more_than_the_type_allows() -> None:
+    v = view(primary(1), *(eni(n, 1) for n in (1, 2, 3)))
+    cards = replace(LIMITS, interfaces=3, cards=((0, 2), (1, 2)))
+    assert list(plan(v, rules(), cards, SUBNETS).calls) == [Attach("eni-1", 1, 0), Attach("eni-2", 1, 1)]
+
+
+def test_a_new_interface_is_made_when_only_another_card_has_room() -> None:
+    v = view(primary(4), eni(1, index=1, ours=False))
+    cards = replace(LIMITS, interfaces=4, cards=((0, 2), (1, 2)))
+    got = plan(v, rules(minimum=65, max_pods=200), cards, SUBNETS).calls
+    assert [type(c) for c in got] == [CreateInterface]
 
 
 def test_one_tagged_for_this_node_but_attached_to_another_is_foreign() -> None:
