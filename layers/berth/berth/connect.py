@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import boto3
 
+from berth.absent import NoHooks
 from berth.bus import EventBus
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
 from berth.edges import Edges
+from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
 from berth.looks import LookQueue
 from berth.settings import Settings
 from berth.store import DynamoStore
@@ -32,6 +34,13 @@ def connect_looks(settings: Settings) -> LookQueue:
     return LookQueue(boto3.client("sqs", config=CLIENT_CONFIG), settings.events_queue_url)
 
 
+def connect_hooks(settings: Settings) -> Hooks:
+    """Nothing is connected before the first hook is told something."""
+    if not settings.launch_hook:
+        return NoHooks()
+    return AutoScalingHooks(lambda: boto3.client("autoscaling", config=HOOKS_CONFIG))
+
+
 def connect(settings: Settings) -> Edges:
     """Every edge, in the region and with the credentials of the environment."""
     return Edges(
@@ -40,4 +49,5 @@ def connect(settings: Settings) -> Edges:
         bus=connect_bus(settings),
         looks=connect_looks(settings),
         settings=settings,
+        hooks=connect_hooks(settings),
     )

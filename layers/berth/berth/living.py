@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from berth.bus import addresses_ready, demand_unmet, policy_invalid
 from berth.converge import Convergence
+from berth.launch import serve_hook
 from berth.model import Instance, NodePolicy, PolicyProblem
 from berth.plan import Plan, planner
 from berth.policy import fingerprint, fit_policy, parse_policy
@@ -67,6 +68,8 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
         visit.events.append(policy_invalid(arn, instance_id, policy.problems))
     unmet = notes.unmet if done.again else last.unmet
     new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0)
-    new = visit.look_again(instance_id, new, done.again or last.waiting)
+    # the record as it is was written by the run: what is left to save is beside it
+    hook = serve_hook(visit, done, record, last)
+    new = visit.look_again(instance_id, new, done.again or last.waiting or hook)
     if (record, new) != (done.view.record, notes):
         visit.edges.store.save(arn, record, marked, new)

@@ -32,7 +32,7 @@ _LATER: Final = (Trouble.THROTTLED, Trouble.IN_DOUBT)
 class Look:
     """The results of looking. ``deadline`` is Unix time; ``failed`` says which nodes' messages must come again.
 
-    ``signals`` are why the nodes are looked at.
+    ``signals`` are why the nodes are looked at. ``hooked`` are the nodes whose launch hook has been completed.
     """
 
     edges: Edges
@@ -41,10 +41,11 @@ class Look:
     failed: dict[str, Exception] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     events: list[Event] = field(default_factory=list)
+    hooked: set[str] = field(default_factory=set)
 
     def at(self, ids: Sequence[str]) -> None:
         """Look at these nodes. Never raises for one node's trouble; the others go on."""
-        visit = Visit(self.edges, self.deadline, self.signals, self.counts, self.events)
+        visit = Visit(self.edges, self.deadline, self.signals, self.counts, self.events, self.hooked)
         try:
             world = describe(self.edges, ids)
         except Ec2Error as error:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from berth.events.node_look_requested import body
+from berth.events.node_look_requested import HookWait, body
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -30,8 +30,8 @@ def backoff(base: float, looks: int) -> int:
 class Looks(Protocol):
     """Where looks are asked for."""
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
-        """Have somebody look at these nodes in ``delay`` seconds (0 to 900)."""
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+        """Have somebody look at these nodes in ``delay`` seconds (0 to 900). ``hook`` is what they wait in."""
 
 
 class LookQueue:
@@ -40,13 +40,13 @@ class LookQueue:
     def __init__(self, client: SQSClient, url: str) -> None:
         self._client, self._url = client, url
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
         waiting = list(instance_ids)
         for start in range(0, len(waiting), _ENTRIES):
             answer = self._client.send_message_batch(
                 QueueUrl=self._url,
                 Entries=[
-                    {"Id": str(n), "MessageBody": body(instance_id, reason), "DelaySeconds": delay}
+                    {"Id": str(n), "MessageBody": body(instance_id, reason, hook), "DelaySeconds": delay}
                     for n, instance_id in enumerate(waiting[start : start + _ENTRIES])
                 ],
             )

@@ -14,6 +14,7 @@ from typing import Final
 from berth.converge import SPARE_SECONDS
 from berth.edges import Edges
 from berth.events import Signal
+from berth.hooks import only_ours
 from berth.look import Look
 from berth.trail import log_look
 
@@ -22,6 +23,8 @@ __all__ = ["LEASE_SLACK_SECONDS", "ROUNDS", "RunResult", "reconcile"]
 LEASE_SLACK_SECONDS: Final = 30.0
 """A lease outlives the invocation's deadline by this much: a holder can then never outlive its lease."""
 ROUNDS: Final = 3
+_HOOK_SECONDS: Final = 3
+"""Until the function that writes a node's first record is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class RunResult:
 
 def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunResult:
     """Look at every node that is signalled. ``seconds`` is what is left of the invocation."""
-    wanted = list(signals)
+    wanted = [only_ours(s, edges.settings.launch_hook) for s in signals]
     deadline = edges.clock() + seconds
     look = Look(edges, deadline, wanted)
     unheard = _remember(edges, wanted)
@@ -49,7 +52,7 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
                 look.at(mine)
                 unheard = _remember_now(edges, look, unheard)
                 mine = _let_go(edges, look, mine, holder, seen)
-        _come_again(look, [s for s in unheard if s.instance_id not in seen])
+        _come_again(edges, look, [s for s in unheard if s.instance_id not in seen])
         if mine:
             # somebody keeps knocking: with a fresh message the other nodes of this batch can finish
             edges.looks.ask(mine, "knocked while busy", 1)
@@ -69,17 +72,26 @@ def _remember(edges: Edges, signals: Iterable[Signal]) -> list[Signal]:
 
 
 def _remember_now(edges: Edges, look: Look, unheard: list[Signal]) -> list[Signal]:
-    """Keep what came before its node's first look; the node is looked at again for it, which is rare."""
-    left = _remember(edges, unheard)
-    heard = sorted({s.instance_id for s in unheard if s not in left} - look.failed.keys())
+    """Keep what came before its node's first look; the node is looked at again for it, which is rare.
+
+    Not for a launch hook: that first look knew it, and has seen to the next one.
+    """
+    left = _remember(edges, [s for s in unheard if not (s.hook_name and s.instance_id in look.hooked)])
+    heard = sorted({s.instance_id for s in unheard if s not in left and not s.hook_name} - look.failed.keys())
     if heard:
         edges.looks.ask(heard, "capacity requested")
     return left
 
 
-def _come_again(look: Look, unheard: list[Signal]) -> None:
-    """Somebody else may just be writing the first record of these nodes: their messages are to come again."""
+def _come_again(edges: Edges, look: Look, unheard: list[Signal]) -> None:
+    """Somebody else may just be writing the first record of these nodes: their messages are to come again.
+
+    A launch hook has no time to wait for that: it goes into a message of its own.
+    """
     for s in unheard:
+        if s.hook_name:
+            edges.looks.ask([s.instance_id], s.reason, _HOOK_SECONDS, (s.hook_group, s.hook_name, s.hook_at))
+            continue
         look.failed.setdefault(
             s.instance_id, BlockingIOError(f"{s.instance_id}: no record to note {s.reason!r} in yet")
         )

@@ -201,8 +201,8 @@ class DynamoStore:
             names = ("requested", "requested_until", "requested_at")
             sets |= {name: _number(getattr(signal, name)) for name in names}
         if signal.hook_name:
-            names = ("hook_group", "hook_name")
-            sets |= {name: {"S": getattr(signal, name)} for name in names} | {"hook_at": _number(signal.hook_at)}
+            sets |= {"hook_group": {"S": signal.hook_group}, "hook_name": {"S": signal.hook_name}}
+            sets["hook_at"] = _number(signal.hook_at)
         return self._conditionally(
             self._client.update_item,
             Key=_key(arn, RECORD_KIND),

@@ -31,13 +31,17 @@ _SKEW_SECONDS: Final = 2.0
 
 @dataclass(slots=True)
 class Visit:
-    """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run."""
+    """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run.
+
+    ``hooked`` are the nodes whose launch hook has been completed.
+    """
 
     edges: Edges
     deadline: float
     signals: Sequence[Signal] = ()
     counts: Counter[str] = field(default_factory=Counter)
     events: list[Event] = field(default_factory=list)
+    hooked: set[str] = field(default_factory=set)
     ran: Convergence | None = None
 
     def view(

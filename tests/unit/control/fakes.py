@@ -34,6 +34,7 @@ from berth.contract import Policy, Record, Report, decode_record, decode_report,
 from berth.ec2_wire import Ec2Error, Network, Trouble, classify
 from berth.edges import Edges
 from berth.events import Signal
+from berth.events.node_look_requested import HookWait
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Notes, Outcome, SubnetView
 from berth.settings import Settings
@@ -476,13 +477,17 @@ class FakeStore:
 
 
 class FakeLooks:
-    """Remembers (instance id, reason, delay)."""
+    """Remembers (instance id, reason, delay), and the launch hook where one was given."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, int]] = []
+        self.hooks: dict[str, HookWait] = {}
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
-        self.asked += [(i, reason, delay) for i in instance_ids]
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+        for instance_id in instance_ids:
+            self.asked.append((instance_id, reason, delay))
+            if hook is not None:
+                self.hooks[instance_id] = hook
 
 
 @cache

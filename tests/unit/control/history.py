@@ -15,6 +15,7 @@ from berth.calls import Call, CreateInterface, Detach, Unassign
 from berth.contract import Order, Policy, Record, Report, Surrender, address_count
 from berth.ec2_wire import Trouble
 from berth.events import Signal
+from berth.events.node_look_requested import HookWait
 from berth.ingest import SentReport, ingest
 from berth.model import Attachment, Instance, Intent, InterfaceView, Outcome
 from berth.reconcile import reconcile
@@ -216,9 +217,10 @@ class Queue:
     def put(self, message: Any, delay: float = 0.0) -> None:
         self.waiting.append((self._machine.now + delay, next(self._numbers), message))
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+        group, name, at = hook or ("", "", 0.0)
         for instance_id in instance_ids:
-            self.put(Signal(instance_id, reason), delay)
+            self.put(Signal(instance_id, reason, hook_group=group, hook_name=name, hook_at=at), delay)
 
     def due(self) -> list[tuple[float, int, Any]]:
         return [w for w in self.waiting if w[0] <= self._machine.now]

@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from berth.events.signal import Envelope, Signal
 
-__all__ = ["KEY", "body", "parse"]
+__all__ = ["KEY", "HookWait", "body", "parse"]
+
+HookWait = tuple[str, str, float]
+"""A launch hook that an instance waits in: group, hook's name, Unix time of hearing of it."""
 
 KEY: Final = ("berth", "Node Look Requested")
 
@@ -25,8 +28,8 @@ def parse(event: Envelope) -> Signal:
     return replace(signal, hook_group=group, hook_name=name, hook_at=event.sent_at())
 
 
-def body(instance_id: str, reason: str, hook: tuple[str, str, float] | None = None) -> str:
-    """The message that :func:`parse` reads. ``hook`` is (group, hook's name, Unix time of finding it)."""
+def body(instance_id: str, reason: str, hook: HookWait | None = None) -> str:
+    """The message that :func:`parse` reads."""
     source, detail_type = KEY
     message: dict[str, Any] = {"source": source, "detail-type": detail_type}
     detail = {"instance-id": instance_id, "reason": reason or "look"}
