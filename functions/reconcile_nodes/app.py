@@ -6,6 +6,7 @@ Messages that cannot be read are counted, logged with their id and done with: tr
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
@@ -18,6 +19,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from berth.connect import connect
 from berth.events import MalformedEventError, Signal, UnknownEventError, parse
 from berth.ingest import ReportRefusedError, SentReport, ingest, read_report
+from berth.metrics import publish
 from berth.reconcile import reconcile
 from berth.settings import Settings
 
@@ -42,8 +44,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
         record = SQSRecord(raw)
         try:
             if record.event_source_arn == edges.settings.reports_queue_arn:
-                reports.append(read_report(record.attributes.sender_id or "", record.body))
-                nodes[record.message_id] = reports[-1].instance_id
+                sent = read_report(record.attributes.sender_id or "", record.body)
+                reports.append(replace(sent, sent_at=int(record.attributes.sent_timestamp or 0) / 1000))
+                nodes[record.message_id] = sent.instance_id
             else:
                 signals.append(parse(record.body))
                 nodes[record.message_id] = signals[-1].instance_id
@@ -64,12 +67,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
 
 
 def look(signals: list[Signal], reports: list[SentReport], seconds: float) -> dict[str, Exception]:
+    edges.meters.aged("EventAge", edges.clock(), [s.at for s in signals])
+    edges.meters.aged("ReportAge", edges.clock(), [r.sent_at for r in reports])
     arns = {sent.instance_id: edges.settings.arn(sent.instance_id) for sent in reports}
     intake = ingest(edges.store, arns, reports)
     for reason in (*intake.refused, *intake.older):
         logger.info("report dropped", extra={"reason": reason})
     result = reconcile(edges, [*signals, *intake.signals], seconds)
     taken = {"ReportsRead": len(reports), "ReportsRefused": len(intake.refused), "ReportsOlder": len(intake.older)}
-    for name, value in {**result.counts, **taken}.items():
-        count(name, value)
+    publish(metrics, {**result.counts, **taken}, edges.meters.take())
     return result.failed

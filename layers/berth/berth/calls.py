@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "GROWING",
     "MUTATING",
     "AssignAddresses",
     "AssignIpv6Prefixes",
     "AssignPrefixes",
     "Attach",
-    "AttachStandby",
     "Call",
+    "ClaimStandby",
     "CreateInterface",
     "DeleteInterface",
     "Detach",
@@ -45,12 +46,10 @@ class Attach:
 
 
 @dataclass(frozen=True, slots=True)
-class AttachStandby:
-    """AttachNetworkInterface with a standby interface, once it is claimed for the node."""
+class ClaimStandby:
+    """No EC2 call: a conditional write makes a standby interface the node's own, to be attached like any of its own."""
 
     interface_id: str
-    device_index: int
-    network_card: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class DeleteInterface:
 Call = (
     CreateInterface
     | Attach
-    | AttachStandby
+    | ClaimStandby
     | TagForNode
     | SetDeleteOnTermination
     | AssignPrefixes
@@ -130,10 +129,12 @@ Call = (
     | DeleteInterface
 )
 
+GROWING: Final[tuple[type[Call], ...]] = (CreateInterface, Attach, ClaimStandby, AssignPrefixes, AssignAddresses)
+"""Those that bring a node addresses."""
+
 MUTATING: Final[tuple[type[Call], ...]] = (
     CreateInterface,
     Attach,
-    AttachStandby,
     TagForNode,
     SetDeleteOnTermination,
     AssignPrefixes,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import boto3
 
 from berth.absent import NoHooks
@@ -10,15 +13,24 @@ from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
 from berth.edges import Edges
 from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
 from berth.looks import LookQueue
+from berth.meters import Meters
 from berth.settings import Settings
 from berth.store import DynamoStore
+from berth.survey import Boto3Survey
+from berth.sweep_run import SweepEdges
+from berth.sweep_store import DynamoSweepStore
 
-__all__ = ["connect", "connect_bus", "connect_ec2", "connect_looks", "connect_store"]
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+__all__ = ["connect", "connect_bus", "connect_ec2", "connect_looks", "connect_store", "connect_sweep", "count_calls"]
 
 
-def connect_ec2(settings: Settings) -> Boto3Ec2:
+def connect_ec2(settings: Settings, meters: Meters | None = None) -> Boto3Ec2:
     reader = boto3.client("ec2", config=CLIENT_CONFIG)
     writer = boto3.client("ec2", config=MUTATING_CONFIG)
+    for client in (reader, writer) if meters is not None else ():
+        count_calls(client, meters)
     return Boto3Ec2(reader, writer, settings.arn_prefix)
 
 
@@ -43,11 +55,37 @@ def connect_hooks(settings: Settings) -> Hooks:
 
 def connect(settings: Settings) -> Edges:
     """Every edge, in the region and with the credentials of the environment."""
+    meters = Meters()
     return Edges(
-        ec2=connect_ec2(settings),
+        ec2=connect_ec2(settings, meters),
         store=connect_store(settings),
         bus=connect_bus(settings),
         looks=connect_looks(settings),
         settings=settings,
         hooks=connect_hooks(settings),
+        meters=meters,
     )
+
+
+def connect_sweep(settings: Settings, meters: Meters | None = None) -> SweepEdges:
+    """What the sweep works with. The client of Auto Scaling is made when an instance may wait in a hook."""
+    ec2 = boto3.client("ec2", config=CLIENT_CONFIG)
+    if meters is not None:
+        count_calls(ec2, meters)
+    return SweepEdges(
+        survey=Boto3Survey(ec2, lambda: boto3.client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
+        store=DynamoSweepStore(boto3.client("dynamodb", config=CLIENT_CONFIG), settings.table),
+        looks=connect_looks(settings),
+        bus=connect_bus(settings),
+        settings=settings,
+    )
+
+
+def count_calls(client: BaseClient, meters: Meters) -> None:
+    """Have every attempt at a call counted, also those that botocore repeats: each takes a token of EC2's bucket."""
+
+    def received(event_name: str, parsed_response: Mapping[str, Any] | None = None, **_: Any) -> None:
+        error = (parsed_response or {}).get("Error", {}) if parsed_response is not None else {"Code": "NoAnswer"}
+        meters.called(event_name.rpartition(".")[2], error.get("Code") or "ok")
+
+    client.meta.events.register("response-received", received)

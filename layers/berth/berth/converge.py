@@ -152,6 +152,7 @@ class Convergence:
             self.made.append(f"{call}: {_brief(outcome)}")
             if isinstance(call, DeleteInterface):
                 reason = "the instance is gone" if self.view.instance.dead else "nobody wants it"
+                self.counts["InterfacesReclaimed"] += 1
                 self.events.append(interface_reclaimed(self.view.instance.id, call.interface_id, reason))
         self._done(intent, outcome)
 

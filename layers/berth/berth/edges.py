@@ -14,6 +14,7 @@ from berth.bus import Bus
 from berth.ec2 import Ec2
 from berth.hooks import Hooks
 from berth.looks import Looks
+from berth.meters import Meters
 from berth.settings import Settings
 from berth.standby import StandbyPools
 from berth.store import Store
@@ -44,3 +45,4 @@ class Edges:
     clock: Callable[[], float] = time.time
     token: Callable[[], str] = _token
     told: dict[str, float] = field(default_factory=dict)
+    meters: Meters = field(default_factory=Meters)

@@ -31,10 +31,11 @@ class ReportRefusedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SentReport:
-    """A report and the instance that SQS says has sent it."""
+    """A report and the instance that SQS says has sent it. ``sent_at`` is SQS's, in Unix seconds, for metrics alone."""
 
     instance_id: str
     report: Report
+    sent_at: float = 0.0
 
 
 def read_report(sender: str, body: str) -> SentReport:
@@ -79,7 +80,9 @@ def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport])
             signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record", reports=True))
         elif store.accept_report(arns[sent.instance_id], sent.report):
             order = sent.report.order
-            signals[sent.instance_id] = Signal(sent.instance_id, f"report ({order.boot}, {order.sequence})")
+            signals[sent.instance_id] = Signal(
+                sent.instance_id, f"report ({order.boot}, {order.sequence})", at=sent.sent_at
+            )
         else:
             order = sent.report.order
             older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is older than the last")

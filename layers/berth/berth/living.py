@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from berth.bus import addresses_ready, demand_unmet, policy_invalid
+from berth.calls import GROWING
 from berth.converge import Convergence
 from berth.launch import serve_hook
 from berth.model import Instance, NodePolicy, PolicyProblem
@@ -67,9 +68,21 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     if problems != notes.problems and policy.problems:
         visit.events.append(policy_invalid(arn, instance_id, policy.problems))
     unmet = notes.unmet if done.again else last.unmet
-    new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0)
+    since = _wanted_since(visit, done, state, last)
+    new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0, wanted_since=since)
     # the record as it is was written by the run: what is left to save is beside it
     hook = serve_hook(visit, done, record, last)
     new = visit.look_again(instance_id, new, done.again or last.waiting or hook)
     if (record, new) != (done.view.record, notes):
         visit.edges.store.save(arn, record, marked, new)
+
+
+def _wanted_since(visit: Visit, done: Convergence, state: NodeState, last: Plan) -> float:
+    """Since when addresses are missing, 0 if none are. Measures how long those took that have come."""
+    now, instance_id = visit.edges.clock(), done.view.instance.id
+    told = [s.at for s in visit.signals if s.instance_id == instance_id and s.at]
+    since = done.view.notes.wanted_since or min(told, default=now)
+    if usable_addresses(done.next_record()[0]) > usable_addresses(state.record):
+        visit.edges.meters.took("AllocationTime", now - since)
+    still = last.unmet or any(isinstance(call, GROWING) for call in last.calls)
+    return since if still else 0.0

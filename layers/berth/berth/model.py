@@ -205,7 +205,8 @@ class Notes:
     ``requested`` addresses are wanted until ``requested_until``; warm growth is off until ``draining_until``;
     ``absent_since`` is when describes first left the node out; ``next_look`` is when a delayed message is due.
     ``unwanted`` are (interface, since when) of unattached ones that the plan has no use for. The instance has waited
-    in the launch hook ``hook_name`` of the group ``hook_group`` since ``hook_at``.
+    in the launch hook ``hook_name`` of the group ``hook_group`` since ``hook_at``. ``wanted_since`` is when the addresses
+    that are still missing began to be.
     """
 
     requested: int = 0
@@ -220,6 +221,7 @@ class Notes:
     hook_group: str = ""
     hook_name: str = ""
     hook_at: float = 0.0
+    wanted_since: float = 0.0
 
     def minimum(self, usual: int, now: float) -> int:
         """Addresses to be assigned at the least: the policy's, or more while somebody has asked for more."""

@@ -154,7 +154,7 @@ class DynamoStore:
             record,
             # requested…, draining… and hook… are written by `hint` alone: a holder that wrote them back could undo one
             sets="marks = :marks, absent_since = :absent, next_look = :next, looks = :looks, unmet = :unmet, "
-            "problems = :problems, unwanted = :unwanted",
+            "problems = :problems, unwanted = :unwanted, wanted_since = :wanted",
             removes=f" REMOVE {EXPIRES}",
             values={
                 ":marks": {"S": json.dumps(dict(marked), sort_keys=True)},
@@ -163,6 +163,7 @@ class DynamoStore:
                 ":looks": _number(notes.looks),
                 ":unmet": _number(notes.unmet),
                 ":problems": {"S": notes.problems},
+                ":wanted": _number(notes.wanted_since),
                 ":unwanted": {"S": json.dumps(dict(notes.unwanted), sort_keys=True)},
             },
         )
@@ -174,7 +175,7 @@ class DynamoStore:
             arn,
             record,
             sets=f"{EXPIRES} = :expires",
-            removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, unwanted, "
+            removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, unwanted, wanted_since, "
             "draining_until, requested, requested_until, requested_at, hook_group, hook_name, hook_at",
             values={":expires": _number(int(expires_at))},
         )
@@ -337,6 +338,7 @@ def _notes(record: Mapping[str, Any]) -> Notes:
         looks=int(number("looks")),
         unmet=int(number("unmet")),
         problems=record.get("problems", {}).get("S", ""),
+        wanted_since=number("wanted_since"),
         unwanted=tuple(sorted(json.loads(record.get("unwanted", {}).get("S", "{}")).items())),
         hook_group=record.get("hook_group", {}).get("S", ""),
         hook_name=record.get("hook_name", {}).get("S", ""),

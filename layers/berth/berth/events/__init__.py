@@ -45,4 +45,6 @@ def parse(body: str) -> Signal:
     parser = PARSERS.get((event.source, event.detail_type))
     if parser is None:
         raise UnknownEventError(f"no parser for {event.detail_type!r:.80} from {event.source!r:.80}")
-    return replace(parser(event), event_id=event.id)
+    # our own looks are asked for with a delay: how old they are says nothing
+    at = event.sent_at() if event.time and event.source != node_look_requested.KEY[0] else 0.0
+    return replace(parser(event), event_id=event.id, at=at)
