@@ -132,6 +132,11 @@ class Convergence:
             gone = {(call.interface_id, b) for b in call.blocks}
             self.view = replace(self.view, leaving=self.view.leaving | gone)
             self._sync_record()
+        if isinstance(call, Detach) and not self.view.instance.dead:
+            # as for blocks: what the interface holds leaves the record before the interface leaves the node
+            going = apply(self.view.interfaces, call, Outcome(), self.view.instance.id)
+            self.view = replace(self.view, interfaces=going)
+            self._sync_record()
         self._send(intent)
 
     def _send(self, intent: Intent) -> None:

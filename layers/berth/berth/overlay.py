@@ -65,8 +65,9 @@ def fresh_blocks(interfaces: Iterable[InterfaceView], intents: Iterable[Intent],
 
 
 def listed_blocks(record: Record | None) -> frozenset[tuple[str, str]]:
-    """(interface, block) pairs that the record lists."""
-    return frozenset((i.id, a.cidr) for i in record.interfaces for a in i.assignments) if record else frozenset()
+    """(interface, block) pairs that the record lists, of both families."""
+    shown = record.interfaces if record else ()
+    return frozenset((i.id, a.cidr) for i in shown for a in (*i.assignments, *i.ipv6_assignments))
 
 
 def leaving_blocks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from berth.calls import AssignAddresses, AssignPrefixes, Attach, Call, CreateInterface
+from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Attach, Call, CreateInterface
 from berth.ec2_wire import Trouble
 from berth.model import NodeView, Setbacks
 
@@ -15,6 +15,10 @@ SUBNET_TROUBLES = (Trouble.FRAGMENTED, Trouble.EXHAUSTED)
 
 def set_back(view: NodeView, call: Call, trouble: Trouble) -> tuple[Setbacks, str]:
     """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none)."""
+    if isinstance(call, AssignIpv6Prefixes) and trouble is not Trouble.STATE:
+        # the node has its IPv4 addresses by now, and goes on with them
+        back = view.setbacks
+        return replace(back, no_ipv6=back.no_ipv6 | {_subnet_of(view, call)}), "Ipv6PrefixesUnavailable"
     if trouble in SUBNET_TROUBLES:
         return _subnet(view, call)
     return _interface(view.setbacks, call, trouble), ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeGuard
 
-from berth.calls import AssignAddresses, AssignPrefixes, Call, CreateInterface, Unassign
+from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Call, CreateInterface, Unassign
 from berth.model import Intent, NodeView, Outcome
 from berth.overlay import OVERLAY_SECONDS
 
@@ -17,7 +17,7 @@ REPLAY_SECONDS: Final = 600
 
 DOUBT_SECONDS: Final = 10
 """So long an interface gets no second call for blocks after one that was not answered: describes may not show yet what
-that one did, and AssignPrivateIpAddresses has no ClientToken."""
+that one did, and neither AssignPrivateIpAddresses nor AssignIpv6Addresses has a ClientToken."""
 
 
 def take_up(intents: Sequence[Intent], view: NodeView, listed: frozenset[tuple[str, str]]) -> list[Intent]:
@@ -30,8 +30,8 @@ def unanswered(intents: Iterable[Intent]) -> list[Intent]:
     return [i for i in intents if i.outcome is None]
 
 
-def assigns(call: Call) -> TypeGuard[AssignPrefixes | AssignAddresses]:
-    return isinstance(call, AssignPrefixes | AssignAddresses)
+def assigns(call: Call) -> TypeGuard[AssignPrefixes | AssignAddresses | AssignIpv6Prefixes]:
+    return isinstance(call, AssignPrefixes | AssignAddresses | AssignIpv6Prefixes)
 
 
 def releases(call: Call, blocks: set[tuple[str, str]]) -> bool:
@@ -63,4 +63,5 @@ def _shows_more(
     """Whether an interface has blocks that neither the record nor any outcome accounts for."""
     known = {b for i in intents if i.outcome for b in i.outcome.blocks}
     shown = [i for i in view.interfaces if i.id == interface_id]
-    return not shown or any((i.id, b) not in listed | view.leaving and b not in known for i in shown for b in i.blocks)
+    there = [(i.id, b) for i in shown for b in (*i.blocks, *i.ipv6_prefixes)]
+    return not shown or any(pair not in listed | view.leaving and pair[1] not in known for pair in there)

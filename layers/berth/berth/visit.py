@@ -56,6 +56,7 @@ class Visit:
             report=believe(state.report, state.record),
             notes=state.notes,
             now=self.edges.clock(),
+            served=frozenset(self.edges.settings.clusters),
         )
 
     def convergence(
