@@ -9,22 +9,20 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from berth.connect import connect_bus, connect_ec2, connect_looks, connect_store
+from berth.connect import connect_sweep
 from berth.settings import Settings
 from berth.sweep import sweep
 
 logger = Logger()
 copy_config_to_registered_loggers(logger, include={"berth"})
 metrics = Metrics()
-settings = Settings.from_environment(os.environ)
-ec2, store = connect_ec2(settings), connect_store(settings)
-looks, bus = connect_looks(settings), connect_bus(settings)
+edges = connect_sweep(Settings.from_environment(os.environ))
 
 
 @logger.inject_lambda_context
 @metrics.log_metrics
-def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
-    counts = sweep(ec2, store, looks, bus, settings)
+def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, int]:
+    counts = sweep(edges, context.get_remaining_time_in_millis() / 1000)
     for name, value in counts.items():
         metrics.add_metric(name, unit=MetricUnit.Count, value=value)
     logger.info("swept", extra={"counts": dict(counts)})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from berth.free_blocks import Room
 from berth.model import PolicyProblem
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ def demand_unmet(arn: str, instance_id: str, addresses: int, reason: str) -> Eve
     )
 
 
-def subnet_low(subnet_id: str, zone: str, free: int, size: int) -> Event:
-    """A subnet that nodes may use has few addresses left."""
-    return Event(
-        "Subnet Addresses Low", {"subnet-id": subnet_id, "availability-zone": zone, "free": free, "size": size}
-    )
+def subnet_low(
+    subnet_id: str, zone: str, free: int, size: int, shortage: Sequence[str] = ("addresses",), room: Room | None = None
+) -> Event:
+    """A subnet that nodes may use has few ``addresses`` left, or few ``prefixes``. ``room`` is how many, if known."""
+    detail = {"subnet-id": subnet_id, "availability-zone": zone, "free": free, "size": size, "shortage": [*shortage]}
+    if room is not None:
+        detail |= {"free-prefixes": room.free_prefixes, "prefixes": room.prefixes, "largest-free-block": room.largest}
+    return Event("Subnet Addresses Low", detail)
 
 
 def interface_reclaimed(instance_id: str, interface_id: str, reason: str) -> Event:

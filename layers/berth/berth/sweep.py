@@ -1,136 +1,133 @@
-"""Finds the nodes that events did not tell of. It never changes anything: it only asks for looks.
+"""Finds the nodes that events did not tell of. It never changes anything of theirs: it only asks for looks.
 
-Page by page, so that memory does not grow with the fleet.
+Page by page, so that memory does not grow with the fleet; what is left when the time is up, the next run goes on with.
+The phases, in this order: living nodes, the table, interfaces attached to nothing, subnets.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import time
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from berth.bus import Bus, subnet_low
-from berth.contract import Record
-from berth.looks import Looks
-from berth.model import Instance, InterfaceView, SubnetView
-from berth.policy import cluster_of, parse_policy
-from berth.settings import Settings
-from berth.store import NodeState
+from berth.sweep_phases import nodes_page, records_page, unattached_page
+from berth.sweep_run import OutOfTimeError, Run, SweepEdges
+from berth.sweep_store import Progress
+from berth.sweep_subnets import subnets_page
 
-__all__ = ["SweepEc2", "SweepStore", "sweep"]
+__all__ = ["LEASE_SLACK_SECONDS", "SweepEdges", "sweep"]
 
-_PAGE = 100
-_OVERDUE_SECONDS = 120
+logger = logging.getLogger(__name__)
 
-
-class SweepEc2(Protocol):
-    """What the sweep reads of EC2."""
-
-    def instances(self, ids: Sequence[str]) -> dict[str, Instance]: ...
-
-    def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]: ...
-
-    def node_pages(self, clusters: Iterable[str]) -> Iterator[tuple[Instance, ...]]: ...
-
-    def tagged_interface_pages(self) -> Iterator[tuple[InterfaceView, ...]]: ...
-
-    def allowed_subnets(self) -> tuple[SubnetView, ...]: ...
+LEASE_SLACK_SECONDS: Final = 30.0
+"""The sweep's own lease outlives its invocation by this much."""
+STALE_SECONDS: Final = 3600.0
+"""A sweep that began so long ago is begun again: what it has seen of the fleet is too old to go on from."""
 
 
-class SweepStore(Protocol):
-    """What the sweep reads of the table."""
-
-    def load(self, arns: Sequence[str]) -> dict[str, NodeState]: ...
-
-    def records(self) -> Iterator[tuple[str, NodeState]]: ...
-
-
-def sweep(
-    ec2: SweepEc2,
-    store: SweepStore,
-    looks: Looks,
-    bus: Bus,
-    settings: Settings,
-    clock: Callable[[], float] = time.time,
-) -> Counter[str]:
+def sweep(edges: SweepEdges, seconds: float) -> Counter[str]:
     """Ask for a look at every node where EC2 and the table disagree, that lacks addresses or whose look was lost.
 
-    Returns counts for metrics.
+    ``seconds`` is what is left of the invocation. Goes on where the last run stopped; does nothing while another run is
+    still going. Returns counts for metrics.
     """
-    counts: Counter[str] = Counter()
-    for page in ec2.node_pages(settings.clusters):
-        nodes = [i for i in page if _is_node(i, settings)]
-        states = store.load([n.arn for n in nodes]) if nodes else {}
-        drifted = _drifted(ec2, states, nodes)
-        _ask(looks, counts, "NodesDrifted", drifted)
-        _ask(looks, counts, "NodesNeglected", sorted(_neglected(states, nodes, clock()) - set(drifted)))
-        counts["NodesSeen"] += len(nodes)
-    for chunk in _chunks(store.records()):
-        ids = [arn.rpartition("/")[2] for arn, state in chunk if not state.buried]
-        _ask(looks, counts, "RecordsWithoutNode", _without_life(ec2, ids))
-    for interfaces in ec2.tagged_interface_pages():
-        ours = [i for i in interfaces if i.cluster in settings.clusters and i.node]
-        loose = {i.node for i in ours if i.node and (i.attachment is None or i.attachment.instance_id != i.node)}
-        dead = _without_life(ec2, sorted({i.node for i in ours if i.node}))
-        _ask(looks, counts, "NodesWithOrphans", sorted(loose | set(dead)))
-    _tell_levels(ec2, bus, settings, counts)
-    return counts
+    now, holder = edges.clock(), edges.token()
+    run = Run(edges, now + seconds)
+    progress = edges.store.begin(holder, now, now + seconds + LEASE_SLACK_SECONDS)
+    if progress is None:
+        run.counts["SweepsBusy"] = 1
+        return run.counts
+    try:
+        _Sweep(run, holder, _start(progress, now)).run_phases()
+    finally:
+        edges.store.end(holder)
+    return run.counts
 
 
-def _ask(looks: Looks, counts: Counter[str], name: str, ids: list[str]) -> None:
-    if ids:
-        looks.ask(ids, f"sweep: {name}")
-    counts[name] += len(ids)
+def _start(last: Progress, now: float) -> Progress:
+    if last.phase in _PHASES and now - last.started_at < STALE_SECONDS:
+        return last
+    return Progress(phase=next(iter(_PHASES)), started_at=now, told=last.told)
 
 
-def _is_node(instance: Instance, settings: Settings) -> bool:
-    tags = dict(instance.tags)
-    return bool(cluster_of(tags, settings.clusters)) and not parse_policy(tags, settings.defaults).unmanaged
+@dataclass(slots=True)
+class _Sweep:
+    run: Run
+    holder: str
+    at: Progress
+    resumed: bool = True
+
+    def run_phases(self) -> None:
+        while self.at.phase:
+            try:
+                self._step(*_PHASES[self.at.phase])
+            except OutOfTimeError:
+                self.run.counts["SweepsContinued"] = 1
+                self._keep()
+                return
+            if not self._keep():
+                return
+        self.run.counts["SweepsFinished"] = 1
+
+    def _keep(self) -> bool:
+        return self.run.edges.store.keep(self.holder, self.at)
+
+    def _step(self, list_page: Callable[[_Sweep], Any], handle: Callable[[_Sweep, Any], None]) -> None:
+        """One page. Its trouble costs this page, or the rest of the phase where EC2 does not even list it."""
+        phase, resumed, self.resumed = self.at.phase, self.resumed and bool(self.at.token), False
+        self.run.check()
+        try:
+            page = list_page(self)
+        except OutOfTimeError:
+            self.resumed = resumed
+            raise
+        except Exception:
+            if resumed:  # EC2 does not know an old token for ever: begin the phase again
+                self.at = replace(self.at, token="")
+                return
+            self.run.trouble(phase)
+            self.at = replace(self.at, phase=_AFTER[phase], token="")
+            return
+        try:
+            handle(self, page)
+        except OutOfTimeError:
+            raise
+        except Exception:
+            self.run.trouble(phase)
+        self.at = replace(self.at, phase=phase if page.token else _AFTER[phase], token=page.token)
 
 
-def _neglected(states: Mapping[str, NodeState], nodes: Sequence[Instance], now: float) -> set[str]:
-    """Nodes that want addresses, of which there may be some again, and nodes whose delayed look never came."""
-    notes = {n.id: states[n.arn].notes for n in nodes}
-    return {i for i, n in notes.items() if n.unmet or 0 < n.next_look < now - _OVERDUE_SECONDS}
+def _list_nodes(s: _Sweep) -> Any:
+    return s.run.call("DescribeInstances", s.run.edges.survey.nodes, s.run.edges.settings.clusters, s.at.token)
 
 
-def _drifted(ec2: SweepEc2, states: Mapping[str, NodeState], nodes: Sequence[Instance]) -> list[str]:
-    """Nodes without a record, and nodes whose record lists other blocks than EC2 shows."""
-    if not nodes:
-        return []
-    shown = ec2.interfaces([n.id for n in nodes])
-    return [n.id for n in nodes if _listed(states[n.arn].record) != _blocks(n, shown.get(n.id, ()))]
+def _nodes(s: _Sweep, page: Any) -> None:
+    suspects = nodes_page(s.run, page.items)
+    s.at = replace(s.at, suspects=tuple(sorted({*s.at.suspects, *suspects})))
 
 
-def _listed(record: Record | None) -> set[tuple[str, str]] | None:
-    return {(i.id, b) for i in record.interfaces for b in (a.cidr for a in i.assignments)} if record else None
+def _list_interfaces(s: _Sweep) -> Any:
+    return s.run.call("DescribeNetworkInterfaces", s.run.edges.survey.unattached, s.at.token)
 
 
-def _blocks(node: Instance, interfaces: Iterable[InterfaceView]) -> set[tuple[str, str]]:
-    clusters = {i.cluster for i in interfaces if i.cluster}
-    mine = (i for i in interfaces if i.is_primary_of(node.id) or any(i.is_ours(c, node.id) for c in clusters))
-    return {(i.id, block) for i in mine for block in i.blocks}
+def _list_subnets(s: _Sweep) -> Any:
+    return s.run.call("DescribeSubnets", s.run.edges.survey.subnets, s.at.token)
 
 
-def _without_life(ec2: SweepEc2, ids: Sequence[str]) -> list[str]:
-    found = ec2.instances(ids) if ids else {}
-    return [i for i in ids if i not in found or found[i].dead]
+def _subnets(s: _Sweep, page: Any) -> None:
+    told = dict(s.at.told)
+    try:
+        subnets_page(s.run, page.items, s.at.suspects, told)
+    finally:
+        s.at = replace(s.at, told=told)
 
 
-def _tell_levels(ec2: SweepEc2, bus: Bus, settings: Settings, counts: Counter[str]) -> None:
-    low = []
-    for subnet in ec2.allowed_subnets():
-        # EC2 keeps five addresses of each subnet (VPC User Guide, "Subnet CIDR blocks")
-        size = max(ipaddress.ip_network(subnet.cidr).num_addresses - 5, 1)
-        if subnet.free * 100 < settings.subnet_low_percent * size:
-            low.append(subnet_low(subnet.id, subnet.zone, subnet.free, size))
-    counts["SubnetsLow"] += len(low)
-    counts["EventsNotSent"] += bus.send(low)
-
-
-def _chunks(records: Iterator[tuple[str, NodeState]]) -> Iterator[list[tuple[str, NodeState]]]:
-    while chunk := list(islice(records, _PAGE)):
-        yield chunk
+_PHASES: Final[dict[str, tuple[Callable[[_Sweep], Any], Callable[[_Sweep, Any], None]]]] = {
+    "nodes": (_list_nodes, _nodes),
+    "records": (lambda s: s.run.edges.store.page(s.at.token), lambda s, page: records_page(s.run, page)),
+    "interfaces": (_list_interfaces, lambda s, page: unattached_page(s.run, page.items)),
+    "subnets": (_list_subnets, _subnets),
+}
+_AFTER: Final = dict(zip(_PHASES, (*list(_PHASES)[1:], ""), strict=True))

@@ -19,7 +19,6 @@ from berth.events.node_look_requested import HookWait
 from berth.ingest import SentReport, ingest
 from berth.model import Attachment, Instance, Intent, InterfaceView, Outcome
 from berth.reconcile import reconcile
-from berth.sweep import sweep
 
 from tests.unit.control.fakes import (
     ARN_PREFIX,
@@ -34,6 +33,7 @@ from tests.unit.control.fakes import (
     Scene,
     refusal,
 )
+from tests.unit.control.sweeping import sweep_all
 
 SECONDS = 50.0
 VISIBILITY = 120.0
@@ -285,7 +285,7 @@ class World:
         return str(message.instance_id)
 
     def sweep(self) -> None:
-        sweep(self.ec2, self.store, self.queue, self.bus, self.edges.settings, self.machine.clock)
+        sweep_all(self.ec2, self.store, self.queue, self.bus, self.edges.settings, self.machine.clock)
 
     # ------------------------------------------------------------------------------------------- what happens
 

@@ -12,6 +12,7 @@ from berth import bus
 from berth.contract import decode_report
 from berth.events import PARSERS, MalformedEventError, UnknownEventError, parse
 from berth.events.node_look_requested import body
+from berth.free_blocks import Room
 from berth.model import PolicyProblem
 
 ROOT = Path(__file__).parents[3]
@@ -101,7 +102,9 @@ def test_the_report_sample_is_a_report() -> None:
 SENT = {
     "node-addresses-ready": bus.addresses_ready(ARN, NODE, 16, 2),
     "node-address-demand-unmet": bus.demand_unmet(ARN, NODE, 9, "why"),
-    "subnet-addresses-low": bus.subnet_low("subnet-1", "eu-west-1a", 20, 251),
+    "subnet-addresses-low": bus.subnet_low(
+        "subnet-1", "eu-west-1a", 20, 251, ("addresses", "prefixes"), Room(0, 14, "10.0.1.200/30")
+    ),
     "network-interface-reclaimed": bus.interface_reclaimed(NODE, "eni-1", "why"),
     "node-policy-invalid": bus.policy_invalid(ARN, NODE, [PolicyProblem("berth:mode", "x", "expected …")]),
 }

@@ -1,0 +1,107 @@
+"""What the sweep finds wrong: the table and EC2 disagree, or a look that was to come never came. Pure.
+
+Each kind is also the name of a metric; ``Kind.repair`` says that an event must have been missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from berth.contract import Record
+from berth.model import Instance, InterfaceView, Notes
+from berth.plan import ORPHAN_SECONDS
+
+__all__ = ["HOOK_SECONDS", "LEASE_STUCK_SECONDS", "OVERDUE_SECONDS", "SOON_SECONDS", "Kind", "Shown", "judge"]
+
+OVERDUE_SECONDS: Final = 120.0
+"""A delayed look that is so late is lost: it had been received five times, or never sent."""
+SOON_SECONDS: Final = 60.0
+"""Somebody will look so soon anyway; and events of an instance so young may still be on their way."""
+LEASE_STUCK_SECONDS: Final = 120.0
+"""A lease that ran out so long ago has no holder: its message has come again by now, or never will."""
+HOOK_SECONDS: Final = 48 * 3600.0
+"""No instance waits longer in a lifecycle hook (Auto Scaling User Guide, "Lifecycle hooks": at most 48 hours)."""
+_HELD: Final = ("attaching", "attached")
+
+
+class Kind(Enum):
+    """Why a look is asked for."""
+
+    WITHOUT_RECORD = "NodesWithoutRecord"
+    YOUNG = "NodesYoung"  # no record yet, but its events may be on their way
+    DRIFTED = "NodesDrifted"
+    UNPROTECTED = "NodesUnprotected"  # an interface would outlive its node: DeleteOnTermination was taken away
+    NEGLECTED = "NodesNeglected"
+    UNMET = "NodesUnmet"  # wants addresses, of which there may be some by now
+    IN_HOOK = "NodesInHook"
+    WITHOUT_NODE = "RecordsWithoutNode"
+    STUCK = "LeasesStuck"
+    ORPHANS = "NodesWithOrphans"
+    UNATTACHED = "NodesWithUnattached"
+
+    @property
+    def repair(self) -> bool:
+        return self not in (Kind.YOUNG, Kind.UNMET)
+
+
+@dataclass(slots=True)
+class Shown:
+    """What EC2 shows on one node, gathered page by page: (interface, block) pairs and little else, for the memory.
+
+    ``held`` are all interfaces attached to it; ``singles`` the subnets in which it has single addresses.
+    """
+
+    blocks: set[tuple[str, str]] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    unprotected: bool = False
+    singles: set[str] = field(default_factory=set)
+
+    def add(self, interface: InterfaceView, node: str, clusters: Container[str]) -> None:
+        """Take note of an interface that is attached to ``node``."""
+        at = interface.attachment
+        if at is None or at.status not in _HELD:
+            return
+        self.held.add(interface.id)
+        primary = interface.is_primary_of(node)
+        if not primary and not interface.is_ours(clusters, node):
+            return
+        self.blocks.update((interface.id, block) for block in (*interface.blocks, *interface.ipv6_prefixes))
+        self.unprotected |= not primary and at.status == "attached" and not at.delete_on_termination
+        if interface.addresses:
+            self.singles.add(interface.subnet_id)
+
+
+def listed(record: Record) -> set[tuple[str, str]]:
+    """The (interface, block) pairs of a record, IPv4 alone: those that EC2's must equal."""
+    return {(i.id, a.cidr) for i in record.interfaces for a in i.assignments}
+
+
+def drifted(record: Record, shown: Shown) -> bool:
+    """Whether EC2 shows other IPv4 blocks than the record, or lacks an IPv6 prefix that it lists."""
+    ipv4 = {(i, b) for i, b in shown.blocks if ":" not in b}
+    ipv6 = {(i.id, a.cidr) for i in record.interfaces for a in i.ipv6_assignments}
+    return listed(record) != ipv4 or not ipv6 <= shown.blocks
+
+
+def judge(instance: Instance, record: Record | None, notes: Notes, shown: Shown, now: float) -> Kind | None:
+    """What is wrong with a living node, the gravest first."""
+    if record is None:
+        if now - instance.launched_at >= SOON_SECONDS:
+            return Kind.WITHOUT_RECORD
+        # a pending instance has its second event still to come
+        return None if instance.state == "pending" else Kind.YOUNG
+    if drifted(record, shown):
+        return Kind.DRIFTED
+    if shown.unprotected:
+        return Kind.UNPROTECTED
+    if 0 < notes.next_look < now - OVERDUE_SECONDS:
+        return Kind.NEGLECTED
+    return Kind.UNMET if notes.unmet and notes.next_look <= now else None
+
+
+def is_old(interface: InterfaceView, now: float) -> bool:
+    """Old enough to be deleted when nobody wants it, by the tag ``berth:created-at``; without the tag, it is."""
+    return now - (interface.created_at or 0.0) > ORPHAN_SECONDS

@@ -1,0 +1,208 @@
+"""The table as the sweep reads it, and the sweep's own item in it: how far it has come, and who it is.
+
+The item's key is ``sweep``, ``sweep``: the role may write that one alone (``dynamodb:LeadingKeys``), so that a sweep
+cannot change what is known of a node. It is also the sweep's lease: a run that is still going is not overlapped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from botocore.exceptions import ClientError
+
+from berth.contract import BODY, KIND, NODE, RECORD_KIND
+from berth.store import EXPIRES, LEASE_KIND, DynamoStore, NodeState, read_state
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+__all__ = ["DynamoSweepStore", "Outline", "Progress", "SweepStore", "TablePage", "Told"]
+
+_KEY: Final[dict[str, Any]] = {NODE: {"S": "sweep"}, KIND: {"S": "sweep"}}
+_BATCH: Final = 100
+"""Keys in one BatchGetItem (DynamoDB API reference)."""
+FREE: Final = "attribute_not_exists(holder) OR #until < :now OR holder = :holder"
+MINE: Final = "holder = :holder"
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the sweep needs of a record to look for its node."""
+
+    arn: str
+    next_look: float = 0.0
+    buried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TablePage:
+    """A page of the table: outlines of records, and (ARN, until) of leases. ``token`` is "" on the last page."""
+
+    records: tuple[Outline, ...] = ()
+    leases: tuple[tuple[str, float], ...] = ()
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was last told of a subnet, or seen when nothing had to be told (``shortage`` is empty then)."""
+
+    at: float
+    free: int
+    free_prefixes: int = -1
+    shortage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a sweep has come: the phase, and where its next page starts. Small, whatever the size of the fleet.
+
+    ``suspects`` are subnets in which a node got no prefix; ``told`` is by subnet and outlives the sweep.
+    """
+
+    phase: str = ""
+    token: str = ""
+    started_at: float = 0.0
+    suspects: tuple[str, ...] = ()
+    told: Mapping[str, Told] = field(default_factory=dict)
+
+
+class SweepStore(Protocol):
+    """What the sweep needs of the table. Nodes are named by ARN; times are Unix seconds."""
+
+    def glance(self, arns: Sequence[str]) -> dict[str, NodeState]:
+        """Records and notes alone, perhaps a moment old, which costs a quarter; all of ``arns`` are in the answer."""
+
+    def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
+        """All that is known of these nodes, read consistently."""
+
+    def leased(self, arns: Sequence[str]) -> dict[str, float]:
+        """Until when, of those that somebody has taken."""
+
+    def page(self, token: str) -> TablePage:
+        """A page of the whole table."""
+
+    def begin(self, holder: str, now: float, until: float) -> Progress | None:
+        """Take the sweep's lease. Returns where the last run stopped; None: one is still going."""
+
+    def keep(self, holder: str, progress: Progress) -> bool:
+        """Note how far this run has come. False: the lease ran out and somebody else has it."""
+
+    def end(self, holder: str) -> None:
+        """Let go of the sweep's lease."""
+
+
+class DynamoSweepStore:
+    """The table through boto3."""
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client, self._table = client, table
+        self._store = DynamoStore(client, table)
+
+    def glance(self, arns: Sequence[str]) -> dict[str, NodeState]:
+        states = dict.fromkeys(arns, NodeState())
+        for item in self._get(arns, RECORD_KIND, consistent=False):
+            states[item[NODE]["S"]] = read_state({RECORD_KIND: item})
+        return states
+
+    def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
+        return self._store.load(arns)
+
+    def leased(self, arns: Sequence[str]) -> dict[str, float]:
+        return {i[NODE]["S"]: _number(i, "until") for i in self._get(arns, LEASE_KIND, consistent=True)}
+
+    def page(self, token: str) -> TablePage:
+        answer = self._client.scan(
+            TableName=self._table,
+            # records and leases alone, and of each record only a few numbers: a page is 1 MB before the filter
+            FilterExpression="#kind IN (:record, :lease)",
+            ProjectionExpression=f"#node, #kind, #until, {EXPIRES}, next_look",
+            ExpressionAttributeNames={"#node": NODE, "#kind": KIND, "#until": "until"},
+            ExpressionAttributeValues={":record": {"S": RECORD_KIND}, ":lease": {"S": LEASE_KIND}},
+            **({"ExclusiveStartKey": json.loads(token)} if token else {}),
+        )
+        items: list[Mapping[str, Any]] = list(answer["Items"])
+        return TablePage(
+            records=tuple(
+                Outline(i[NODE]["S"], _number(i, "next_look"), EXPIRES in i)
+                for i in items
+                if i[KIND]["S"] == RECORD_KIND
+            ),
+            leases=tuple((i[NODE]["S"], _number(i, "until")) for i in items if i[KIND]["S"] == LEASE_KIND),
+            token=json.dumps(answer["LastEvaluatedKey"]) if answer.get("LastEvaluatedKey") else "",
+        )
+
+    # ------------------------------------------------------------------------------------------- the sweep's own item
+
+    def begin(self, holder: str, now: float, until: float) -> Progress | None:
+        item = self._update(
+            "SET holder = :holder, #until = :until",
+            FREE,
+            {":holder": {"S": holder}, ":now": {"N": str(now)}, ":until": {"N": str(until)}},
+            {"#until": "until"},
+        )
+        return None if item is None else _progress(item.get(BODY, {}).get("S", ""))
+
+    def keep(self, holder: str, progress: Progress) -> bool:
+        body = json.dumps(asdict(progress), separators=(",", ":"))
+        kept = self._update(f"SET {BODY} = :body", MINE, {":holder": {"S": holder}, ":body": {"S": body}})
+        return kept is not None
+
+    def end(self, holder: str) -> None:
+        self._update("REMOVE holder, #until", MINE, {":holder": {"S": holder}}, {"#until": "until"})
+
+    def _update(
+        self, update: str, condition: str, values: dict[str, Any], names: dict[str, str] | None = None
+    ) -> Mapping[str, Any] | None:
+        parameters: dict[str, Any] = {"ExpressionAttributeNames": names} if names else {}
+        try:
+            answer = self._client.update_item(
+                TableName=self._table,
+                Key=_KEY,
+                UpdateExpression=update,
+                ConditionExpression=condition,
+                ExpressionAttributeValues=values,
+                ReturnValues="ALL_NEW",
+                **parameters,
+            )
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
+                return None
+            raise
+        return answer.get("Attributes", {})
+
+    def _get(self, arns: Sequence[str], kind: str, *, consistent: bool) -> list[Mapping[str, Any]]:
+        waiting: list[Any] = [{NODE: {"S": arn}, KIND: {"S": kind}} for arn in arns]
+        found: list[Mapping[str, Any]] = []
+        while waiting:
+            batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
+            answer = self._client.batch_get_item(
+                RequestItems={self._table: {"Keys": batch, "ConsistentRead": consistent}}
+            )
+            found += answer["Responses"].get(self._table, [])
+            # what DynamoDB had no capacity for comes back; boto3 has already waited between attempts
+            left: Any = answer.get("UnprocessedKeys", {})
+            waiting += left.get(self._table, {}).get("Keys", [])
+        return found
+
+
+def _number(item: Mapping[str, Any], name: str) -> float:
+    return float(item.get(name, {}).get("N", "0"))
+
+
+def _progress(body: str) -> Progress:
+    """What another version wrote, and this one cannot read, costs a sweep from the start."""
+    try:
+        kept = json.loads(body)
+        return Progress(
+            phase=str(kept["phase"]),
+            token=str(kept["token"]),
+            started_at=float(kept["started_at"]),
+            suspects=tuple(map(str, kept["suspects"])),
+            told={str(k): Told(**(v | {"shortage": tuple(v["shortage"])})) for k, v in kept["told"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return Progress()
