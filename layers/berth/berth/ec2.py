@@ -26,6 +26,7 @@ from berth.ec2_wire import (
     read_subnet,
     read_vpc_cidrs,
     request,
+    routed_subnet,
 )
 from berth.model import INSTANCE_TAG, NODE_TAG_PREFIX, Instance, Intent, InterfaceView, Limits, Outcome, SubnetView
 
@@ -125,8 +126,9 @@ class Boto3Ec2:
 
     def network(self, vpc_ids: Iterable[str]) -> Network:
         vpcs = sorted(set(vpc_ids))
-        subnets = (s for page in self._pages("describe_subnets", "vpc-id", vpcs) for s in page["Subnets"])
-        cidrs = (v for page in self._pages("describe_vpcs", "vpc-id", vpcs) for v in page["Vpcs"])
+        subnets = [read_subnet(s) for page in self._pages("describe_subnets", "vpc-id", vpcs) for s in page["Subnets"]]
+        found = (v for page in self._pages("describe_vpcs", "vpc-id", vpcs) for v in page["Vpcs"])
+        cidrs = {v["VpcId"]: read_vpc_cidrs(v) for v in found}
         tagged: FilterTypeDef = {"Name": "tag-key", "Values": [ALLOWED_TAG]}
         groups = (
             g["GroupId"]
@@ -134,8 +136,8 @@ class Boto3Ec2:
             for g in page["SecurityGroups"]
         )
         return Network(
-            subnets=tuple(sorted(map(read_subnet, subnets), key=lambda s: s.id)),
-            vpc_cidrs=tuple(sorted((v["VpcId"], read_vpc_cidrs(v)) for v in cidrs)),
+            subnets=tuple(routed_subnet(s, cidrs.get(s.vpc_id, ())) for s in sorted(subnets, key=lambda s: s.id)),
+            vpc_cidrs=tuple(sorted(cidrs.items())),
             allowed_groups=frozenset(groups),
         )
 

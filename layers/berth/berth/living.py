@@ -13,6 +13,7 @@ from berth.plan import Plan, planner
 from berth.policy import fingerprint, fit_policy, parse_policy
 from berth.records import usable_addresses
 from berth.store import NodeState
+from berth.surroundings import fit_network
 from berth.visit import Visit
 from berth.world import World
 
@@ -31,8 +32,10 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
         return _skip(visit, instance, policy)
     policy = fit_policy(policy, instance.type, limits)
     view = visit.view(instance, cluster, world.interfaces.get(instance.id, ()), state)
+    view = replace(view, allowed_groups=world.network.allowed_groups)
+    policy = fit_network(policy, view, limits, world.network.subnets)
     convergence = visit.convergence(
-        replace(view, allowed_groups=world.network.allowed_groups),
+        view,
         state,
         planner(policy, limits, world.network.subnets),
         world.network,

@@ -188,13 +188,15 @@ class PolicyProblem:
 class NodePolicy:
     """The policy in force, from the stack's defaults and the instance's tags.
 
-    ``subnets`` selects by tag (key, value; None means any value). ``groups`` None means the primary interface's.
+    ``subnets`` selects by tag (key, value; None means any value). ``groups`` None means the primary interface's;
+    ``hold_groups`` that interfaces which are there keep the groups they have.
     """
 
     policy: Policy = field(default_factory=Policy)
     subnets: tuple[str, str | None] | None = None
     groups: tuple[str, ...] | None = None
     unmanaged: bool = False
+    hold_groups: bool = False
     problems: tuple[PolicyProblem, ...] = ()
 
 
@@ -205,8 +207,8 @@ class Notes:
     ``requested`` addresses are wanted until ``requested_until``; warm growth is off until ``draining_until``;
     ``absent_since`` is when describes first left the node out; ``next_look`` is when a delayed message is due.
     ``unwanted`` are (interface, since when) of unattached ones that the plan has no use for. The instance has waited
-    in the launch hook ``hook_name`` of the group ``hook_group`` since ``hook_at``. ``wanted_since`` is when the addresses
-    that are still missing began to be.
+    in the launch hook ``hook_name`` of the group ``hook_group`` since ``hook_at``. ``wanted_since`` is when the
+    addresses that are still missing began to be.
     """
 
     requested: int = 0

@@ -156,10 +156,10 @@ def _adopt(view: NodeView, limits: Limits) -> list[Call]:
 def _keep_in_step(view: NodeView, policy: NodePolicy, limits: Limits) -> list[Call]:
     """Security groups of ours as policy has them, or as the primary interface has them now.
 
-    Not with groups that are not allowed: what has been taken out of Berth's hands is left as it is.
+    Not with groups that are not allowed, and not in place of such: what is not in Berth's hands is left as it is.
     """
     groups = wanted_groups(view, policy)
-    if not groups or not set(groups) <= view.allowed_groups:
+    if policy.hold_groups or not groups or not set(groups) <= view.allowed_groups:
         return []
     ours = (i for i in serving(view, limits) if not i.is_primary_of(view.instance.id))
     return [SetGroups(i.id, groups) for i in ours if tuple(sorted(i.groups)) != groups]

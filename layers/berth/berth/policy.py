@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from berth.contract import MODES, Policy
+from berth.contract import IP_FAMILIES, MODES, Policy
 from berth.model import NODE_TAG_PREFIX, Limits, NodePolicy, PolicyProblem
 
 __all__ = ["POLICY_TAGS", "cluster_of", "cluster_problem", "fingerprint", "fit_policy", "parse_policy"]
 
 POLICY_TAGS: Final = (
     "berth:cooldown-seconds",
+    "berth:ip-families",
     "berth:max-pods",
     "berth:minimum-addresses",
     "berth:mode",
@@ -70,7 +71,7 @@ def fingerprint(problems: Iterable[PolicyProblem]) -> str:
 def parse_policy(tags: Mapping[str, str], defaults: Policy) -> NodePolicy:
     """Read the ``berth:`` tags of an instance."""
     problems: list[PolicyProblem] = []
-    policy = _mode(tags, _numbers(tags, defaults, problems), problems)
+    policy = _families(tags, _mode(tags, _numbers(tags, defaults, problems), problems), problems)
     return NodePolicy(
         policy=policy,
         subnets=_selector(tags, problems),
@@ -109,6 +110,16 @@ def _mode(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProblem]
         if text == mode:
             return replace(policy, mode=mode)
     problems.append(PolicyProblem("berth:mode", text, f"expected {' or '.join(MODES)}; using {policy.mode}"))
+    return policy
+
+
+def _families(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProblem]) -> Policy:
+    text = tags.get("berth:ip-families", policy.ip_families)
+    for families in IP_FAMILIES:
+        if text == families:
+            return replace(policy, ip_families=families)
+    message = f"expected one of {', '.join(IP_FAMILIES)}; using {policy.ip_families}"
+    problems.append(PolicyProblem("berth:ip-families", text, message))
     return policy
 
 

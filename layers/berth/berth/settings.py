@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from berth.contract import MODES, Policy
+from berth.contract import IP_FAMILIES, MODES, Policy
 
 __all__ = ["Settings"]
 
@@ -32,6 +32,10 @@ class Settings:
         mode = next((m for m in MODES if m == environ["DEFAULT_MODE"]), None)
         if mode is None:
             raise ValueError(f"DEFAULT_MODE: expected {' or '.join(MODES)}, got {environ['DEFAULT_MODE']!r}")
+        wanted = environ.get("DEFAULT_IP_FAMILIES", "ipv4")
+        families = next((f for f in IP_FAMILIES if f == wanted), None)
+        if families is None:
+            raise ValueError(f"DEFAULT_IP_FAMILIES: expected one of {', '.join(IP_FAMILIES)}, got {wanted!r}")
         return cls(
             clusters=_names(environ["CLUSTER_NAMES"]),
             table=environ["TABLE_NAME"],
@@ -45,6 +49,7 @@ class Settings:
                 minimum_addresses=int(environ["DEFAULT_MINIMUM_ADDRESSES"]),
                 max_pods=int(environ["DEFAULT_MAX_PODS"]),
                 cooldown_seconds=int(environ["DEFAULT_COOLDOWN_SECONDS"]),
+                ip_families=families,
             ),
             no_snat_cidrs=_names(environ.get("NO_SNAT_CIDRS", "")),
             delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),

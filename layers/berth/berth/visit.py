@@ -75,7 +75,7 @@ class Visit:
             state=state,
             planner=planner,
             policy=policy or self.edges.settings.defaults,
-            subnet_cidrs={s.id: s.cidr for s in network.subnets} if network else {},
+            subnet_cidrs={s.id: s.cidr for s in network.subnets if s.cidr} if network else {},
             no_snat_cidrs=(*cidrs, *self.edges.settings.no_snat_cidrs),
             deadline=self.deadline,
             keeps_record=network is not None,

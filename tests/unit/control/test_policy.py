@@ -18,6 +18,7 @@ def test_without_tags_the_defaults_are_in_force() -> None:
 def test_every_tag_overrides_its_default() -> None:
     tags = {
         "berth:mode": "addresses",
+        "berth:ip-families": "dual",
         "berth:warm-addresses": "3",
         "berth:minimum-addresses": "20",
         "berth:max-pods": "58",
@@ -28,7 +29,7 @@ def test_every_tag_overrides_its_default() -> None:
     }
     parsed = parse_policy(tags, DEFAULTS)
     assert set(tags) == set(POLICY_TAGS)
-    assert parsed.policy == Policy("addresses", 3, 20, 58, 0)
+    assert parsed.policy == Policy("addresses", 3, 20, 58, 0, "dual")
     assert (parsed.subnets, parsed.groups) == (("pods", "yes"), ("sg-11111111", "sg-22222222"))
     assert parsed.unmanaged
     assert parsed.problems == ()
@@ -38,6 +39,7 @@ def test_every_tag_overrides_its_default() -> None:
     ("tag", "value"),
     [
         ("berth:mode", "prefix"),
+        ("berth:ip-families", "IPv6"),
         ("berth:warm-addresses", "-1"),
         ("berth:warm-addresses", "8.5"),
         ("berth:warm-addresses", ""),
