@@ -1,7 +1,10 @@
 # Berth. `make demo` shows it at work on one machine, `make test` proves it. Both install what they need.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
+# One thing after the other, but for the two lanes of `make test`.
+ifndef LANES
 .NOTPARALLEL:
+endif
 PY := .venv/bin/python
 # What a shell has set for AWS, or for other Pythons, is not ours: no account is used, and the lock file says what runs.
 unexport $(filter AWS_% BOTO_% MOTO_% PYTHON%,$(filter-out PYTHON,$(.VARIABLES))) VIRTUAL_ENV
@@ -15,9 +18,12 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # What make starts ends when make is killed, by `kill -9` too.
 TIED := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
 WORLD := $(TIED) $(PY) -m tests.sandbox.world_ns --
+# What functions and nodes asked of IAM during a test run, for the suite that judges the policies by it.
+IAM_USAGE := $(CURDIR)/build/iam
+RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop test lint sam-validate unit kernel e2e command prepare test-sam plugin lock clean
+.PHONY: help setup demo stop test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +37,21 @@ demo: setup ## the whole path on one machine: deploy, launch, pods, packets (KEE
 stop: ## stop a demo that was left up with KEEP=1
 	@if [ -e build/sandbox.json ]; then $(PY) -m tests.sandbox.demo --stop; else echo "No sandbox is up."; fi
 
-test: setup lint sam-validate unit kernel e2e command ## all tests, under 10 minutes on 2 cores
+test: setup plugin prepare ## all tests, under 10 minutes on 2 cores
+	@rm -rf $(IAM_USAGE)
+	@echo "Two lanes at once; each suite's output comes when it is done."
+	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
+	@+$(TIED) $(MAKE) --no-print-directory iam
+
+# The lanes: one computes, the other mostly waits for real processes and packets.
+checks:
+	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit
+
+worlds:
+	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel e2e command
 
 lint: setup ## ruff, mypy --strict, import contracts
+	@echo "lint: ruff, mypy, import contracts"
 	@$(TIED) .venv/bin/ruff check .
 	@$(TIED) .venv/bin/ruff format --check .
 	@$(TIED) $(PY) -m mypy
@@ -44,16 +62,24 @@ sam-validate: ## sam validate --lint on template.yaml
 	@AWS_DEFAULT_REGION=eu-west-1 $(TIED) .venv-sam/bin/sam validate --lint --template template.yaml
 
 unit: setup ## unit tests and the sandbox's contract tests: no root needed
+	@echo "unit: unit and contract tests"
 	@$(TIED) $(PY) -m pytest tests/unit tests/contract
 
 kernel: setup plugin ## tests on real network namespaces, inside a private world
+	@echo "kernel: tests on real network namespaces"
 	@$(WORLD) $(PY) -m pytest tests/netns
 
 e2e: setup prepare ## the end-to-end run, step by step
-	@$(WORLD) $(PY) -m pytest tests/e2e
+	@echo "e2e: the whole path, step by step"
+	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e
 
 command: setup prepare ## make demo itself: its report, kill -9, KEEP=1
-	@$(TIED) $(PY) -m pytest tests/command
+	@echo "command: make demo, and ways to end it"
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/command
+
+iam: setup ## least privilege, judged by what the end-to-end run before it has used
+	@echo "iam: the deployed policies against what was used"
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/iam
 
 prepare: setup ## what the sandbox cannot fetch from inside: the plugin, and the functions' packages as sam build makes them
 	@$(TIED) $(PY) -m tests.sandbox.demo --prepare
