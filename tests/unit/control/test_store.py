@@ -114,6 +114,33 @@ def test_hints_are_kept_apart_from_what_the_holder_writes(store: Store) -> None:
     assert notes == Notes(requested=40, requested_until=200.0, draining_until=100.0, looks=1)
 
 
+def hooked(at: float) -> Signal:
+    return Signal("i", "hook", hook_group="nodes", hook_name="ready", hook_at=at)
+
+
+def test_a_launch_hook_is_remembered_until_it_is_completed_whatever_the_holder_writes(store: Store) -> None:
+    store.save(ARN, Record(ARN, 1), (), Notes())
+    assert store.hint(ARN, hooked(100.0))
+    store.save(ARN, Record(ARN, 2), (), Notes(looks=3))
+    notes = store.load([ARN])[ARN].notes
+    assert (notes.hook_group, notes.hook_name, notes.hook_at, notes.looks) == ("nodes", "ready", 100.0, 3)
+    store.unhook(ARN, 100.0)
+    assert store.load([ARN])[ARN].notes == Notes(looks=3)
+    store.unhook(ARN, 100.0)
+
+
+def test_completing_a_hook_does_not_forget_the_one_that_an_instance_waits_in_since(store: Store) -> None:
+    store.save(ARN, Record(ARN, 1), (), Notes())
+    store.hint(ARN, hooked(200.0))
+    store.unhook(ARN, 100.0)
+    assert store.load([ARN])[ARN].notes.hook_at == 200.0
+
+
+def test_interfaces_nobody_wants_are_noted_since_when(store: Store) -> None:
+    store.save(ARN, Record(ARN, 1), (), Notes(unwanted=(("eni-1", 5.0), ("eni-2", 7.5))))
+    assert store.load([ARN])[ARN].notes.unwanted == (("eni-1", 5.0), ("eni-2", 7.5))
+
+
 def test_a_node_that_is_not_known_takes_no_hints(store: Store) -> None:
     assert not store.hint(ARN, Signal("i", "spot", draining_until=100.0))
     store.bury(ARN, Record(ARN, 1), 9.0)
@@ -133,6 +160,7 @@ def test_the_latest_request_counts_whatever_order_they_come_in(store: Store) -> 
 def test_a_tombstone_keeps_the_revision_and_nothing_else(store: Store) -> None:
     store.save(ARN, Record(ARN, 5), (("x", 1),), Notes(looks=1))
     store.hint(ARN, Signal("i", "x", draining_until=100.0, requested=4, requested_until=100.0, requested_at=5.0))
+    store.hint(ARN, hooked(5.0))
     store.accept_report(ARN, report(1, 1))
     store.save_intents(ARN, INTENTS)
     store.bury(ARN, Record(ARN, 6), 9.0)
