@@ -6,7 +6,7 @@ later (generic cell rate algorithm, ITU-T I.371). It never goes back, so nobody 
 
 Who finds no token may take one of the future: a *slot*. Slots follow one another at the refill's rate, so the bucket
 is empty whenever one comes up; used late, what it did not take is still there, until the bucket is full. That is why a
-slot is good for ``capacity / refill`` seconds and not longer (:attr:`Bucket.good_for`).
+slot is good for ``capacity / refill`` seconds and not longer (:meth:`Bucket.until`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["AHEAD_SECONDS", "MARGIN_SECONDS", "MOST_TOKENS", "Bucket", "Buckets", "Draw", "Level", "parse_buckets"]
+__all__ = [
+    "AHEAD_SECONDS",
+    "MARGIN_SECONDS",
+    "MOST_TOKENS",
+    "Bucket",
+    "Buckets",
+    "Draw",
+    "Level",
+    "Reservation",
+    "parse_buckets",
+]
 
 MARGIN_SECONDS: Final = 2.0
 """So much of the refill is kept back: hosts' clocks differ by up to a second, and a call is made a moment after its
@@ -59,6 +69,16 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """A slot that somebody holds: ``count`` calls of ``action`` may be made from ``at`` to ``until`` (Unix seconds)."""
+
+    action: str
+    count: int
+    at: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """``cost`` in seconds, to be added to the level's ``tat`` or to now, whichever is later; ``tat`` is the sum.
 
@@ -85,11 +105,18 @@ class Bucket:
     @property
     def tolerance(self) -> float:
         """How far ``tat`` may be ahead of now: what may be taken at once, in seconds of the refill."""
-        return self.capacity / self.refill - min(MARGIN_SECONDS, _MARGIN_SHARE * self.capacity / self.refill)
+        return self.capacity / self.refill - self._margin
 
-    def good_for(self, count: int) -> float:
-        """Seconds after its time within which a slot of ``count`` tokens may still be used."""
-        return max(self.tolerance - count / self.refill, 1 / self.refill)
+    @property
+    def _margin(self) -> float:
+        return min(MARGIN_SECONDS, _MARGIN_SHARE * self.capacity / self.refill)
+
+    def until(self, at: float, count: int, now: float) -> float:
+        """How long ``count`` tokens may be used that were taken now for ``at``.
+
+        What is taken at once must be used at once: the bucket goes on filling, and may be full.
+        """
+        return at + (max(self.tolerance - count / self.refill, 1 / self.refill) if at > now else self._margin / 2)
 
     def draw(self, level: Level, count: int, now: float, *, share: float = 1.0, ahead: float = AHEAD_SECONDS) -> Draw:
         """Taking ``count`` tokens: ``share`` of the bucket may be used up, and slots be had ``ahead`` seconds ahead.

@@ -12,6 +12,7 @@ missing for a moment. A token that is taken and never used is harmless for the s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -72,12 +73,14 @@ def terms(action: str, priority: Priority) -> tuple[float, float]:
 class Slot:
     """``at`` is when the calls may be made (Unix seconds; not after now: at once). ``reserved``: they are ours then.
 
-    Not reserved and not due means: nothing was taken, ask again about then. ``left`` is how many tokens there are
-    still, below zero where they are taken in advance; None if nobody could be asked.
+    Not reserved and not due means: nothing was taken, ask again about then. ``until`` is how long reserved ones are
+    good. ``left`` is how many tokens there are still, below zero where they are taken in advance; None if nobody could
+    be asked.
     """
 
     at: float
     reserved: bool = True
+    until: float = math.inf
     left: float | None = None
 
 
@@ -145,7 +148,8 @@ class DynamoBudget:
                 return None
             if self._write(kind, draw, now):
                 level = self._level(kind)
-                return Slot(bucket.slot(level.tat, now), left=bucket.left(level, now))
+                at = bucket.slot(level.tat, now)
+                return Slot(at, until=bucket.until(at, count, now), left=bucket.left(level, now))
         return None
 
     def _turn(self, action: str, bucket: Bucket, count: int, now: float, share: float) -> Slot:
