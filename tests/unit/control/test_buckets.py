@@ -83,16 +83,7 @@ def test_ec2_refuses_none_though_slots_are_used_late_and_calls_arrive_a_moment_a
 ) -> None:
     """EC2's bucket has the whole capacity; Berth keeps a margin back."""
     uses = sorted(
-        (
-            at
-            + (
-                w.late * bucket.good_for(w.count)
-                if at > now
-                else w.late * min(1.0, 0.1 * bucket.capacity / bucket.refill)
-            ),
-            w.count,
-        )
-        for now, w, at in served(bucket, wished)
+        (at + w.late * (bucket.until(at, w.count, now) - at), w.count) for now, w, at in served(bucket, wished)
     )
     tokens, counted_at = bucket.capacity, 0.0
     for at, count in uses:
