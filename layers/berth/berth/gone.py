@@ -36,11 +36,12 @@ def clear(
         visit.counts["NotANode"] += 1
         return "gone, and never a node"
     seen_dead = instance is not None
-    confirmed = seen_dead or 0 < state.notes.absent_since <= edges.clock() - ABSENCE_SECONDS
+    # a tombstone says that it was confirmed before: what turns up now is the last of it
+    confirmed = seen_dead or state.buried or 0 < state.notes.absent_since <= edges.clock() - ABSENCE_SECONDS
     if instance is None:
         instance = Instance(instance_id, edges.settings.arn(instance_id), "terminated", "", "", "", "", 0.0)
     view = visit.view(instance, cluster or "", interfaces, state)
-    # a node without a record was never given anything; what is tagged for it is cleaned up by age
+    # what is tagged for an instance that nobody knows is cleaned up by age: there is nowhere to note an absence
     convergence = visit.convergence(view, state, plan_death if confirmed else plan_absence)
     last = visit.run(convergence)
     waiting = convergence.again or last.waiting or convergence.unborn

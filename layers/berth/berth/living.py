@@ -73,6 +73,8 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     unmet = notes.unmet if done.again else last.unmet
     since = _wanted_since(visit, done, state, last)
     new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0, wanted_since=since)
+    known, now = dict(notes.unwanted), visit.edges.clock()
+    new = replace(new, unwanted=tuple((i, known.get(i, now)) for i in last.unwanted))
     # the record as it is was written by the run: what is left to save is beside it
     hook = serve_hook(visit, done, record, last)
     new = visit.look_again(instance_id, new, done.again or last.waiting or hook)

@@ -29,7 +29,8 @@ from berth.shed import shed_blocks, shed_interfaces
 __all__ = ["ORPHAN_SECONDS", "Plan", "due_for_release", "plan", "plan_absence", "plan_death", "planner"]
 
 ORPHAN_SECONDS: Final = 600
-"""An interface of ours that nobody wants is deleted at this age: younger ones may be about to be attached."""
+"""An interface of ours that is attached to nothing is deleted when so long nobody has wanted it: somebody may only just
+have detached it by hand, to attach it again. Where no node lives that could want it, its age counts instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,15 @@ class Plan:
     """``calls`` in the order to make them; ``unmet`` addresses are wanted and cannot be had, for ``reason``.
 
     ``waiting`` says that EC2 has to do something first (a state change, letting go of an interface): look again.
+    ``unwanted`` interfaces are attached to nothing and of no use to this node; whoever remembers since when
+    (:attr:`~berth.model.Notes.unwanted`) lets a later plan delete them.
     """
 
     calls: tuple[Call, ...] = ()
     unmet: int = 0
     reason: str = ""
     waiting: str = ""
+    unwanted: tuple[str, ...] = ()
 
 
 def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> Plan:
@@ -64,9 +68,10 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     tidy: list[Call] = []
     if state != "stopping":
         tidy = [*_keep_in_step(view, policy, limits), *_release(view, limits), *shed_interfaces(view, limits)]
-    wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, limits))
+    unwanted = _unwanted(view, limits)
+    wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, unwanted))
     calls = tuple(c for c in wanted if _target(c) not in _refused(view))
-    return Plan(calls=calls, unmet=growth.unmet, reason=growth.reason, waiting=_waiting(view))
+    return Plan(calls, growth.unmet, growth.reason, _waiting(view), unwanted)
 
 
 def _waiting(view: NodeView) -> str:
@@ -102,7 +107,12 @@ def plan_death(view: NodeView) -> Plan:
 
 
 def plan_absence(view: NodeView) -> Plan:
-    """Clean up after an instance that EC2 does not show: only what is attached to nothing, and old."""
+    """Clean up after an instance that EC2 does not show and of which there is no record: what is unattached and old.
+
+    A node with a record is given time to be shown again, with all that it has.
+    """
+    if view.record is not None:
+        return Plan()
     return Plan(calls=tuple(DeleteInterface(i.id) for i in view.ours if i.attachment is None and _is_old(i, view)))
 
 
@@ -165,12 +175,15 @@ def _keep_in_step(view: NodeView, policy: NodePolicy, limits: Limits) -> list[Ca
     return [SetGroups(i.id, groups) for i in ours if tuple(sorted(i.groups)) != groups]
 
 
-def _discard(view: NodeView, limits: Limits) -> list[Call]:
-    """Unattached ones of ours that cannot be attached here: too many, too full, or in another zone. Old ones only."""
+def _unwanted(view: NodeView, limits: Limits) -> tuple[str, ...]:
+    """Unattached ones of ours that cannot be attached here: too many, too full, or in another zone."""
     wanted = {i.id for i in adoptable(view, limits)}
-    return [
-        DeleteInterface(i.id) for i in view.ours if i.attachment is None and i.id not in wanted and _is_old(i, view)
-    ]
+    return tuple(i.id for i in view.ours if i.attachment is None and i.id not in wanted)
+
+
+def _discard(view: NodeView, unwanted: Sequence[str]) -> list[Call]:
+    since = dict(view.notes.unwanted)
+    return [DeleteInterface(i) for i in unwanted if view.now - since.get(i, view.now) > ORPHAN_SECONDS]
 
 
 def _is_old(interface: InterfaceView, view: NodeView) -> bool:

@@ -269,11 +269,14 @@ def test_delete_on_termination_is_set_on_ours_alone() -> None:
     assert calls(view(primary(1), ours, foreign)) == [SetDeleteOnTermination("eni-1", "attach-1")]
 
 
-def test_one_too_many_is_deleted_when_it_is_old() -> None:
+def test_one_too_many_is_deleted_when_nobody_has_wanted_it_for_long_however_old_it_is() -> None:
     attached = [eni(n, index=n) for n in (1, 2, 3)]
-    assert calls(view(primary(1), *attached, eni(4))) == []
-    old = eni(4, created_at=NOW - ORPHAN_SECONDS - 1)
-    assert calls(view(primary(1), *attached, old)) == [DeleteInterface("eni-4")]
+    old = view(primary(1), *attached, eni(4, created_at=NOW - 86_400))
+    assert plan(old, rules(), LIMITS, SUBNETS).unwanted == ("eni-4",)
+    assert calls(old) == []
+    assert calls(replace(old, notes=Notes(unwanted=(("eni-4", NOW - ORPHAN_SECONDS + 1),)))) == []
+    long = replace(old, notes=Notes(unwanted=(("eni-4", NOW - ORPHAN_SECONDS - 1),)))
+    assert calls(long) == [DeleteInterface("eni-4")]
 
 
 def test_a_node_without_a_visible_primary_waits() -> None:
@@ -347,9 +350,7 @@ def nodes(draw: st.DrawFn) -> tuple[NodeView, NodePolicy]:
     for number in range(1, draw(st.integers(1, 4))):
         index = number if draw(st.booleans()) else None
         ours = draw(st.booleans()) if index is not None else True
-        age = draw(st.sampled_from([1.0, 1000.0]))
-        made = eni(number, draw(st.integers(0, 2)), index=index, ours=ours, singles=draw(st.integers(0, 2)))
-        interfaces.append(replace(made, created_at=NOW - age) if ours else made)
+        interfaces.append(eni(number, draw(st.integers(0, 2)), index=index, ours=ours, singles=draw(st.integers(0, 2))))
     known = [b for i in interfaces for b in i.blocks]
     releasing = tuple(draw(st.lists(st.sampled_from(known), unique=True))) if known else ()
     offered = draw(st.lists(st.sampled_from(known), unique=True)) if known else []
@@ -367,6 +368,7 @@ def nodes(draw: st.DrawFn) -> tuple[NodeView, NodePolicy]:
         record=recorded(*interfaces, releasing=releasing),
         marked=tuple((f"id-{b}", draw(st.integers(3, 6))) for b in sorted(releasing)),
         report=draw(st.sampled_from([said, None])),
+        notes=Notes(unwanted=tuple((i.id, NOW - draw(st.sampled_from([1.0, 1000.0]))) for i in interfaces[1:])),
         setbacks=Setbacks(fragmented=draw(st.sampled_from([frozenset(), frozenset({"subnet-a"})]))),
     )
     policy = rules(
