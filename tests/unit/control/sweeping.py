@@ -56,7 +56,7 @@ class FakeSurvey:
     reservations: dict[str, list[Reservation]] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     hooks: dict[str, str] = field(default_factory=dict)
-    trouble: dict[str, list[Exception]] = field(default_factory=dict)
+    trouble: dict[str, Sequence[BaseException]] = field(default_factory=dict)
     forgotten: bool = False
 
     def nodes(self, clusters: Iterable[str], token: str) -> Page[Instance]:
@@ -114,7 +114,8 @@ class FakeSurvey:
     def _called(self, name: str) -> None:
         self.calls[name] += 1
         if self.trouble.get(name):
-            raise self.trouble[name].pop(0)
+            first, *self.trouble[name] = self.trouble[name]
+            raise first
 
 
 @dataclass
