@@ -51,8 +51,8 @@ class NoStandby:
     def claimed(self, instance_ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
         return {}
 
-    def claim(self, interface_id: str, instance_id: str, now: float) -> bool:
+    def claim(self, interface: InterfaceView, instance_id: str, now: float) -> bool:
         return False
 
-    def settle(self, interface_id: str) -> None:
+    def settle(self, interface: InterfaceView, instance_id: str, now: float) -> None:
         """There is none."""

@@ -27,6 +27,7 @@ __all__ = [
     "demand_unmet",
     "interface_reclaimed",
     "policy_invalid",
+    "standby_pool_invalid",
     "subnet_low",
 ]
 
@@ -79,6 +80,12 @@ def policy_invalid(arn: str, instance_id: str, problems: Sequence[PolicyProblem]
     """Tags (or the instance type) of a node cannot be used as they are."""
     listed = [{"key": p.key, "value": p.value, "message": p.message} for p in problems]
     return Event("Node Policy Invalid", {"instance-id": instance_id, "problems": listed}, (arn,))
+
+
+def standby_pool_invalid(problems: Sequence[PolicyProblem]) -> Event:
+    """Entries of the stack's parameter for standby pools cannot be used."""
+    listed = [{"entry": p.value, "message": p.message} for p in problems]
+    return Event("Standby Pool Invalid", {"problems": listed})
 
 
 class Bus(Protocol):

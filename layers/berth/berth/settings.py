@@ -25,6 +25,7 @@ class Settings:
     delay: float = 15.0
     subnet_low_percent: int = 10
     launch_hook: str = ""
+    standby_pools: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -55,6 +56,7 @@ class Settings:
             delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),
             subnet_low_percent=int(environ.get("SUBNET_LOW_PERCENT", "10")),
             launch_hook=environ.get("LAUNCH_HOOK_NAME", ""),
+            standby_pools=_names(environ.get("STANDBY_POOLS", "")),
         )
 
     def arn(self, instance_id: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from berth.model import PREFIX_SIZE, PolicyProblem
@@ -28,7 +28,7 @@ _FORM: Final = "expected SUBNET/GROUP+GROUP/prefixes=N/count=N, then max=N and c
 
 @dataclass(frozen=True, slots=True)
 class StandbyPool:
-    """Interfaces that are alike: any of them will do. ``groups`` are sorted."""
+    """Interfaces that are alike: any of them will do. ``groups`` are sorted; ``entry`` is what the parameter says."""
 
     cluster: str
     subnet_id: str
@@ -36,6 +36,7 @@ class StandbyPool:
     prefixes: int
     count: int
     most: int
+    entry: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -58,8 +59,8 @@ def parse_pools(
 ) -> tuple[tuple[StandbyPool, ...], tuple[PolicyProblem, ...]]:
     """The pools, sorted by key, and what is wrong with the entries that give none. Empty entries are left out.
 
-    A bad entry never stops the others; the interfaces that it stood for are not touched by it being bad: see
-    :mod:`berth.fill`, which reaps nothing while an entry cannot be read.
+    A bad entry never stops the others. While there is one, :mod:`berth.fill` leaves pools alone that no entry names:
+    they may be those that it was meant to name.
     """
     pools: dict[str, StandbyPool] = {}
     problems: list[PolicyProblem] = []
@@ -89,7 +90,7 @@ def _parse(entry: str, clusters: Sequence[str]) -> StandbyPool:
     most = _number(fields, "max", 0) if "max" in fields else count
     if most < count:
         raise _BadEntryError(f"max={most} is below count={count}; raise it or leave it out")
-    return StandbyPool(_cluster(fields, clusters), subnet, names, prefixes, count, most)
+    return StandbyPool(_cluster(fields, clusters), subnet, names, prefixes, count, most, entry)
 
 
 def _fields(text: str) -> dict[str, str]:

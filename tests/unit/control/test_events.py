@@ -106,6 +106,7 @@ SENT = {
         "subnet-1", "eu-west-1a", 20, 251, ("addresses", "prefixes"), Room(0, 14, "10.0.1.200/30")
     ),
     "network-interface-reclaimed": bus.interface_reclaimed(NODE, "eni-1", "why"),
+    "standby-pool-invalid": bus.standby_pool_invalid([PolicyProblem("StandbyPools", "x", "expected …")]),
     "node-policy-invalid": bus.policy_invalid(ARN, NODE, [PolicyProblem("berth:mode", "x", "expected …")]),
 }
 
