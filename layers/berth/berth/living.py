@@ -79,6 +79,8 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     hook = serve_hook(visit, done, record, last)
     new = visit.look_again(instance_id, new, done.again or last.waiting or hook)
     if (record, new) != (done.view.record, notes):
+        if (new.unmet, new.problems) != (notes.unmet, notes.problems):
+            visit.tell()  # once it is noted, nobody tells of it again
         visit.edges.store.save(arn, record, marked, new)
 
 

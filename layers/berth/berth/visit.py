@@ -101,6 +101,11 @@ class Visit:
         self.edges.looks.ask([instance_id], reason, delay)
         return replace(notes, next_look=now + delay, looks=notes.looks + 1)
 
+    def tell(self) -> None:
+        """Send the events there are now, not at the end of the batch."""
+        self.counts["EventsNotSent"] += self.edges.bus.send(self.events)
+        self.events.clear()
+
     def tell_now_and_then(self, instance: Instance, problems: Sequence[PolicyProblem]) -> None:
         """Tell of an instance without a record to note it in: its agent's reports would have it told twice a minute."""
         now, told = self.edges.clock(), self.edges.told
