@@ -1,0 +1,142 @@
+"""What must hold at every step. Everything that could break one of these changes the cloud, the table or an agent, and
+each such change is judged when it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from berth.calls import Call, CreateInterface, Detach
+from berth.contract import Record
+from berth.model import InterfaceView
+
+from tests.simulator.agent import Agent
+from tests.simulator.cloud import MEMORY_SECONDS, Cloud
+from tests.simulator.space import addresses, mask_of
+from tests.unit.control.fakes import ARN_PREFIX
+
+__all__ = ["BrokenPromise", "Promises", "usable_mask"]
+
+RACE_SECONDS = MEMORY_SECONDS + 60.0
+"""So long after somebody has moved an interface by hand, a function may still not have seen it."""
+
+
+class BrokenPromise(BaseException):
+    """The simulator has found a defect. Not an Exception: no code under test may catch it."""
+
+
+def usable_mask(record: Record) -> int:
+    """The addresses that a record lets its node lend, as bits."""
+    mask = 0
+    for interface in record.interfaces:
+        for a in interface.assignments:
+            if not a.releasing:
+                mask |= mask_of(a.cidr)
+    return mask
+
+
+@dataclass
+class Promises:
+    """``by_hand``: a person is at work now. ``foreign`` interfaces were never ours; ``moved`` is interface → when a
+    person last touched it; ``spoilt`` are addresses that a person took away or moved, as bits."""
+
+    cloud: Cloud
+    agents: dict[str, Agent] = field(default_factory=dict)
+    by_hand: bool = False
+    foreign: set[str] = field(default_factory=set)
+    moved: dict[str, float] = field(default_factory=dict)
+    spoilt: int = 0
+    usable: dict[str, int] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------------------- EC2
+
+    def judge(self, call: Call, instance_id: str) -> None:
+        """A call is about to have its effect."""
+        if isinstance(call, CreateInterface):
+            return
+        view = self.cloud.interfaces.get(call.interface_id)
+        if view is None:
+            return
+        if view.id in self.foreign:
+            raise BrokenPromise(f"{call}: a foreign interface")
+        instance = self.cloud.instances.get(instance_id)
+        alive = instance is not None and not instance.dead
+        if isinstance(call, Detach) and alive and instance and instance.state not in ("stopped", "stopping"):
+            raise BrokenPromise(f"{call}: detached from a node that runs")
+        holder = view.attachment.instance_id if view.attachment else None
+        ours = view.node == instance_id or view.is_primary_of(instance_id)
+        since = self.cloud.kernel.now - self.moved.get(view.id, float("-inf"))
+        if (not ours or holder not in (None, instance_id)) and since > RACE_SECONDS:
+            raise BrokenPromise(f"{call} for {instance_id}: it is {view.node}'s and attached to {holder}")
+
+    def changed(self, old: InterfaceView | None, new: InterfaceView | None) -> None:
+        """An interface has changed."""
+        if new is not None and new.attachment is not None:
+            self._within_limits(new, new.attachment.instance_id)
+        if old is None:
+            return
+        holder = old.attachment.instance_id if old.attachment else None
+        if holder is None or holder not in self.agents:
+            return
+        held = new is not None and new.attachment is not None and new.attachment.status != "detaching"
+        gone = set(old.blocks) - (set(new.blocks) if new is not None and held else set())
+        if self.by_hand or old.id in self.moved:
+            for block in gone:
+                self.spoilt |= mask_of(block)
+        if gone:
+            self._taken(self.agents[holder], old, gone)
+
+    def _taken(self, agent: Agent, view: InterfaceView, blocks: set[str]) -> None:
+        instance = self.cloud.instances[agent.id]
+        lost = {a for b in blocks for a in addresses(b)} & agent.used
+        if not lost:
+            return
+        if instance.dead or self.by_hand or view.id in self.moved:
+            agent.evict(lost)
+            return
+        raise BrokenPromise(f"{sorted(blocks)} of {view.id}: pods of {agent.id} use {sorted(lost)}")
+
+    def _within_limits(self, view: InterfaceView, instance_id: str) -> None:
+        instance = self.cloud.instances.get(instance_id)
+        if instance is None or instance.state in ("stopping", "stopped"):
+            return
+        limits = self.cloud.types[instance.type]
+        if view.slots > limits.addresses_per_interface:
+            raise BrokenPromise(f"{view.id}: {view.slots} of {limits.addresses_per_interface} addresses")
+        count = len(self.cloud.attached(instance_id))
+        if count > limits.interfaces:
+            raise BrokenPromise(f"{instance_id}: {count} of {limits.interfaces} interfaces")
+
+    # ------------------------------------------------------------------------------------------- the record
+
+    def recorded(self, arn: str, record: Record) -> None:
+        """A record has been written: nothing in it may be usable by another living node."""
+        instance_id = arn.removeprefix(ARN_PREFIX)
+        mask = self.usable[instance_id] = usable_mask(record)
+        mask &= ~self.spoilt
+        for other, theirs in self.usable.items():
+            if other != instance_id and mask & theirs and self._alive(other) and self._alive(instance_id):
+                raise BrokenPromise(f"the records of {instance_id} and {other} list the same addresses")
+        agent = self.agents.get(instance_id)
+        if agent is None or not agent.used or not self._alive(instance_id):
+            return
+        listed = {x for i in record.interfaces for a in i.assignments for x in addresses(a.cidr)}
+        dropped = {a for a in agent.used - listed if not self.spoilt & mask_of(f"{a}/32")}
+        if dropped:
+            raise BrokenPromise(f"the record of {instance_id} drops {sorted(dropped)}, which pods use")
+
+    def _alive(self, instance_id: str) -> bool:
+        instance = self.cloud.instances.get(instance_id)
+        return instance is not None and not instance.dead
+
+    # ------------------------------------------------------------------------------------------- pods
+
+    def lent(self, agent: Agent, address: str) -> None:
+        """A pod has got an address: it must be assigned to its node, and to no other pod."""
+        bit = mask_of(f"{address}/32")
+        if not self.spoilt & bit:
+            held = (b for i in self.cloud.attached(agent.id) for b in i.blocks)
+            if not any(mask_of(b) & bit for b in held):
+                raise BrokenPromise(f"{agent.id} lends {address}, which EC2 has not assigned to it")
+        for other in self.agents.values():
+            if other is not agent and address in other.used:
+                raise BrokenPromise(f"{agent.id} and {other.id} both lend {address}")

@@ -1,0 +1,181 @@
+"""The end of a schedule: bad luck ends, everybody goes on as ever until nothing changes any more, and then all that was
+promised for quiet times is checked."""
+
+from __future__ import annotations
+
+from berth.ingest import SentReport
+from berth.model import InterfaceView
+from berth.store import NodeState
+
+from tests.simulator.agent import Agent
+from tests.simulator.happenings import change
+from tests.simulator.promises import BrokenPromise
+from tests.simulator.table import Item
+from tests.simulator.world import World
+
+__all__ = ["check", "settle"]
+
+TURNS = 80
+
+
+def settle(world: World) -> None:
+    """Raises :class:`BrokenPromise` if there is no end."""
+    _end_bad_luck(world)
+    _end_states(world)
+    quiet = 0
+    for turn in range(TURNS):
+        before = (world.ec2.changes, world.table.revisions)
+        _agents_go_on(world)
+        _serve_all(world)
+        asked, swept = world.sweep() if turn % 4 == 2 or quiet else (0, False)
+        _serve_all(world)
+        changed = (world.ec2.changes, world.table.revisions) != before
+        busy = changed or bool(world.queues.messages) or _loose(world)
+        quiet = 0 if busy else quiet + 1
+        if quiet >= 2 and swept:
+            return
+        # what nobody wants is deleted when it is ten minutes old
+        world.kernel.advance(65 if changed or turn < 3 else 320 if asked or not swept or _loose(world) else 130)
+    waiting = [f"{m.node}: {m.body}" for m in world.queues.messages]
+    raise BrokenPromise(f"no end after {TURNS} turns; on the queues: {waiting}; loose: {_loose(world)}")
+
+
+def _end_bad_luck(world: World) -> None:
+    world.kernel.say("---- bad luck ends")
+    world.end_background()
+    faults = world.faults
+    faults.lag = faults.dropped = faults.lost = faults.table = 0.0
+    world.ec2.buckets.refill()
+    world.kernel.latency = 0.02
+    world.kernel.advance(60)  # what was slow to attach or detach is done with
+
+
+def _end_states(world: World) -> None:
+    """Every instance runs, is stopped, or is gone."""
+    for instance_id in list(world.cloud.instances):
+        for _ in range(4):
+            state = world.cloud.instances[instance_id].state
+            following = {"pending": "running", "stopping": "stopped", "shutting-down": "terminated"}.get(state)
+            if following is None:
+                break
+            change(world, instance_id, following)
+
+
+def _loose(world: World) -> bool:
+    """Whether an interface of ours is attached to nothing, or to another's node."""
+    return any(
+        i.node and (i.attachment is None or i.attachment.instance_id != i.node)
+        for i in world.cloud.interfaces.values()
+        if not _stolen(world, i)
+    )
+
+
+def _stolen(world: World, view: InterfaceView) -> bool:
+    """Attached to another instance by hand: not ours to touch while it is."""
+    return view.attachment is not None and view.attachment.instance_id != view.node and view.id in world.promises.moved
+
+
+def _agents_go_on(world: World) -> None:
+    for instance_id in world.living():
+        if world.cloud.instances[instance_id].state == "running":
+            agent = world.agents[instance_id]
+            agent.look(world.cloud.attached(instance_id))
+            agent.read(world.table.record(agent.arn))
+            agent.serve(world.kernel.now)
+            agent.balance()
+            world.queues.put(SentReport(agent.id, agent.report()))
+
+
+def _serve_all(world: World) -> None:
+    for _ in range(200):
+        if not world.queues.due():
+            return
+        world.invoke()
+    raise BrokenPromise("the queue is never empty")
+
+
+# ----------------------------------------------------------------------------------------------- checks
+
+
+def check(world: World) -> None:
+    """Raises :class:`BrokenPromise`."""
+    for instance_id, instance in world.cloud.instances.items():
+        item = world.table.items.get(instance.arn)
+        if instance.dead:
+            _gone(world, instance_id, item)
+        else:
+            _alive(world, world.agents[instance_id], item)
+    if world.table.leases:
+        raise BrokenPromise(f"leases are stuck: {world.table.leases}")
+    orphans = [i for i in world.cloud.interfaces.values() if i.node and i.node not in world.cloud.instances]
+    if orphans:
+        raise BrokenPromise(f"interfaces of nobody: {orphans}")
+
+
+def _gone(world: World, instance_id: str, item: Item | None) -> None:
+    left = [i for i in world.cloud.interfaces.values() if i.node == instance_id and not _stolen(world, i)]
+    if left:
+        raise BrokenPromise(f"{instance_id} is gone and left {left}")
+    if item is not None and (item.expires_at is None or item.report or item.intents):
+        raise BrokenPromise(f"{instance_id} is gone and is no tombstone: {item}")
+
+
+def _alive(world: World, agent: Agent, item: Item | None) -> None:
+    cloud = world.cloud
+    if item is None or item.record is None or item.expires_at is not None:
+        raise BrokenPromise(f"{agent.id} lives and has no record")
+    ours = [i for i in cloud.interfaces.values() if i.node == agent.id and not _stolen(world, i)]
+    loose = [i for i in ours if not (i.attachment and i.attachment.delete_on_termination)]
+    if loose:
+        raise BrokenPromise(f"{agent.id}: {loose} are loose")
+    managed = [*ours, *(i for i in cloud.interfaces.values() if i.is_primary_of(agent.id))]
+    shown = {(i.id, b) for i in managed for b in i.blocks}
+    listed = {(i.id, a.cidr) for i in item.record.interfaces for a in i.assignments}
+    if listed != shown:
+        raise BrokenPromise(f"{agent.id}: the record lists {listed - shown} too much and {shown - listed} too little")
+    unfinished = [i for i in item.intents if i.outcome is None]
+    if unfinished:
+        raise BrokenPromise(f"{agent.id}: intents are left: {unfinished}")
+    if cloud.instances[agent.id].state == "running":
+        _served(world, agent, item, managed)
+        _stays(world, agent)
+
+
+def _served(world: World, agent: Agent, item: Item, managed: list[InterfaceView]) -> None:
+    """The node has what it wants, or its shortage is real and has been told of."""
+    missing = agent.deficit()
+    if missing <= 0:
+        return
+    if not item.notes.unmet:
+        raise BrokenPromise(f"{agent.id} lacks {missing} addresses and nobody says so: {NodeState(item.record)}")
+    where = _room(world, agent, managed)
+    if where:
+        raise BrokenPromise(f"{agent.id} lacks {missing} addresses, and there is room: {where}")
+    told = [e for e in world.bus.events if e.detail_type == "Node Address Demand Unmet"]
+    if not any(e.detail["instance-id"] == agent.id for e in told):
+        raise BrokenPromise(f"{agent.id} lacks {missing} addresses and no event says so")
+
+
+def _room(world: World, agent: Agent, managed: list[InterfaceView]) -> str:
+    """Where the node could get another address, if anywhere."""
+    cloud = world.cloud
+    limits = cloud.types[cloud.instances[agent.id].type]
+    for view in managed:
+        free = limits.addresses_per_interface - view.slots
+        if free > 0 and cloud.spaces[view.subnet_id].count > 0:
+            return f"{view.id} takes {free} more, {view.subnet_id} has {cloud.spaces[view.subnet_id].count}"
+    if len(cloud.attached(agent.id)) >= limits.interfaces or limits.addresses_per_interface < 2:
+        return ""
+    zone = cloud.instances[agent.id].zone
+    for subnet in cloud.subnets.values():
+        if subnet.allowed and subnet.zone == zone and cloud.spaces[subnet.id].count > 1:
+            return f"another interface in {subnet.id}"
+    return ""
+
+
+def _stays(world: World, agent: Agent) -> None:
+    before = world.ec2.changes
+    world.queues.ask([agent.id], "once more")
+    _serve_all(world)
+    if world.ec2.changes != before:
+        raise BrokenPromise(f"{agent.id} is quiet and still being changed")
