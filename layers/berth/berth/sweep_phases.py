@@ -50,6 +50,8 @@ def _nodes(run: Run, nodes: Sequence[Instance]) -> set[str]:
             logger.error("record cannot be read", extra={"node": node.id, "error": state.broken})
         elif _judged(node, state, shown[node.id], run.edges.clock()):
             found.append(node)
+        run.counts["NodesInDeficit"] += state.notes.unmet > 0
+        run.counts["DeficitAddresses"] += state.notes.unmet
         suspects |= _short_of_prefixes(node, state, shown[node.id])
     _in_hooks(run, [n for n in nodes if usable_addresses(_living(states[n.arn]))])
     _confirm_nodes(run, found, states, shown)

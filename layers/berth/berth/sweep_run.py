@@ -38,6 +38,8 @@ _BATCH: Final = 10
 """Nodes in one message batch, and in one batch of ``reconcile_nodes``."""
 LEVELS: Final = (
     "NodesSeen",
+    "NodesInDeficit",
+    "DeficitAddresses",
     "RecordsSeen",
     "InterfacesSeen",
     "RecordsBroken",
