@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import boto3
-
 from berth.absent import NoHooks
 from berth.bus import EventBus
+from berth.clients import make_client
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
 from berth.edges import Edges
 from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
@@ -27,30 +26,30 @@ __all__ = ["connect", "connect_bus", "connect_ec2", "connect_looks", "connect_st
 
 
 def connect_ec2(settings: Settings, meters: Meters | None = None) -> Boto3Ec2:
-    reader = boto3.client("ec2", config=CLIENT_CONFIG)
-    writer = boto3.client("ec2", config=MUTATING_CONFIG)
+    reader = make_client("ec2", config=CLIENT_CONFIG)
+    writer = make_client("ec2", config=MUTATING_CONFIG)
     for client in (reader, writer) if meters is not None else ():
         count_calls(client, meters)
     return Boto3Ec2(reader, writer, settings.arn_prefix)
 
 
 def connect_store(settings: Settings) -> DynamoStore:
-    return DynamoStore(boto3.client("dynamodb", config=CLIENT_CONFIG), settings.table)
+    return DynamoStore(make_client("dynamodb", config=CLIENT_CONFIG), settings.table)
 
 
 def connect_bus(settings: Settings) -> EventBus:
-    return EventBus(boto3.client("events", config=CLIENT_CONFIG), settings.bus)
+    return EventBus(make_client("events", config=CLIENT_CONFIG), settings.bus)
 
 
 def connect_looks(settings: Settings) -> LookQueue:
-    return LookQueue(boto3.client("sqs", config=CLIENT_CONFIG), settings.events_queue_url)
+    return LookQueue(make_client("sqs", config=CLIENT_CONFIG), settings.events_queue_url)
 
 
 def connect_hooks(settings: Settings) -> Hooks:
     """Nothing is connected before the first hook is told something."""
     if not settings.launch_hook:
         return NoHooks()
-    return AutoScalingHooks(lambda: boto3.client("autoscaling", config=HOOKS_CONFIG))
+    return AutoScalingHooks(lambda: make_client("autoscaling", config=HOOKS_CONFIG))
 
 
 def connect(settings: Settings) -> Edges:
@@ -69,12 +68,12 @@ def connect(settings: Settings) -> Edges:
 
 def connect_sweep(settings: Settings, meters: Meters | None = None) -> SweepEdges:
     """What the sweep works with. The client of Auto Scaling is made when an instance may wait in a hook."""
-    ec2 = boto3.client("ec2", config=CLIENT_CONFIG)
+    ec2 = make_client("ec2", config=CLIENT_CONFIG)
     if meters is not None:
         count_calls(ec2, meters)
     return SweepEdges(
-        survey=Boto3Survey(ec2, lambda: boto3.client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
-        store=DynamoSweepStore(boto3.client("dynamodb", config=CLIENT_CONFIG), settings.table),
+        survey=Boto3Survey(ec2, lambda: make_client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
+        store=DynamoSweepStore(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
         looks=connect_looks(settings),
         bus=connect_bus(settings),
         settings=settings,
