@@ -12,6 +12,7 @@ from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.positions import addresses_on, adoptable, free_positions, serving
 from berth.sources import Choice, Host, Site, choose
+from berth.standby_choice import fitting, with_standby
 
 __all__ = ["Growth", "deficit", "grow", "grow_ipv6", "less_taken", "usable_subnets", "wanted_groups"]
 
@@ -81,16 +82,25 @@ def _leaving(view: NodeView, interfaces: Iterable[InterfaceView]) -> int:
 def less_taken(
     subnets: Sequence[SubnetView], before: Iterable[InterfaceView], now: Iterable[InterfaceView]
 ) -> tuple[SubnetView, ...]:
-    """Subnets as they were counted ``before``, less the addresses that interfaces have taken since."""
-    taken = _held(now) - _held(before)
-    return tuple(replace(s, free=max(0, s.free - taken[s.id])) if s.id in taken else s for s in subnets)
+    """Subnets as they were counted ``before``, less the addresses that interfaces have taken since.
+
+    Prefixes alone never bring a count to nothing: whether they came from a range that is reserved for prefixes, and so
+    was not in the count, EC2 alone knows.
+    """
+    before, now = tuple(before), tuple(now)
+    single = _held(now, 0) - _held(before, 0)
+    taken = _held(now, PREFIX_SIZE) - _held(before, PREFIX_SIZE)
+    return tuple(
+        replace(s, free=max(s.free - taken[s.id], min(1, s.free - single[s.id]), 0)) if s.id in taken else s
+        for s in subnets
+    )
 
 
-def _held(interfaces: Iterable[InterfaceView]) -> Counter[str]:
-    """Addresses that interfaces hold, by subnet."""
+def _held(interfaces: Iterable[InterfaceView], per_prefix: int) -> Counter[str]:
+    """Addresses that interfaces hold, by subnet, with so many for a prefix."""
     held: Counter[str] = Counter()
     for interface in interfaces:
-        held[interface.subnet_id] += 1 + addresses_on(interface)
+        held[interface.subnet_id] += 1 + len(interface.addresses) + per_prefix * len(interface.prefixes)
     return held
 
 
@@ -121,7 +131,7 @@ def wanted_groups(view: NodeView, policy: NodePolicy) -> tuple[str, ...]:
 
 
 def grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> Growth:
-    """The fewest calls for what is missing: see :mod:`berth.sources`."""
+    """The fewest calls for what is missing: see :mod:`berth.sources`, and :mod:`berth.standby_choice`."""
     missing = deficit(view, policy, limits)
     if missing <= 0:
         return Growth()
@@ -129,11 +139,23 @@ def grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     hosts, sites = _sources(view, policy, limits, subnets, usable)
     choice = choose(hosts, sites, most_new, missing)
     calls = _calls(view, policy, limits, subnets, choice)
-    unmet = max(missing - choice.brought, 0)
+    fit = _standby(view, policy, limits, subnets)
+    calls, unmet = with_standby(view, policy, fit, calls, missing, max(missing - choice.brought, 0))
     if unmet and not reason:
         used_up = len(choice.new) >= most_new
         reason = _TYPE_IS_FULL if used_up else "no subnet tagged berth:allowed in this zone has free addresses"
     return Growth(calls, unmet, reason if unmet else "")
+
+
+def _standby(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
+) -> tuple[InterfaceView, ...]:
+    """Standby interfaces that can take the place of a new one. They need no free address of their subnet."""
+    room = view.standby and len(free_positions(view, limits)) > len(adoptable(view, limits))
+    if not room or view.setbacks.no_create:
+        return ()
+    here = frozenset(s.id for s in usable_subnets(view, policy, subnets))
+    return fitting(view, policy, limits, here, wanted_groups(view, policy))
 
 
 _TYPE_IS_FULL: Final = "the instance type allows no further interface"

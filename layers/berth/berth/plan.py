@@ -25,6 +25,7 @@ from berth.growth import Growth, grow, grow_ipv6, less_taken, wanted_groups
 from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.positions import HELD, adoptable, free_positions, serving
 from berth.shed import shed_blocks, shed_interfaces
+from berth.standby_choice import follow_up
 
 __all__ = ["ORPHAN_SECONDS", "Plan", "due_for_release", "plan", "plan_absence", "plan_death", "planner"]
 
@@ -69,9 +70,10 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     if state != "stopping":
         tidy = [*_keep_in_step(view, policy, limits), *_release(view, limits), *shed_interfaces(view, limits)]
     unwanted = _unwanted(view, limits)
-    wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, unwanted))
+    later, unfinished = follow_up(view) if state in ("running", "stopped") else ([], "")
+    wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, unwanted), *later)
     calls = tuple(c for c in wanted if _target(c) not in _refused(view))
-    return Plan(calls, growth.unmet, growth.reason, _waiting(view), unwanted)
+    return Plan(calls, growth.unmet, growth.reason, _waiting(view) or unfinished, unwanted)
 
 
 def _waiting(view: NodeView) -> str:
@@ -153,7 +155,10 @@ def _protect(view: NodeView) -> list[Call]:
     return [
         SetDeleteOnTermination(i.id, i.attachment.id)
         for i in view.ours
-        if i.attachment and i.attachment.status in HELD and not i.attachment.delete_on_termination
+        if i.id not in view.claimed
+        and i.attachment
+        and i.attachment.status in HELD
+        and not i.attachment.delete_on_termination
     ]
 
 

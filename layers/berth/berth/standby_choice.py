@@ -50,41 +50,46 @@ def with_standby(
     planned: Sequence[Call],
     missing: int,
     left: int,
-    *,
-    urgent: bool,
-) -> tuple[list[Call], int]:
+) -> tuple[tuple[Call, ...], int]:
     """The calls that bring ``missing`` addresses, with a standby interface where it is better; how many stay missing.
 
     ``planned`` brings them without one, but for ``left``; ``fit`` are those that :func:`fitting` found, as long as the
-    type allows another interface. ``urgent``: pods wait, or the node has nothing.
+    type allows another interface.
 
     * Where a new interface (or nothing) would be needed, a standby one spares its creation: always.
     * Where addresses would be put on what the node has, both are one call, and nothing is idle that way. So a standby
-      one is taken only when that call must wait for its bucket and AttachNetworkInterface is to be had sooner.
+      one is taken only when that call must wait for its bucket, AttachNetworkInterface is to be had sooner, and pods
+      wait or the node has nothing to lend: one that is only to be warmed waits.
     * EC2 attaches to running instances only. One that is pending and whose calls must wait decides when it runs: a
       slot that was reserved would be lost to others if it then found the other bucket fuller.
     """
-    calls = list(planned)
-    if missing <= 0:
-        return calls, left
+    calls = tuple(planned)
     fit = _modest(view, policy, fit, missing)
-    creates = [c for c in calls if isinstance(c, CreateInterface)]
-    rest: list[Call] = [c for c in calls if not isinstance(c, CreateInterface)]
+    if not fit:
+        return calls, left
     whole = _least(fit, missing)
+    creates = [c for c in calls if isinstance(c, CreateInterface)]
     if creates or left > 0:
         if whole is not None:
-            return [ClaimStandby(whole.id)], 0
+            return (ClaimStandby(whole.id),), 0
         gap = left + sum(c.prefixes * PREFIX_SIZE + c.addresses for c in creates)
-        part = _least(fit, gap) or max(fit, key=_capacity, default=None)
-        return ([*rest, ClaimStandby(part.id)], max(0, gap - _capacity(part))) if part else (calls, left)
+        part = _least(fit, gap) or max(fit, key=_capacity)
+        return (*(c for c in calls if c not in creates), ClaimStandby(part.id)), max(0, gap - _capacity(part))
     waits = dict(view.waits)
     waiting = waits.get("AssignPrivateIpAddresses", 0.0)
-    if whole is None or not urgent or waiting <= 0:
+    if whole is None or waiting <= 0 or not _urgent(view):
         return calls, left
     if view.instance.state != "running":
-        return [], 0
+        return (), 0
     sooner = waits.get("AttachNetworkInterface", 0.0) < waiting
-    return ([ClaimStandby(whole.id)], 0) if sooner else (calls, left)
+    return ((ClaimStandby(whole.id),), 0) if sooner else (calls, left)
+
+
+def _urgent(view: NodeView) -> bool:
+    """Pods wait, or the node has nothing to lend."""
+    if view.report is None:
+        return True
+    return bool(view.report.waiting) or view.assigned() <= view.report.in_use + view.report.cooling
 
 
 def follow_up(view: NodeView) -> tuple[list[Call], str]:
