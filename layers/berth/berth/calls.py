@@ -21,6 +21,7 @@ __all__ = [
     "SetGroups",
     "TagForNode",
     "Unassign",
+    "action_of",
 ]
 
 
@@ -145,3 +146,23 @@ MUTATING: Final[tuple[type[Call], ...]] = (
     Detach,
     DeleteInterface,
 )
+
+_ACTIONS: Final[dict[type[Call], str]] = {
+    CreateInterface: "CreateNetworkInterface",
+    Attach: "AttachNetworkInterface",
+    ClaimStandby: "",
+    TagForNode: "CreateTags",
+    SetDeleteOnTermination: "ModifyNetworkInterfaceAttribute",
+    AssignPrefixes: "AssignPrivateIpAddresses",
+    AssignAddresses: "AssignPrivateIpAddresses",
+    AssignIpv6Prefixes: "AssignIpv6Addresses",
+    SetGroups: "ModifyNetworkInterfaceAttribute",
+    Unassign: "UnassignPrivateIpAddresses",
+    Detach: "DetachNetworkInterface",
+    DeleteInterface: "DeleteNetworkInterface",
+}
+
+
+def action_of(call: Call) -> str:
+    """EC2's name of the action, each of which has a bucket of its own; "" for what is no EC2 call."""
+    return _ACTIONS[type(call)]

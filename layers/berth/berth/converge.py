@@ -1,5 +1,8 @@
 """Brings one node to where its plan says it should be: plan, make the first call, note the outcome, plan again.
 
+Each call needs a token of its action's bucket. One whose token is for later is left out, and the others go on; then the
+node is looked at again at that time. Calls that the kill switch forbids are left out too.
+
 Killed between any two steps, the next look finishes the work:
 
 * before each call its intent is stored, so that a CreateNetworkInterface is repeated with the same ClientToken;
@@ -9,18 +12,21 @@ Killed between any two steps, the next look finishes the work:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from berth.brake import Level
 from berth.bus import Event, interface_reclaimed
-from berth.calls import Call, CreateInterface, DeleteInterface, Detach, Unassign
+from berth.calls import Call, CreateInterface, DeleteInterface, Detach, Unassign, action_of
 from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.model import Intent, NodeView, Outcome
 from berth.overlay import apply, fresh_blocks, leaving_blocks, listed_blocks, overlay
 from berth.plan import Plan
+from berth.purse import Purse, priority_of
 from berth.records import next_record
 from berth.setbacks import set_back
 from berth.store import NodeState
@@ -38,7 +44,8 @@ class Convergence:
     """One node's run. ``planner`` gives the plan for a view; ``deadline`` is Unix time.
 
     After :meth:`run`, ``view`` is what the node has come to, ``again`` says why it must be looked at again ("" if it
-    need not), and ``events`` are to be sent. ``planned`` is the first plan and ``made`` each call with its outcome.
+    need not) and ``due`` when (Unix time; 0 if nobody can tell), and ``events`` are to be sent. ``planned`` is the
+    first plan and ``made`` each call with its outcome.
     """
 
     edges: Edges
@@ -50,20 +57,28 @@ class Convergence:
     no_snat_cidrs: tuple[str, ...]
     deadline: float
     keeps_record: bool = True
+    level: Level = Level.NORMAL
     again: str = ""
+    due: float = 0.0
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     intents: list[Intent] = field(default_factory=list)
     planned: tuple[Call, ...] | None = None
     made: list[str] = field(default_factory=list)
+    purse: Purse = field(init=False)
+    _blocked: dict[str, float] = field(default_factory=dict)
+    _held: int = 0
+
+    def __post_init__(self) -> None:
+        self.purse = Purse(self.edges.budget, self.edges.meters, self.edges.clock)
+        self.purse.fill(self.state.slots)
 
     def run(self) -> Plan:
         """Work until the plan is empty, time is up or EC2 wants to be left alone. Returns the last plan.
 
         Raises :class:`Ec2Error` for what only a person can put right (permissions, a wrong request).
         """
-        arn, now = self.view.instance.arn, self.edges.clock()
-        known = self.state.intents
+        now, known = self.edges.clock(), self.state.intents
         if self.view.instance.dead:
             # what was created a moment ago may not be described yet, and EC2 may have deleted it already: asking for
             # its deletion tells. Whether it is attached is EC2's to say.
@@ -75,6 +90,14 @@ class Convergence:
             unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
             self.view = replace(self.view, report=replace(self.view.report, unusable=tuple(sorted(unusable))))
         self._take_up(listed)
+        try:
+            return self._work()
+        finally:
+            if self.purse.kept() != self.purse.stored:
+                self._save_intents()
+            self._say_what_waits()
+
+    def _work(self) -> Plan:
         self._resume()
         for _ in range(_STEPS):
             self._sync_record()
@@ -82,8 +105,11 @@ class Convergence:
             self.planned = plan.calls if self.planned is None else self.planned
             if not plan.calls or self.again or self._time_is_up():
                 return plan
-            self._make(plan.calls[0])
-        raise RuntimeError(f"{arn}: no end after {_STEPS} calls; this is a defect in the planner")
+            call = self._possible(plan.calls)
+            if call is None:
+                return plan
+            self._make(call)
+        raise RuntimeError(f"{self.view.instance.arn}: no end after {_STEPS} calls; this is a defect in the planner")
 
     @property
     def unborn(self) -> str:
@@ -91,7 +117,42 @@ class Convergence:
         unborn = any(isinstance(i.call, CreateInterface) for i in unanswered(self.intents))
         return "an interface may still come of a call that was not answered" if unborn else ""
 
+    # ------------------------------------------------------------------------------------------- what may be done now
+
+    def _possible(self, calls: Sequence[Call]) -> Call | None:
+        """The first call that the brake allows and that has its token, if there is one."""
+        allowed = [c for c in calls if self.level.allows(c)]
+        wanted = Counter(action_of(c) for c in allowed)
+        for call in allowed:
+            action = action_of(call)
+            at = self.purse.due(action, wanted[action], priority_of(call, self.view))
+            if not at:
+                self._blocked.pop(action, None)
+                return call
+            self._blocked[action] = at
+        self._held += len(calls) - len(allowed)
+        return None
+
+    def _say_what_waits(self) -> None:
+        """Be looked at again when the first of the tokens is there, or when the brake may have been let go."""
+        reasons = [self.again] if self.again else []
+        if self._blocked:
+            self.counts["PlansDelayed"] += 1
+            reasons.append(f"no token yet for {', '.join(sorted(self._blocked))}")
+            soonest = min(self._blocked.values())
+            self.due = soonest if math.isfinite(soonest) else 0.0
+        if self._held:
+            self.counts["CallsHeldByBrake"] += self._held
+            reasons.append(f"the brake is at {self.level.value}, calls held: {self._held}")
+        if self.purse.missed:
+            self.counts["SlotsMissed"] += self.purse.missed
+        self.again = "; ".join(reasons)
+
     # ------------------------------------------------------------------------------------------- intents
+
+    def _save_intents(self) -> None:
+        self.purse.stored = self.purse.kept()
+        self.edges.store.save_intents(self.view.instance.arn, self.intents, self.purse.stored)
 
     def _time_is_up(self) -> bool:
         if self.edges.clock() > self.deadline - SPARE_SECONDS:
@@ -106,7 +167,7 @@ class Convergence:
         self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful))
         if unanswered(self.intents) != unanswered(self.state.intents):
             # an unfinished release that is over must not be found again when its block is back in use
-            self.edges.store.save_intents(self.view.instance.arn, self.intents)
+            self._save_intents()
 
     def _resume(self) -> None:
         """Finish creations whose outcome nobody noted: the same token and parameters give the same interface."""
@@ -118,8 +179,16 @@ class Convergence:
                 noted.add(found.id)
                 self.intents.remove(intent)
             elif not self.view.instance.dead and not self._time_is_up():
-                self.counts["CallsRepeated"] += 1
-                self._send(intent)
+                self._repeat(intent)
+
+    def _repeat(self, intent: Intent) -> None:
+        if self._possible([intent.call]) is None:
+            # another creation would be one too many: this one may have been done
+            self.view = replace(self.view, setbacks=replace(self.view.setbacks, no_create=True))
+            return
+        self.counts["CallsRepeated"] += 1
+        self.purse.spend(action_of(intent.call))
+        self._send(intent)
 
     def _make(self, call: Call) -> None:
         intent = Intent(token=self.edges.token(), call=call, at=self.edges.clock())
@@ -127,7 +196,8 @@ class Convergence:
             # an earlier, unfinished intent for the same blocks is replaced, not kept beside this one
             self.intents = [i for i in self.intents if i.outcome is not None or not _same_blocks(i, call)]
         self.intents.append(intent)
-        self.edges.store.save_intents(self.view.instance.arn, self.intents)
+        self.purse.spend(action_of(call))
+        self._save_intents()
         if isinstance(call, Unassign):
             gone = {(call.interface_id, b) for b in call.blocks}
             self.view = replace(self.view, leaving=self.view.leaving | gone)
@@ -169,7 +239,7 @@ class Convergence:
             # what EC2 has just assigned had been unassigned before, even if nobody heard of it
             gone = {(call.interface_id, b) for b in outcome.blocks} & self.view.leaving
             self.intents = [i for i in self.intents if i.outcome is not None or not releases(i.call, gone)]
-        self.edges.store.save_intents(self.view.instance.arn, self.intents)
+        self._save_intents()
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone, now=now)
 
@@ -181,11 +251,13 @@ class Convergence:
         keep = error.trouble is Trouble.IN_DOUBT or isinstance(call, Unassign)
         if not keep:
             self.intents.remove(intent)
-            self.edges.store.save_intents(self.view.instance.arn, self.intents)
+            self._save_intents()
         match error.trouble:
             case Trouble.REFUSED:
                 raise error
-            case Trouble.THROTTLED | Trouble.IN_DOUBT:
+            case Trouble.THROTTLED:
+                self.purse.throttled(action_of(call), priority_of(call, self.view))
+            case Trouble.IN_DOUBT:
                 self.again = f"EC2: {error.code}"
             case _:
                 back, counted = set_back(self.view, call, error.trouble)

@@ -42,6 +42,7 @@ __all__ = [
     "Network",
     "Trouble",
     "classify",
+    "ec2_name",
     "read_instance",
     "read_interface",
     "read_limits",
@@ -113,6 +114,11 @@ class Ec2Error(Exception):
     def __init__(self, action: str, code: str, message: str, trouble: Trouble) -> None:
         super().__init__(f"{action}: {code}: {message}")
         self.action, self.code, self.trouble = action, code, trouble
+
+
+def ec2_name(method: str) -> str:
+    """EC2's name of the action that a boto3 method makes: ``describe_instances`` → ``DescribeInstances``."""
+    return "".join(word.capitalize() for word in method.split("_"))
 
 
 def classify(code: str, message: str) -> Trouble:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from berth.model import Instance, InterfaceView, NodeView, Notes
+from berth.converge import Convergence
+from berth.model import Instance, InterfaceView, Notes
 from berth.plan import plan_absence, plan_death
 from berth.records import tombstone
 from berth.store import NodeState
@@ -31,7 +32,7 @@ def clear(
     known = state.record is not None and not state.buried
     tagged = (i.cluster for i in interfaces if i.node == instance_id and i.cluster in edges.settings.clusters)
     cluster = cluster or next(tagged, None)
-    leftovers = bool(state.report or state.intents)
+    leftovers = bool(state.report or state.intents or state.slots)
     if cluster is None and not known and not leftovers:
         visit.counts["NotANode"] += 1
         return "gone, and never a node"
@@ -47,11 +48,11 @@ def clear(
     waiting = convergence.again or last.waiting or convergence.unborn
     if confirmed and not waiting:
         # also what a look or a late report has left beside a tombstone: nothing else would ever delete it
-        if known or leftovers or convergence.intents:
+        if known or leftovers or convergence.intents or convergence.purse.kept():
             _bury(visit, instance.arn, state)
         return "gone, and nothing is left"
     if known or waiting:
-        _wait_for_death(visit, convergence.view, state, waiting, known)
+        _wait_for_death(visit, convergence, state, waiting, known, restless=bool(last.waiting))
     return f"gone; looking again: {waiting}" if waiting else "not shown; not believed yet"
 
 
@@ -60,15 +61,18 @@ def _bury(visit: Visit, arn: str, state: NodeState) -> None:
     visit.counts["NodesBuried"] += 1
 
 
-def _wait_for_death(visit: Visit, view: NodeView, state: NodeState, waiting: str, known: bool) -> None:
+def _wait_for_death(
+    visit: Visit, done: Convergence, state: NodeState, waiting: str, known: bool, *, restless: bool
+) -> None:
+    view, due = done.view, done.due
     if not waiting:
         waiting = "EC2 does not show the instance; looking again before believing it"
     if not known or state.record is None:
-        visit.look_again(view.instance.id, Notes(), waiting)
+        visit.look_again(view.instance.id, Notes(), waiting, due, restless=restless)
         return
     notes = view.notes
     if notes.absent_since == 0.0 and not view.instance.type:
         notes = replace(notes, absent_since=visit.edges.clock())
-    new = visit.look_again(view.instance.id, notes, waiting)
+    new = visit.look_again(view.instance.id, notes, waiting, due, restless=restless)
     if new != view.notes:
         visit.edges.store.save(view.instance.arn, state.record, state.marked, new)

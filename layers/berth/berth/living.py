@@ -77,7 +77,8 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     new = replace(new, unwanted=tuple((i, known.get(i, now)) for i in last.unwanted))
     # the record as it is was written by the run: what is left to save is beside it
     hook = serve_hook(visit, done, record, last)
-    new = visit.look_again(instance_id, new, done.again or last.waiting or hook)
+    reason, restless = done.again or last.waiting or hook, bool(last.waiting or hook)
+    new = visit.look_again(instance_id, new, reason, done.due, restless=restless)
     if (record, new) != (done.view.record, notes):
         if (new.unmet, new.problems) != (notes.unmet, notes.problems):
             visit.tell()  # once it is noted, nobody tells of it again

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from berth.brake import Level
 from berth.bus import Event
-from berth.ec2_wire import Ec2Error, Trouble
+from berth.converge import SPARE_SECONDS
+from berth.ec2_wire import Ec2Error, Trouble, ec2_name
 from berth.edges import Edges
 from berth.events import Signal
 from berth.gone import clear
 from berth.living import bring
-from berth.looks import backoff
+from berth.looks import backoff, delay_until
 from berth.model import Instance
 from berth.policy import cluster_of, cluster_problem
 from berth.trail import log_look
 from berth.visit import Visit
-from berth.world import World, describe
+from berth.world import OutOfTokensError, World, describe
 
 __all__ = ["Look"]
 
@@ -32,7 +34,8 @@ _LATER: Final = (Trouble.THROTTLED, Trouble.IN_DOUBT)
 class Look:
     """The results of looking. ``deadline`` is Unix time; ``failed`` says which nodes' messages must come again.
 
-    ``signals`` are why the nodes are looked at. ``hooked`` are the nodes whose launch hook has been completed.
+    ``signals`` are why the nodes are looked at. ``hooked`` are the nodes whose launch hook has been completed,
+    ``postponed`` those that were not looked at: a new message says so.
     """
 
     edges: Edges
@@ -42,22 +45,21 @@ class Look:
     counts: Counter[str] = field(default_factory=Counter)
     events: list[Event] = field(default_factory=list)
     hooked: set[str] = field(default_factory=set)
+    postponed: set[str] = field(default_factory=set)
 
     def at(self, ids: Sequence[str]) -> None:
         """Look at these nodes. Never raises for one node's trouble; the others go on."""
         visit = Visit(self.edges, self.deadline, self.signals, self.counts, self.events, self.hooked)
-        try:
-            world = describe(self.edges, ids)
-        except Ec2Error as error:
-            if error.trouble not in _LATER:
-                raise
-            # out of tokens: a new message, so that it never counts towards the dead-letter queue
-            self.counts["DescribesDelayed"] += 1
-            self.edges.looks.ask(ids, str(error.code), backoff(self.edges.settings.delay, 0))
-            for instance_id in ids:
-                log_look(instance_id, self.signals, f"looked at again later: {error}")
+        world = self._describe(ids)
+        if world is None:
             return
-        for instance_id in ids:
+        visit.level = self.edges.brake.level()
+        self.counts["BatchesBraked"] += visit.level is not Level.NORMAL
+        for number, instance_id in enumerate(ids):
+            if self.edges.clock() > self.deadline - SPARE_SECONDS:
+                self.counts["TimeUp"] += 1
+                self._postpone(ids[number:], "the function's time is up", 1)
+                return
             visit.ran = None
             try:
                 outcome = self._node(visit, instance_id, world)
@@ -66,6 +68,30 @@ class Look:
                 self.failed[instance_id] = error
                 outcome = f"failed: {error}"
             log_look(instance_id, self.signals, outcome, visit.ran)
+
+    def _describe(self, ids: Sequence[str]) -> World | None:
+        """None: the nodes are looked at later."""
+        now = self.edges.clock()
+        try:
+            return describe(self.edges, ids)
+        except OutOfTokensError as error:
+            reason, delay = str(error), delay_until(error.at, now)
+        except Ec2Error as error:
+            if error.trouble not in _LATER:
+                raise
+            if error.trouble is Trouble.THROTTLED:
+                self.edges.budget.throttled(ec2_name(error.action), now)
+            reason, delay = str(error.code), backoff(self.edges.settings.delay, 0)
+        self.counts["DescribesDelayed"] += 1
+        self._postpone(ids, reason, delay)
+        return None
+
+    def _postpone(self, ids: Sequence[str], reason: str, delay: int) -> None:
+        """Have these nodes looked at later, by a new message: it never counts towards the dead-letter queue."""
+        self.edges.looks.ask(ids, reason, delay)
+        self.postponed.update(ids)
+        for instance_id in ids:
+            log_look(instance_id, self.signals, f"looked at again later: {reason}")
 
     def _node(self, visit: Visit, instance_id: str, world: World) -> str:
         """Bring one node to its plan. Returns what came of it, in words."""

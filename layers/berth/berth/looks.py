@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -11,7 +12,7 @@ from berth.events.node_look_requested import HookWait, body
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-__all__ = ["MAX_DELAY_SECONDS", "LookQueue", "Looks", "backoff"]
+__all__ = ["MAX_DELAY_SECONDS", "LookQueue", "Looks", "backoff", "delay_until"]
 
 MAX_DELAY_SECONDS: Final = 900
 """The longest DelaySeconds of a message (SQS API reference)."""
@@ -25,6 +26,11 @@ def backoff(base: float, looks: int) -> int:
     """
     delay = min(base * 2.0 ** min(looks, 10), MAX_DELAY_SECONDS)
     return max(1, round(delay * random.uniform(0.8, 1.0)))  # noqa: S311 - jitter, not a secret
+
+
+def delay_until(at: float, now: float) -> int:
+    """Whole seconds (1 to 900) after which it is ``at``, and not before: a message's delay."""
+    return min(max(1, math.ceil(at - now)), MAX_DELAY_SECONDS)
 
 
 class Looks(Protocol):

@@ -52,7 +52,7 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
                 look.at(mine)
                 unheard = _remember_now(edges, look, unheard)
                 mine = _let_go(edges, look, mine, holder, seen)
-        _come_again(edges, look, [s for s in unheard if s.instance_id not in seen])
+        _come_again(edges, look, [s for s in unheard if s.instance_id not in seen or s.instance_id in look.postponed])
         if mine:
             # somebody keeps knocking: with a fresh message the other nodes of this batch can finish
             edges.looks.ask(mine, "knocked while busy", 1)

@@ -4,7 +4,7 @@ Partition key ``node`` = instance ARN, sort key ``kind``::
 
     record   body (contract.Record), revision, marks, notes; what the node reads
     report   body (contract.Report), boot, sequence; the last accepted one
-    intents  body; calls about to be made, and the outcomes of recent ones
+    intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
     lease    holder, until, wakeups; exists only while somebody holds it
 
 A lease through time::
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
+from berth.buckets import Reservation
 from berth.contract import (
     BODY,
     KIND,
@@ -81,6 +82,7 @@ class NodeState:
     report: Report | None = None
     intents: tuple[Intent, ...] = ()
     buried: bool = False
+    slots: tuple[Reservation, ...] = ()
     broken: str = ""
 
 
@@ -96,8 +98,8 @@ class Store(Protocol):
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
         """Make the record a tombstone and delete what else there is of the node, but for the lease."""
 
-    def save_intents(self, arn: str, intents: Sequence[Intent]) -> None:
-        """Replace the node's intents."""
+    def save_intents(self, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
+        """Replace the node's intents, and the tokens it has reserved."""
 
     def accept_report(self, arn: str, report: Report) -> bool:
         """Keep ``report`` unless the last one is newer. False: it is. The last one itself is taken again."""
@@ -180,8 +182,10 @@ class DynamoStore:
             values={":expires": _number(int(expires_at))},
         )
 
-    def save_intents(self, arn: str, intents: Sequence[Intent]) -> None:
+    def save_intents(self, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
         item = {**_key(arn, INTENTS_KIND), BODY: {"S": encode_intents(intents)}}
+        if slots:
+            item["slots"] = {"S": json.dumps([[s.action, s.count, s.at, s.until] for s in slots])}
         self._client.put_item(TableName=self._table, Item=item)
 
     def accept_report(self, arn: str, report: Report) -> bool:
@@ -320,6 +324,7 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             report=decode_report(report[BODY]["S"]) if BODY in report else None,
             intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
             buried=EXPIRES in record,
+            slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
         )
     except (ContractError, KeyError, TypeError, ValueError) as error:
         return NodeState(broken=f"{type(error).__name__}: {error}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from berth.brake import Level
 from berth.bus import Event, policy_invalid
 from berth.contract import Policy
 from berth.converge import Convergence
@@ -14,7 +16,7 @@ from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.events import Signal
 from berth.ingest import believe
-from berth.looks import backoff
+from berth.looks import MAX_DELAY_SECONDS, backoff, delay_until
 from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem
 from berth.plan import Plan
 from berth.policy import fingerprint
@@ -43,6 +45,7 @@ class Visit:
     events: list[Event] = field(default_factory=list)
     hooked: set[str] = field(default_factory=set)
     ran: Convergence | None = None
+    level: Level = Level.NORMAL
 
     def view(
         self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
@@ -79,6 +82,7 @@ class Visit:
             no_snat_cidrs=(*cidrs, *self.edges.settings.no_snat_cidrs),
             deadline=self.deadline,
             keeps_record=network is not None,
+            level=self.level,
         )
 
     def run(self, convergence: Convergence) -> Plan:
@@ -90,16 +94,25 @@ class Visit:
             self.counts.update(convergence.counts)
             self.events.extend(convergence.events)
 
-    def look_again(self, instance_id: str, notes: Notes, reason: str) -> Notes:
-        """Ask for another look, unless one is already on its way. Returns the notes that say so."""
+    def look_again(
+        self, instance_id: str, notes: Notes, reason: str, due: float = 0.0, *, restless: bool = True
+    ) -> Notes:
+        """Ask for another look, unless one is already on its way. Returns the notes that say so.
+
+        ``due`` is when a token is there, if that is what is waited for; ``restless``: for something else too.
+        """
         if not reason:
             return replace(notes, next_look=0.0, looks=0)
         now = self.edges.clock()
-        if notes.next_look > now + _SKEW_SECONDS:
+        if now + _SKEW_SECONDS < notes.next_look <= (due + _SKEW_SECONDS if due else math.inf):
             return notes
-        delay = backoff(self.edges.settings.delay, notes.looks)
+        waits = restless or not due
+        delay = min(
+            backoff(self.edges.settings.delay, notes.looks) if waits else MAX_DELAY_SECONDS,
+            delay_until(due, now) if due else MAX_DELAY_SECONDS,
+        )
         self.edges.looks.ask([instance_id], reason, delay)
-        return replace(notes, next_look=now + delay, looks=notes.looks + 1)
+        return replace(notes, next_look=now + delay, looks=notes.looks + waits)
 
     def tell(self) -> None:
         """Send the events there are now, not at the end of the batch."""

@@ -1,17 +1,31 @@
-"""What EC2 and the table say about a batch of nodes."""
+"""What EC2 and the table say about a batch of nodes, described together.
+
+A batch costs one DescribeInstances and, if there are nodes in it, one pair of DescribeNetworkInterfaces (by attachment
+and by tag: EC2 joins filters with AND). Both draw on the token budget; what else is described is remembered by the EC2
+edge for longer than a batch takes, and costs next to nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from berth.budget import Priority
 from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.model import Instance, InterfaceView, Limits
 from berth.policy import cluster_of
 from berth.store import NodeState
 
-__all__ = ["World", "describe"]
+__all__ = ["OutOfTokensError", "World", "describe"]
+
+
+class OutOfTokensError(Exception):
+    """The token budget has nothing left for this describe: ask again ``at`` (Unix seconds)."""
+
+    def __init__(self, action: str, at: float) -> None:
+        super().__init__(f"no token for {action}")
+        self.action, self.at = action, at
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +40,18 @@ class World:
 
 
 def describe(edges: Edges, ids: Sequence[str]) -> World:
-    """Everything about the nodes among ``ids``. Most instances of an account are none: they cost one describe."""
+    """Everything about the nodes among ``ids``. Most instances of an account are none: they cost one describe.
+
+    Raises :class:`OutOfTokensError`, and what the edges raise.
+    """
     settings = edges.settings
+    _pay(edges, "DescribeInstances", 1)
     instances = edges.ec2.instances(ids)
     by_arn = edges.store.load([settings.arn(i) for i in ids])
     states = {i: by_arn[settings.arn(i)] for i in ids}
     ours = [i for i in ids if i not in instances or states[i].record or _cluster(edges, instances[i])]
+    if ours:
+        _pay(edges, "DescribeNetworkInterfaces", 2)
     living = [i for i in (instances[n] for n in ours if n in instances) if not i.dead]
     return World(
         instances=instances,
@@ -40,6 +60,15 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
         limits=edges.ec2.limits({i.type for i in living}) if living else {},
         network=edges.ec2.network({i.vpc_id for i in living}) if living else Network(),
     )
+
+
+def _pay(edges: Edges, action: str, count: int) -> None:
+    now = edges.clock()
+    slot = edges.budget.reserve(action, count, Priority.SHORTAGE, now)
+    if slot.left is not None:
+        edges.meters.stands("TokensLeft", slot.left, action=action)
+    if slot.at > now:
+        raise OutOfTokensError(action, slot.at)
 
 
 def _cluster(edges: Edges, instance: Instance) -> str | None:

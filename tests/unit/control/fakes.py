@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+from berth.buckets import Reservation
 from berth.bus import SOURCE, Event
 from berth.calls import (
     AssignAddresses,
@@ -355,6 +356,7 @@ class _Items:
     revision: int = 0
     report: str = ""
     intents: str = ""
+    slots: tuple[Reservation, ...] = ()
     expires_at: float | None = None
     requested_at: float = 0.0
 
@@ -391,6 +393,7 @@ class FakeStore:
             report=decode_report(item.report) if item.report else None,
             intents=decode_intents(item.intents) if item.intents else (),
             buried=item.expires_at is not None,
+            slots=item.slots,
         )
 
     def save(self, arn: str, record: Record, marked: tuple[tuple[str, int], ...], notes: Notes) -> None:
@@ -412,7 +415,7 @@ class FakeStore:
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
         self._machine.step()
         item = self.items.setdefault(arn, _Items())
-        item.report = item.intents = ""
+        item.report, item.intents, item.slots = "", "", ()
         self._write(arn, item, record)
         item.marked, item.notes, item.expires_at, item.requested_at = (), Notes(), expires_at, 0.0
 
@@ -422,9 +425,10 @@ class FakeStore:
         item.body, item.revision = encode_record(record), record.revision
         self.history.append(record)
 
-    def save_intents(self, arn: str, intents: Sequence[Intent]) -> None:
+    def save_intents(self, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
         self._machine.step()
-        self.items.setdefault(arn, _Items()).intents = encode_intents(intents)
+        item = self.items.setdefault(arn, _Items())
+        item.intents, item.slots = encode_intents(intents), tuple(slots)
 
     def accept_report(self, arn: str, report: Report) -> bool:
         item = self.items.setdefault(arn, _Items())
