@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from berth.buckets import AHEAD_SECONDS, MOST_TOKENS, Bucket, Buckets, Draw, Level
@@ -26,10 +27,12 @@ from berth.contract import KIND, NODE
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["MOST_TOKENS", "SLOW_SECONDS", "Budget", "DynamoBudget", "Priority", "Slot", "terms"]
+__all__ = ["BUDGET_CONFIG", "MOST_TOKENS", "SLOW_SECONDS", "Budget", "DynamoBudget", "Priority", "Slot", "terms"]
 
 logger = logging.getLogger(__name__)
 
+BUDGET_CONFIG: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
+"""Short: nodes wait for what the tokens are for."""
 SLOW_SECONDS: Final = 60.0
 """For so long after a RequestLimitExceeded an action's tokens cost double: somebody else uses it too."""
 _WAITS_AGE: Final = 1.0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from berth.absent import NoHooks
+from berth.absent import NoHooks, Released, Unlimited
+from berth.brake import BRAKE_CONFIG, Brake, SsmBrake
+from berth.budget import BUDGET_CONFIG, Budget, DynamoBudget
 from berth.bus import EventBus
 from berth.clients import make_client
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
@@ -22,7 +24,17 @@ from berth.sweep_store import DynamoSweepStore
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-__all__ = ["connect", "connect_bus", "connect_ec2", "connect_looks", "connect_store", "connect_sweep", "count_calls"]
+__all__ = [
+    "connect",
+    "connect_brake",
+    "connect_budget",
+    "connect_bus",
+    "connect_ec2",
+    "connect_looks",
+    "connect_store",
+    "connect_sweep",
+    "count_calls",
+]
 
 
 def connect_ec2(settings: Settings, meters: Meters | None = None) -> Boto3Ec2:
@@ -52,6 +64,20 @@ def connect_hooks(settings: Settings) -> Hooks:
     return AutoScalingHooks(lambda: make_client("autoscaling", config=HOOKS_CONFIG))
 
 
+def connect_budget(settings: Settings) -> Budget:
+    if not settings.budget_table:
+        return Unlimited()
+    client = make_client("dynamodb", config=BUDGET_CONFIG)
+    return DynamoBudget(client, settings.budget_table, settings.budget_scope, settings.buckets)
+
+
+def connect_brake(settings: Settings) -> Brake:
+    """The client is made at the first reading."""
+    if not settings.brake_parameter:
+        return Released()
+    return SsmBrake(lambda: make_client("ssm", config=BRAKE_CONFIG), settings.brake_parameter)
+
+
 def connect(settings: Settings) -> Edges:
     """Every edge, in the region and with the credentials of the environment."""
     meters = Meters()
@@ -61,6 +87,8 @@ def connect(settings: Settings) -> Edges:
         bus=connect_bus(settings),
         looks=connect_looks(settings),
         settings=settings,
+        budget=connect_budget(settings),
+        brake=connect_brake(settings),
         hooks=connect_hooks(settings),
         meters=meters,
     )
@@ -77,6 +105,7 @@ def connect_sweep(settings: Settings, meters: Meters | None = None) -> SweepEdge
         looks=connect_looks(settings),
         bus=connect_bus(settings),
         settings=settings,
+        budget=connect_budget(settings),
     )
 
 

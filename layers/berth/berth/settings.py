@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from berth.buckets import Buckets, parse_buckets
 from berth.contract import IP_FAMILIES, MODES, Policy
 
 __all__ = ["Settings"]
@@ -12,7 +13,11 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; times are seconds."""
+    """``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; times are seconds.
+
+    ``brake_parameter`` names the SSM parameter of the kill switch, ``budget_table`` the table of the token budget;
+    either may be missing ("").
+    """
 
     clusters: tuple[str, ...]
     table: str
@@ -25,6 +30,9 @@ class Settings:
     delay: float = 15.0
     subnet_low_percent: int = 10
     launch_hook: str = ""
+    brake_parameter: str = ""
+    budget_table: str = ""
+    buckets: Buckets = field(default_factory=Buckets)
     standby_pools: tuple[str, ...] = ()
 
     @classmethod
@@ -55,13 +63,30 @@ class Settings:
             no_snat_cidrs=_names(environ.get("NO_SNAT_CIDRS", "")),
             delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),
             subnet_low_percent=int(environ.get("SUBNET_LOW_PERCENT", "10")),
+            brake_parameter=environ.get("BRAKE_PARAMETER", ""),
+            budget_table=environ.get("BUDGET_TABLE_NAME", ""),
+            buckets=_buckets(environ),
             launch_hook=environ.get("LAUNCH_HOOK_NAME", ""),
             standby_pools=_names(environ.get("STANDBY_POOLS", "")),
         )
 
+    @property
+    def budget_scope(self) -> str:
+        """The account and region whose EC2 calls are counted together: a partition key of the budget's table."""
+        _, _, _, region, account, _ = self.arn_prefix.split(":", 5)
+        return f"budget#{account}#{region}"
+
     def arn(self, instance_id: str) -> str:
         """The instance's ARN, as IAM's ``ec2:SourceInstanceARN`` gives it."""
         return self.arn_prefix + instance_id
+
+
+def _buckets(environ: Mapping[str, str]) -> Buckets:
+    try:
+        own = parse_buckets(environ.get("BUDGET_BUCKETS", ""))
+    except ValueError as error:
+        raise ValueError(f"BUDGET_BUCKETS: {error}") from None
+    return Buckets(own, percent=int(environ.get("BUDGET_PERCENT", "100")))
 
 
 def _names(text: str) -> tuple[str, ...]:
