@@ -81,6 +81,8 @@ def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[st
         "NodeEventsQueueUrl",
         "BusName",
         "NodePolicyArn",
+        "BrakeParameterName",
+        "BudgetTable",
         "ReconcileFunctionName",
         "SweepFunctionName",
     }
