@@ -12,9 +12,6 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from berth.connect import connect
 from berth.events import MalformedEventError, Signal, UnknownEventError, parse
@@ -26,7 +23,6 @@ from berth.settings import Settings
 logger = Logger()
 copy_config_to_registered_loggers(logger, include={"berth"})
 metrics = Metrics()
-processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 edges = connect(Settings.from_environment(os.environ))
 
 
@@ -36,34 +32,29 @@ def count(name: str, value: int = 1) -> None:
 
 @logger.inject_lambda_context
 @metrics.log_metrics
-def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     nodes: dict[str, str] = {}
     signals: list[Signal] = []
     reports: list[SentReport] = []
-    for raw in event["Records"]:
-        record = SQSRecord(raw)
+    for record in event["Records"]:
+        message_id = record["messageId"]
         try:
-            if record.event_source_arn == edges.settings.reports_queue_arn:
-                sent = read_report(record.attributes.sender_id or "", record.body)
-                reports.append(replace(sent, sent_at=int(record.attributes.sent_timestamp or 0) / 1000))
-                nodes[record.message_id] = sent.instance_id
+            if record["eventSourceARN"] == edges.settings.reports_queue_arn:
+                sent = read_report(record["attributes"]["SenderId"], record["body"])
+                reports.append(replace(sent, sent_at=int(record["attributes"]["SentTimestamp"]) / 1000))
+                nodes[message_id] = sent.instance_id
             else:
-                signals.append(parse(record.body))
-                nodes[record.message_id] = signals[-1].instance_id
+                signals.append(parse(record["body"]))
+                nodes[message_id] = signals[-1].instance_id
         except ReportRefusedError as error:
-            logger.warning("report refused", extra={"message_id": record.message_id, "error": str(error)})
+            logger.warning("report refused", extra={"message_id": message_id, "error": str(error)})
             count("ReportsRefused")
         except (MalformedEventError, UnknownEventError) as error:
-            logger.warning("event not read", extra={"message_id": record.message_id, "error": str(error)})
+            logger.warning("event not read", extra={"message_id": message_id, "error": str(error)})
             count(type(error).__name__.removesuffix("Error") + "s")
     failed = look(signals, reports, context.get_remaining_time_in_millis() / 1000)
-
-    def settle(record: SQSRecord) -> None:
-        error = failed.get(nodes.get(record.message_id, ""))
-        if error is not None:
-            raise error
-
-    return process_partial_response(event=event, record_handler=settle, processor=processor, context=context)
+    # also when all have failed: the queue, not Lambda's own retries, brings them back
+    return {"batchItemFailures": [{"itemIdentifier": m} for m, node in nodes.items() if node in failed]}
 
 
 def look(signals: list[Signal], reports: list[SentReport], seconds: float) -> dict[str, Exception]:
