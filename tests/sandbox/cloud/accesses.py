@@ -169,6 +169,11 @@ def _cloudwatch(call: Call) -> list[Access]:
     return [Access(f"cloudwatch:{call.action}", "*", keys)]
 
 
+def _ssm(call: Call) -> list[Access]:
+    name = str(call.params.get("Name", "")).removeprefix("/")
+    return [Access(f"ssm:{call.action}", arn("ssm", f"parameter/{name}") if name else "*")]
+
+
 _SERVICES: Final[dict[str, Callable[[Call], list[Access]]]] = {
     "autoscaling": _autoscaling,
     "dynamodb": _dynamodb,
@@ -179,4 +184,5 @@ _SERVICES: Final[dict[str, Callable[[Call], list[Access]]]] = {
     "monitoring": _cloudwatch,
     "s3": _s3,
     "sqs": _sqs,
+    "ssm": _ssm,
 }
