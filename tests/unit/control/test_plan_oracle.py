@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from berth.calls import AssignIpv6Prefixes, CreateInterface
-from berth.contract import address_count
+from berth.contract import IpFamilies, address_count
 from berth.model import Attachment, InterfaceView, Limits, NodePolicy, NodeView, Setbacks, SubnetView
 from berth.plan import plan, planner
 from hypothesis import HealthCheck, given, settings
@@ -81,7 +81,7 @@ def cases(draw: st.DrawFn, most_free: int = 9) -> Case:
         minimum=draw(st.sampled_from([0, 0, 17, 40])),
         max_pods=draw(st.sampled_from([4, 250, 250])),
     )
-    families = draw(st.sampled_from(["ipv4", "ipv4", "dual"]))
+    families: IpFamilies = draw(st.sampled_from(["ipv4", "ipv4", "dual"]))
     policy = replace(policy, policy=replace(policy.policy, ip_families=families))
     return Case(made, policy, limits, subnets)
 
