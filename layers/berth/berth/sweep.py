@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from berth.survey import PAGE_IDS
 from berth.sweep_phases import nodes_page, records_page, unattached_page
 from berth.sweep_run import OutOfTimeError, Run, SweepEdges
-from berth.sweep_store import Progress
+from berth.sweep_store import Progress, TablePage
 from berth.sweep_subnets import subnets_page
 
 __all__ = ["LEASE_SLACK_SECONDS", "SweepEdges", "sweep"]
@@ -108,6 +109,16 @@ def _nodes(s: _Sweep, page: Any) -> None:
     s.at = replace(s.at, suspects=tuple(sorted({*s.at.suspects, *suspects})))
 
 
+def _list_records(s: _Sweep) -> TablePage:
+    """As many pages of the table as make a full describe: large records leave few in one page."""
+    found = more = s.run.edges.store.page(s.at.token)
+    while found.token and len(found.records) + len(more.records) <= PAGE_IDS:
+        s.run.check()
+        more = s.run.edges.store.page(found.token)
+        found = TablePage((*found.records, *more.records), (*found.leases, *more.leases), more.token)
+    return found
+
+
 def _list_interfaces(s: _Sweep) -> Any:
     return s.run.call("DescribeNetworkInterfaces", s.run.edges.survey.unattached, s.at.token)
 
@@ -126,7 +137,7 @@ def _subnets(s: _Sweep, page: Any) -> None:
 
 _PHASES: Final[dict[str, tuple[Callable[[_Sweep], Any], Callable[[_Sweep, Any], None]]]] = {
     "nodes": (_list_nodes, _nodes),
-    "records": (lambda s: s.run.edges.store.page(s.at.token), lambda s, page: records_page(s.run, page)),
+    "records": (_list_records, lambda s, page: records_page(s.run, page)),
     "interfaces": (_list_interfaces, lambda s, page: unattached_page(s.run, page.items)),
     "subnets": (_list_subnets, _subnets),
 }
