@@ -6,7 +6,8 @@ the planner decides after a fresh look. All mutating calls go through :meth:`Bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,20 +29,41 @@ from berth.ec2_wire import (
     request,
     routed_subnet,
 )
-from berth.model import INSTANCE_TAG, NODE_TAG_PREFIX, Instance, Intent, InterfaceView, Limits, Outcome, SubnetView
+from berth.model import INSTANCE_TAG, Instance, Intent, InterfaceView, Limits, Outcome, SubnetView
+from berth.remembered import Remembered
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
     from mypy_boto3_ec2.type_defs import FilterTypeDef
 
-__all__ = ["CLIENT_CONFIG", "MUTATING_CONFIG", "Boto3Ec2", "Ec2", "call_ec2"]
+__all__ = [
+    "CIDRS_SECONDS",
+    "CLIENT_CONFIG",
+    "GROUPS_SECONDS",
+    "MUTATING_CONFIG",
+    "SUBNETS_SECONDS",
+    "TYPES_SECONDS",
+    "Boto3Ec2",
+    "Ec2",
+    "call_ec2",
+]
 
 CLIENT_CONFIG: Final = Config(
     connect_timeout=2, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3}, max_pool_connections=10
 )
-MUTATING_CONFIG: Final = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1})
-_PAGE: Final = 500
-"""Results in a page of what the sweep walks through (5 to 1000)."""
+MUTATING_CONFIG: Final = Config(
+    connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}, max_pool_connections=10
+)
+"""One attempt, for describes too: what a mutating call has done is looked at before it is made again, and whoever
+repeats a throttled describe hides from the token budget that it was."""
+TYPES_SECONDS: Final = 21_600.0
+"""What is known of an instance type is good for this long: EC2 does not change it, but once in years."""
+SUBNETS_SECONDS: Final = 15.0
+"""So are subnets with their tags and free addresses. The count is a hint; EC2's refusal is the truth, and ends it."""
+GROUPS_SECONDS: Final = 60.0
+"""So are the security groups tagged as usable: an operator who tags one waits so long."""
+CIDRS_SECONDS: Final = 300.0
+"""So are a VPC's CIDRs."""
 _FILTER_VALUES: Final = 200
 """Values that one filter of a Describe call may have (EC2 API reference, "Filter")."""
 
@@ -66,14 +88,24 @@ class Ec2(Protocol):
 
 
 class Boto3Ec2:
-    """EC2 through boto3. Make one for each execution environment: instance types are remembered.
+    """EC2 through boto3. Make one for each execution environment: what seldom changes is remembered, so that a batch of
+    steady nodes costs one DescribeInstances and one pair of DescribeNetworkInterfaces.
 
-    ``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``.
+    ``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; ``clock`` counts seconds from anywhere.
     """
 
-    def __init__(self, reader: EC2Client, writer: EC2Client, arn_prefix: str) -> None:
+    def __init__(
+        self,
+        reader: EC2Client,
+        writer: EC2Client,
+        arn_prefix: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reader, self._writer, self._arn_prefix = reader, writer, arn_prefix
-        self._limits: dict[str, Limits] = {}
+        self._limits = Remembered(TYPES_SECONDS, clock, self._ask_limits)
+        self._subnets = Remembered(SUBNETS_SECONDS, clock, self._ask_subnets)
+        self._cidrs = Remembered(CIDRS_SECONDS, clock, self._ask_cidrs)
+        self._groups = Remembered(GROUPS_SECONDS, clock, self._ask_groups)
 
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
         found = (
@@ -83,27 +115,6 @@ class Boto3Ec2:
             for instance in reservation["Instances"]
         )
         return {instance.id: instance for instance in found}
-
-    def node_pages(self, clusters: Iterable[str]) -> Iterator[tuple[Instance, ...]]:
-        """Living instances that carry a cluster tag, page by page."""
-        states = ["pending", "running", "stopping", "stopped"]
-        filters: list[FilterTypeDef] = [
-            {"Name": "tag-key", "Values": [NODE_TAG_PREFIX + name for name in sorted(clusters)]},
-            {"Name": "instance-state-name", "Values": states},
-        ]
-        for page in self._paginate("describe_instances", filters, _PAGE):
-            yield tuple(read_instance(i, self._arn_prefix) for r in page["Reservations"] for i in r["Instances"])
-
-    def tagged_interface_pages(self) -> Iterator[tuple[InterfaceView, ...]]:
-        """Interfaces with our instance tag, page by page."""
-        tagged: list[FilterTypeDef] = [{"Name": "tag-key", "Values": [INSTANCE_TAG]}]
-        for page in self._paginate("describe_network_interfaces", tagged, _PAGE):
-            yield tuple(read_interface(i) for i in page["NetworkInterfaces"])
-
-    def allowed_subnets(self) -> tuple[SubnetView, ...]:
-        """Every subnet tagged ``berth:allowed``."""
-        pages = self._paginate("describe_subnets", [{"Name": "tag-key", "Values": [ALLOWED_TAG]}])
-        return tuple(read_subnet(s) for page in pages for s in page["Subnets"])
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
         found: dict[str, dict[str, InterfaceView]] = {i: {} for i in ids}
@@ -117,34 +128,27 @@ class Boto3Ec2:
         return {i: tuple(sorted(by_id.values(), key=lambda n: n.id)) for i, by_id in found.items()}
 
     def limits(self, types: Iterable[str]) -> dict[str, Limits]:
-        wanted = sorted(set(types))
-        unknown = [t for t in wanted if t not in self._limits]
-        for page in self._pages("describe_instance_types", "instance-type", unknown):
-            for item in page["InstanceTypes"]:
-                self._limits[item["InstanceType"]] = read_limits(item)
-        return {t: self._limits[t] for t in wanted if t in self._limits}
+        return self._limits.get(types)
 
     def network(self, vpc_ids: Iterable[str]) -> Network:
         vpcs = sorted(set(vpc_ids))
-        subnets = [read_subnet(s) for page in self._pages("describe_subnets", "vpc-id", vpcs) for s in page["Subnets"]]
-        found = (v for page in self._pages("describe_vpcs", "vpc-id", vpcs) for v in page["Vpcs"])
-        cidrs = {v["VpcId"]: read_vpc_cidrs(v) for v in found}
-        tagged: FilterTypeDef = {"Name": "tag-key", "Values": [ALLOWED_TAG]}
-        groups = (
-            g["GroupId"]
-            for page in self._pages("describe_security_groups", "vpc-id", vpcs, tagged)
-            for g in page["SecurityGroups"]
-        )
+        subnets = sorted((s for found in self._subnets.get(vpcs).values() for s in found), key=lambda s: s.id)
+        cidrs = self._cidrs.get(vpcs)
         return Network(
-            subnets=tuple(routed_subnet(s, cidrs.get(s.vpc_id, ())) for s in sorted(subnets, key=lambda s: s.id)),
-            vpc_cidrs=tuple(sorted(cidrs.items())),
-            allowed_groups=frozenset(groups),
+            subnets=tuple(routed_subnet(s, cidrs.get(s.vpc_id, ())) for s in subnets),
+            vpc_cidrs=tuple(cidrs.items()),
+            allowed_groups=frozenset().union(*self._groups.get(vpcs).values()),
         )
 
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         """Make one mutating call, once. Raises :class:`Ec2Error`."""
         action, parameters = request(intent, instance_id, cluster)
-        answer = call_ec2(self._writer, action, parameters)
+        try:
+            answer = call_ec2(self._writer, action, parameters)
+        except Ec2Error as error:
+            if error.trouble in (Trouble.EXHAUSTED, Trouble.FRAGMENTED):
+                self._subnets.forget()  # their counts are older than this
+            raise
         outcome = read_outcome(intent.call, answer)
         if outcome.interface is None:
             return outcome
@@ -153,6 +157,29 @@ class Boto3Ec2:
 
     # ------------------------------------------------------------------------------------------- describing
 
+    def _ask_limits(self, types: list[str]) -> dict[str, Limits]:
+        pages = self._pages("describe_instance_types", "instance-type", types)
+        return {item["InstanceType"]: read_limits(item) for page in pages for item in page["InstanceTypes"]}
+
+    def _ask_subnets(self, vpcs: list[str]) -> dict[str, list[SubnetView]]:
+        found: dict[str, list[SubnetView]] = {vpc: [] for vpc in vpcs}
+        for page in self._pages("describe_subnets", "vpc-id", vpcs):
+            for subnet in map(read_subnet, page["Subnets"]):
+                found[subnet.vpc_id].append(subnet)
+        return found
+
+    def _ask_cidrs(self, vpcs: list[str]) -> dict[str, tuple[str, ...]]:
+        pages = self._pages("describe_vpcs", "vpc-id", vpcs)
+        return {v["VpcId"]: read_vpc_cidrs(v) for page in pages for v in page["Vpcs"]}
+
+    def _ask_groups(self, vpcs: list[str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {vpc: set() for vpc in vpcs}
+        tagged: FilterTypeDef = {"Name": "tag-key", "Values": [ALLOWED_TAG]}
+        for page in self._pages("describe_security_groups", "vpc-id", vpcs, tagged):
+            for group in page["SecurityGroups"]:
+                found[group["VpcId"]].add(group["GroupId"])
+        return found
+
     def _pages(
         self, action: str, name: str, values: Sequence[str], *more: FilterTypeDef
     ) -> Iterator[Mapping[str, Any]]:
@@ -160,20 +187,27 @@ class Boto3Ec2:
             chunk: FilterTypeDef = {"Name": name, "Values": list(values[start : start + _FILTER_VALUES])}
             yield from self._paginate(action, [chunk, *more])
 
-    def _paginate(
-        self, action: str, filters: Sequence[FilterTypeDef], size: int | None = None
-    ) -> Iterator[Mapping[str, Any]]:
+    def _paginate(self, action: str, filters: Sequence[FilterTypeDef]) -> Iterator[Mapping[str, Any]]:
         """A Describe with a filter, page by page: filtered ones have the larger bucket (EC2 API throttling).
 
-        Without ``size`` EC2 decides how much a page holds, which may be everything.
+        EC2 decides how much a page holds, which may be everything.
         """
-        parameters: dict[str, Any] = {"Filters": list(filters)} | ({"MaxResults": size} if size else {})
+        parameters: dict[str, Any] = {"Filters": list(filters)}
         while True:
-            page = call_ec2(self._reader, action, parameters)
+            page = self._describe(action, parameters)
             yield page
             if not page.get("NextToken"):
                 return
             parameters["NextToken"] = page["NextToken"]
+
+    def _describe(self, action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Once more if it was not answered: describing again does no harm."""
+        try:
+            return call_ec2(self._reader, action, parameters)
+        except Ec2Error as error:
+            if error.trouble is not Trouble.IN_DOUBT:
+                raise
+        return call_ec2(self._reader, action, parameters)
 
 
 def call_ec2(client: EC2Client, action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,12 +20,14 @@ from berth.calls import (
     Detach,
     SetDeleteOnTermination,
     SetGroups,
+    TagForNode,
     Unassign,
+    action_of,
 )
-from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
-from berth.ec2_wire import Ec2Error, Trouble, classify, request
+from berth.ec2 import CIDRS_SECONDS, CLIENT_CONFIG, GROUPS_SECONDS, MUTATING_CONFIG, SUBNETS_SECONDS, Boto3Ec2
+from berth.ec2_wire import Ec2Error, Trouble, classify, ec2_name, request
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Outcome
-from botocore.exceptions import ReadTimeoutError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.stub import ANY, Stubber
 from botocore.validate import validate_parameters
 
@@ -41,6 +44,7 @@ CALLS: list[Call] = [
     AssignAddresses("eni-1", 2),
     AssignIpv6Prefixes("eni-1"),
     SetGroups("eni-1", ("sg-1", "sg-2")),
+    TagForNode("eni-1"),
     Unassign("eni-1", ("10.0.1.16/28",)),
     Unassign("eni-1", ("10.0.1.5/32", "10.0.1.6/32")),
     Detach("eni-1", "eni-attach-1"),
@@ -243,7 +247,7 @@ def test_the_network_around_the_nodes_is_read() -> None:
     }
     stub.add_response("describe_subnets", {"Subnets": [subnet, {**subnet, "SubnetId": "subnet-0", "Tags": []}]})
     stub.add_response("describe_vpcs", {"Vpcs": [vpc]})
-    stub.add_response("describe_security_groups", {"SecurityGroups": [{"GroupId": "sg-1"}]})
+    stub.add_response("describe_security_groups", {"SecurityGroups": [{"GroupId": "sg-1", "VpcId": "vpc-1"}]})
     network = ec2.network(["vpc-1", "vpc-1"])
     assert [(s.id, s.free, s.allowed) for s in network.subnets] == [("subnet-0", 200, False), ("subnet-1", 200, True)]
     assert network.vpc_cidrs == (("vpc-1", ("10.0.0.0/16", "100.64.0.0/16")),)
@@ -314,3 +318,94 @@ def test_a_time_out_leaves_the_outcome_in_doubt() -> None:
     with pytest.raises(Ec2Error) as caught:
         ec2.mutate(made(DeleteInterface("eni-1")), NODE, "demo")
     assert caught.value.trouble is Trouble.IN_DOUBT
+
+
+# ------------------------------------------------------------------------------------------------ what is remembered
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Counting:
+    """Answers describes with nothing, but for a subnet, and counts them; refuses assignments when told to."""
+
+    def __init__(self) -> None:
+        self.described: Counter[str] = Counter()
+        self.refusal = ""
+        self.unanswered = 0
+
+    def __getattr__(self, method: str) -> Any:
+        def describe(**_: Any) -> dict[str, Any]:
+            self.described[method] += 1
+            if self.unanswered:
+                self.unanswered -= 1
+                raise ReadTimeoutError(endpoint_url="https://ec2")
+            vpc = {"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}
+            return {"Vpcs": [vpc], "Subnets": [], "SecurityGroups": [], "InstanceTypes": [], "Reservations": []}
+
+        return describe
+
+    def assign_private_ip_addresses(self, **_: Any) -> dict[str, Any]:
+        if self.refusal:
+            raise ClientError({"Error": {"Code": self.refusal, "Message": ""}}, "AssignPrivateIpAddresses")
+        return {}
+
+
+def test_what_is_around_the_nodes_is_remembered_for_its_stated_time() -> None:
+    client, clock = Counting(), Clock()
+    ec2 = Boto3Ec2(client, client, PREFIX, clock)  # type: ignore[arg-type]
+    for clock.now in (0.0, SUBNETS_SECONDS - 1):
+        ec2.network(["vpc-1"])
+    assert client.described == {"describe_subnets": 1, "describe_vpcs": 1, "describe_security_groups": 1}
+    for clock.now in (SUBNETS_SECONDS, GROUPS_SECONDS, CIDRS_SECONDS):
+        ec2.network(["vpc-1"])
+    assert client.described == {"describe_subnets": 4, "describe_vpcs": 2, "describe_security_groups": 3}
+
+
+def test_another_vpc_is_asked_about_alone() -> None:
+    client = Counting()
+    ec2 = Boto3Ec2(client, client, PREFIX, Clock())  # type: ignore[arg-type]
+    ec2.network(["vpc-1"])
+    assert set(dict(ec2.network(["vpc-1", "vpc-2"]).vpc_cidrs)) == {"vpc-1"}
+    assert client.described["describe_subnets"] == 2
+
+
+@pytest.mark.parametrize(
+    ("refusal", "asked"),
+    [("InsufficientCidrBlocks", 2), ("InsufficientFreeAddressesInSubnet", 2), ("IncorrectState", 1)],
+)
+def test_free_addresses_are_counted_anew_once_ec2_has_refused_for_want_of_them(refusal: str, asked: int) -> None:
+    client = Counting()
+    ec2 = Boto3Ec2(client, client, PREFIX, Clock())  # type: ignore[arg-type]
+    ec2.network(["vpc-1"])
+    client.refusal = refusal
+    with pytest.raises(Ec2Error):
+        ec2.mutate(made(AssignPrefixes("eni-1", 1)), NODE, "demo")
+    ec2.network(["vpc-1"])
+    assert client.described["describe_subnets"] == asked
+
+
+def test_a_describe_that_was_not_answered_is_made_once_more() -> None:
+    client = Counting()
+    ec2 = Boto3Ec2(client, client, PREFIX, Clock())  # type: ignore[arg-type]
+    client.unanswered = 1
+    assert ec2.instances([NODE]) == {}
+    client.unanswered = 2
+    with pytest.raises(Ec2Error, match="ReadTimeoutError"):
+        ec2.instances([NODE])
+
+
+def test_a_throttled_describe_is_not_repeated() -> None:
+    ec2, stub = stubbed()
+    stub.add_client_error("describe_instances", "RequestLimitExceeded")
+    with pytest.raises(Ec2Error, match="RequestLimitExceeded"):
+        ec2.instances([NODE])
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda c: type(c).__name__)
+def test_the_name_of_each_calls_bucket_is_that_of_the_request(call: Call) -> None:
+    assert action_of(call) == ec2_name(request(made(call), NODE, "demo")[0])
