@@ -16,13 +16,16 @@ from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
 from berth.looks import LookQueue
 from berth.meters import Meters
 from berth.settings import Settings
+from berth.standby_pools import parse_pools
+from berth.standby_store import DynamoStandby
 from berth.store import DynamoStore
-from berth.survey import Boto3Survey
-from berth.sweep_run import SweepEdges
-from berth.sweep_store import DynamoSweepStore
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+    from berth.standby_work import FillEdges
+    from berth.sweep_run import SweepEdges
 
 __all__ = [
     "connect",
@@ -30,23 +33,19 @@ __all__ = [
     "connect_budget",
     "connect_bus",
     "connect_ec2",
+    "connect_fill",
     "connect_looks",
-    "connect_store",
+    "connect_standby",
     "connect_sweep",
     "count_calls",
 ]
 
 
 def connect_ec2(settings: Settings, meters: Meters | None = None) -> Boto3Ec2:
-    reader = make_client("ec2", config=CLIENT_CONFIG)
-    writer = make_client("ec2", config=MUTATING_CONFIG)
-    for client in (reader, writer) if meters is not None else ():
+    client = make_client("ec2", config=MUTATING_CONFIG)
+    if meters is not None:
         count_calls(client, meters)
-    return Boto3Ec2(reader, writer, settings.arn_prefix)
-
-
-def connect_store(settings: Settings) -> DynamoStore:
-    return DynamoStore(make_client("dynamodb", config=CLIENT_CONFIG), settings.table)
+    return Boto3Ec2(client, client, settings.arn_prefix)
 
 
 def connect_bus(settings: Settings) -> EventBus:
@@ -55,6 +54,38 @@ def connect_bus(settings: Settings) -> EventBus:
 
 def connect_looks(settings: Settings) -> LookQueue:
     return LookQueue(make_client("sqs", config=CLIENT_CONFIG), settings.events_queue_url)
+
+
+def connect_standby(settings: Settings, table: DynamoDBClient) -> DynamoStandby:
+    """Without any pool too: what a node has claimed is its own, whether or not its pool is still wanted."""
+    pools: dict[str, list[str]] = {}
+    for pool in parse_pools(settings.standby_pools, settings.clusters)[0]:
+        pools.setdefault(pool.subnet_id, []).append(pool.key)
+    return DynamoStandby(table, settings.table, settings.arn, pools)
+
+
+def connect_fill(settings: Settings) -> FillEdges:
+    """What the filler works with. Its modules are imported here, so that no other function starts later for them."""
+    from berth.standby_ec2 import Boto3StandbyEc2
+    from berth.standby_stock import DynamoStock
+    from berth.standby_work import FillEdges
+
+    meters = Meters()
+    reader, writer = make_client("ec2", config=CLIENT_CONFIG), make_client("ec2", config=MUTATING_CONFIG)
+    for client in (reader, writer):
+        count_calls(client, meters)
+    table = make_client("dynamodb", config=CLIENT_CONFIG)
+    return FillEdges(
+        ec2=Boto3StandbyEc2(reader, writer),
+        stock=DynamoStock(table, settings.table),
+        leases=DynamoStore(table, settings.table),
+        looks=connect_looks(settings),
+        bus=connect_bus(settings),
+        settings=settings,
+        budget=connect_budget(settings),
+        brake=connect_brake(settings),
+        meters=meters,
+    )
 
 
 def connect_hooks(settings: Settings) -> Hooks:
@@ -81,21 +112,27 @@ def connect_brake(settings: Settings) -> Brake:
 def connect(settings: Settings) -> Edges:
     """Every edge, in the region and with the credentials of the environment."""
     meters = Meters()
+    table = make_client("dynamodb", config=CLIENT_CONFIG)
     return Edges(
         ec2=connect_ec2(settings, meters),
-        store=connect_store(settings),
+        store=DynamoStore(table, settings.table),
         bus=connect_bus(settings),
         looks=connect_looks(settings),
         settings=settings,
         budget=connect_budget(settings),
         brake=connect_brake(settings),
         hooks=connect_hooks(settings),
+        standby=connect_standby(settings, table),
         meters=meters,
     )
 
 
 def connect_sweep(settings: Settings, meters: Meters | None = None) -> SweepEdges:
     """What the sweep works with. The client of Auto Scaling is made when an instance may wait in a hook."""
+    from berth.survey import Boto3Survey
+    from berth.sweep_run import SweepEdges
+    from berth.sweep_store import DynamoSweepStore
+
     ec2 = make_client("ec2", config=CLIENT_CONFIG)
     if meters is not None:
         count_calls(ec2, meters)

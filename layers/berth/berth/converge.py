@@ -19,12 +19,23 @@ from dataclasses import dataclass, field, replace
 
 from berth.brake import Level
 from berth.bus import Event, interface_reclaimed
-from berth.calls import Call, CreateInterface, DeleteInterface, Detach, Unassign, action_of
+from berth.calls import (
+    Attach,
+    Call,
+    ClaimStandby,
+    CreateInterface,
+    DeleteInterface,
+    Detach,
+    TagForNode,
+    Unassign,
+    action_of,
+)
+from berth.claims import claim, end_claim
 from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.model import Intent, NodeView, Outcome
-from berth.overlay import apply, fresh_blocks, leaving_blocks, listed_blocks, overlay
+from berth.overlay import apply, fresh_blocks, just_tagged, leaving_blocks, listed_blocks, overlay
 from berth.plan import Plan
 from berth.purse import Purse, priority_of
 from berth.records import next_record
@@ -86,6 +97,7 @@ class Convergence:
         listed = listed_blocks(self.state.record)
         shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
         self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown), now=now)
+        self.view = replace(self.view, claimed=self.view.claimed - just_tagged(known, now))
         if self.view.report is not None:
             unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
             self.view = replace(self.view, report=replace(self.view.report, unusable=tuple(sorted(unusable))))
@@ -151,8 +163,14 @@ class Convergence:
     # ------------------------------------------------------------------------------------------- intents
 
     def _save_intents(self) -> None:
+        self._hurry("what it meant to do is not noted")
         self.purse.stored = self.purse.kept()
         self.edges.store.save_intents(self.view.instance.arn, self.intents, self.purse.stored)
+
+    def _hurry(self, what: str) -> None:
+        """Raise TimeoutError if the function was held up past its deadline: somebody else may soon hold the lease."""
+        if self.edges.clock() > self.deadline:
+            raise TimeoutError(f"{self.view.instance.id}: held up past the function's deadline; {what}")
 
     def _time_is_up(self) -> bool:
         if self.edges.clock() > self.deadline - SPARE_SECONDS:
@@ -191,6 +209,11 @@ class Convergence:
         self._send(intent)
 
     def _make(self, call: Call) -> None:
+        if isinstance(call, ClaimStandby):
+            self.view, won = claim(self.edges, self.view, call.interface_id)
+            self.counts["StandbyClaimed" if won else "StandbyRacesLost"] += 1
+            self.made.append(f"{call}: {'done' if won else 'somebody else has it'}")
+            return
         intent = Intent(token=self.edges.token(), call=call, at=self.edges.clock())
         if isinstance(call, Unassign):
             # an earlier, unfinished intent for the same blocks is replaced, not kept beside this one
@@ -212,12 +235,15 @@ class Convergence:
     def _send(self, intent: Intent) -> None:
         """The one place where a mutating call is made."""
         call, name = intent.call, type(intent.call).__name__
+        self._hurry(f"{call} is not made")
         try:
             outcome = self.edges.ec2.mutate(intent, self.view.instance.id, self.view.cluster)
         except Ec2Error as error:
             self.counts[f"{name}Failed"] += 1
             self.made.append(f"{call}: {error}")
             settled = error.trouble is Trouble.GONE and isinstance(call, Detach | DeleteInterface | Unassign)
+            if error.trouble is Trouble.GONE and isinstance(call, Attach | TagForNode):
+                self.view = end_claim(self.edges, self.view, call.interface_id)
             if not settled:
                 self._setback(intent, error)
                 return
@@ -240,6 +266,11 @@ class Convergence:
             gone = {(call.interface_id, b) for b in outcome.blocks} & self.view.leaving
             self.intents = [i for i in self.intents if i.outcome is not None or not releases(i.call, gone)]
         self._save_intents()
+        if isinstance(call, DeleteInterface):
+            self.view = end_claim(self.edges, self.view, call.interface_id)
+        if isinstance(call, TagForNode):
+            # settled when EC2 shows the tag: until then no describe of ours need show the interface
+            self.view = replace(self.view, claimed=self.view.claimed - {call.interface_id})
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone, now=now)
 

@@ -15,11 +15,13 @@ from berth.calls import (
     AssignPrefixes,
     Attach,
     Call,
+    ClaimStandby,
     CreateInterface,
     DeleteInterface,
     Detach,
     SetDeleteOnTermination,
     SetGroups,
+    TagForNode,
     Unassign,
 )
 from berth.model import (
@@ -277,6 +279,10 @@ def request(intent: Intent, instance_id: str, cluster: str) -> tuple[str, dict[s
         case SetDeleteOnTermination(interface_id=i, attachment_id=a):
             change = {"AttachmentId": a, "DeleteOnTermination": True}
             return "modify_network_interface_attribute", {"NetworkInterfaceId": i, "Attachment": change}
+        case ClaimStandby():
+            raise ValueError("a claim is a write to the table, not a call of EC2")
+        case TagForNode(interface_id=i):
+            return "create_tags", {"Resources": [i], "Tags": [{"Key": INSTANCE_TAG, "Value": instance_id}]}
         case AssignPrefixes(interface_id=i, count=n):
             return "assign_private_ip_addresses", {"NetworkInterfaceId": i, "Ipv4PrefixCount": n}
         case AssignAddresses(interface_id=i, count=n):

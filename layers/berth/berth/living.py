@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from berth.bus import addresses_ready, demand_unmet, policy_invalid
 from berth.calls import GROWING
+from berth.claims import offer
 from berth.converge import Convergence
 from berth.launch import serve_hook
 from berth.model import Instance, NodePolicy, PolicyProblem
@@ -34,6 +35,7 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     view = visit.view(instance, cluster, world.interfaces.get(instance.id, ()), state)
     view = replace(view, allowed_groups=world.network.allowed_groups)
     policy = fit_network(policy, view, limits, world.network.subnets)
+    view = offer(visit.edges, view, state.slots, policy, limits, world.network.subnets)
     convergence = visit.convergence(
         view,
         state,

@@ -53,7 +53,7 @@ class Look:
         world = self._describe(ids)
         if world is None:
             return
-        visit.level = self.edges.brake.level()
+        visit.level, visit.claimed = self.edges.brake.level(), world.claimed
         self.counts["BatchesBraked"] += visit.level is not Level.NORMAL
         for number, instance_id in enumerate(ids):
             if self.edges.clock() > self.deadline - SPARE_SECONDS:

@@ -21,12 +21,13 @@ from berth.calls import (
     Detach,
     SetDeleteOnTermination,
     SetGroups,
+    TagForNode,
     Unassign,
 )
 from berth.contract import Record
 from berth.model import Attachment, Intent, InterfaceView, Outcome
 
-__all__ = ["OVERLAY_SECONDS", "apply", "fresh_blocks", "leaving_blocks", "listed_blocks", "overlay"]
+__all__ = ["OVERLAY_SECONDS", "apply", "fresh_blocks", "just_tagged", "leaving_blocks", "listed_blocks", "overlay"]
 
 OVERLAY_SECONDS: Final = 60
 
@@ -62,6 +63,15 @@ def fresh_blocks(interfaces: Iterable[InterfaceView], intents: Iterable[Intent],
         if isinstance(intent.call, Attach):
             attached.add(intent.call.interface_id)
     return frozenset(fresh | {b for i in interfaces if i.id in attached for b in i.blocks})
+
+
+def just_tagged(intents: Iterable[Intent], now: float) -> frozenset[str]:
+    """Interfaces that were tagged for the node less than 60 s ago: describes may not show the tag yet."""
+    return frozenset(
+        i.call.interface_id
+        for i in intents
+        if isinstance(i.call, TagForNode) and i.outcome is not None and now - i.done_at < OVERLAY_SECONDS
+    )
 
 
 def listed_blocks(record: Record | None) -> frozenset[tuple[str, str]]:

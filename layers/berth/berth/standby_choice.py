@@ -13,7 +13,7 @@ from berth.calls import Call, ClaimStandby, CreateInterface, SetDeleteOnTerminat
 from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView
 
-__all__ = ["fitting", "follow_up", "with_claimed", "with_standby"]
+__all__ = ["fitting", "follow_up", "with_claim", "with_claimed", "with_standby"]
 
 
 def fitting(
@@ -110,6 +110,17 @@ def follow_up(view: NodeView) -> tuple[list[Call], str]:
             calls.append(SetDeleteOnTermination(interface.id, at.id))
         calls.append(TagForNode(interface.id))
     return calls, waiting
+
+
+def with_claim(view: NodeView, interface_id: str, *, won: bool) -> NodeView:
+    """After a claim: the interface is the node's, attached to nothing yet; or no candidate any more."""
+    left = tuple(i for i in view.standby if i.id != interface_id)
+    if not won:
+        return replace(view, standby=left)
+    mine = tuple(replace(i, node=view.instance.id) for i in view.standby if i.id == interface_id)
+    return replace(
+        view, standby=left, interfaces=(*view.interfaces, *mine), claimed=view.claimed | {i.id for i in mine}
+    )
 
 
 def with_claimed(

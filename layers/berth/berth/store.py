@@ -16,9 +16,10 @@ A lease through time::
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import ClientError
@@ -30,6 +31,7 @@ from berth.contract import (
     NODE,
     RECORD_KIND,
     ContractError,
+    Order,
     Record,
     Report,
     decode_record,
@@ -54,7 +56,12 @@ _BATCH: Final = 100
 """Keys in one BatchGetItem (DynamoDB API reference)."""
 
 # ------------------------------------------------------------------------------------------------ conditions
-REVISION_NEVER_FALLS: Final = "attribute_not_exists(revision) OR revision <= :revision"
+# two that have read the same revision write the same next one: it stands for one content alone, so that a function that
+# was held up past its lease cannot put back what its successor has changed
+REVISION_GROWS_OR_STAYS_AS_IT_IS: Final = (
+    "attribute_not_exists(revision) OR revision < :revision OR "
+    "(revision = :revision AND (digest = :digest OR attribute_not_exists(digest)))"
+)
 NODE_IS_KNOWN: Final = f"attribute_exists({BODY}) AND attribute_not_exists({EXPIRES})"
 REQUEST_IS_NEWER: Final = "(attribute_not_exists(requested_at) OR requested_at <= :requested_at)"
 HOOK_IS_NOT_LATER: Final = "hook_at <= :hook_at"
@@ -69,7 +76,12 @@ NOBODY_KNOCKED: Final = "wakeups = :seen"
 
 
 class RevisionConflictError(Exception):
-    """The table holds a higher revision than the one to be written: somebody else wrote this node."""
+    """The table holds this revision with another content, or a higher one: somebody else wrote this node."""
+
+
+def digest(record: Record) -> str:
+    """Short text that differs when two records tell a node different things; the report they know of is none."""
+    return hashlib.sha256(encode_record(replace(record, accepted=Order())).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,16 +286,17 @@ class DynamoStore:
         written = self._conditionally(
             self._client.update_item,
             Key=_key(arn, RECORD_KIND),
-            UpdateExpression=f"SET {BODY} = :body, revision = :revision, {sets}{removes}",
-            ConditionExpression=REVISION_NEVER_FALLS,
+            UpdateExpression=f"SET {BODY} = :body, revision = :revision, digest = :digest, {sets}{removes}",
+            ConditionExpression=REVISION_GROWS_OR_STAYS_AS_IT_IS,
             ExpressionAttributeValues={
                 ":body": {"S": encode_record(record)},
                 ":revision": _number(record.revision),
+                ":digest": {"S": digest(record)},
                 **values,
             },
         )
         if not written:
-            raise RevisionConflictError(f"{arn}: the table holds a record above revision {record.revision}")
+            raise RevisionConflictError(f"{arn}: the table holds another record of revision {record.revision} or above")
 
     def _conditionally(self, call: Any, **parameters: Any) -> bool:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -35,7 +35,7 @@ _SKEW_SECONDS: Final = 2.0
 class Visit:
     """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run.
 
-    ``hooked`` are the nodes whose launch hook has been completed.
+    ``hooked`` are the nodes whose launch hook has been completed; ``claimed`` as in :class:`berth.world.World`.
     """
 
     edges: Edges
@@ -46,6 +46,7 @@ class Visit:
     hooked: set[str] = field(default_factory=set)
     ran: Convergence | None = None
     level: Level = Level.NORMAL
+    claimed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def view(
         self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
@@ -60,6 +61,7 @@ class Visit:
             notes=state.notes,
             now=self.edges.clock(),
             served=frozenset(self.edges.settings.clusters),
+            claimed=self.claimed.get(instance.id, frozenset()),
         )
 
     def convergence(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from berth.budget import Priority
+from berth.claims import take_in
 from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.model import Instance, InterfaceView, Limits
@@ -37,6 +38,8 @@ class World:
     states: dict[str, NodeState]
     limits: dict[str, Limits]
     network: Network
+    claimed: dict[str, frozenset[str]]
+    """Standby interfaces that a node has claimed and that its tag does not name yet; ``interfaces`` has them too."""
 
 
 def describe(edges: Edges, ids: Sequence[str]) -> World:
@@ -52,13 +55,15 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
     ours = [i for i in ids if i not in instances or states[i].record or _cluster(edges, instances[i])]
     if ours:
         _pay(edges, "DescribeNetworkInterfaces", 2)
+    interfaces, claimed = take_in(edges, edges.ec2.interfaces(ours), ours) if ours else ({}, {})
     living = [i for i in (instances[n] for n in ours if n in instances) if not i.dead]
     return World(
         instances=instances,
-        interfaces=edges.ec2.interfaces(ours) if ours else {},
+        interfaces=interfaces,
         states=states,
         limits=edges.ec2.limits({i.type for i in living}) if living else {},
         network=edges.ec2.network({i.vpc_id for i in living}) if living else Network(),
+        claimed=claimed,
     )
 
 

@@ -29,6 +29,7 @@ from berth.calls import (
     Detach,
     SetDeleteOnTermination,
     SetGroups,
+    TagForNode,
     Unassign,
 )
 from berth.contract import Policy, Record, Report, decode_record, decode_report, encode_record, encode_report
@@ -39,7 +40,7 @@ from berth.events.node_look_requested import HookWait
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Notes, Outcome, SubnetView
 from berth.settings import Settings
-from berth.store import NodeState, RevisionConflictError
+from berth.store import NodeState, RevisionConflictError, digest
 
 NODE = "i-0123456789abcdef0"
 ARN_PREFIX = "arn:aws:ec2:eu-west-1:123456789012:instance/"
@@ -228,6 +229,8 @@ class FakeEc2:
                 return Outcome(blocks=self._assign(view, addresses=count))
             case AssignIpv6Prefixes(count=count):
                 return Outcome(blocks=self._assign_ipv6(view, count))
+            case TagForNode():
+                self.all_interfaces[view.id] = replace(view, node=instance_id)
             case SetGroups(groups=groups):
                 if not set(groups) <= self.groups:
                     raise refusal("UnauthorizedOperation", Trouble.REFUSED)
@@ -420,8 +423,9 @@ class FakeStore:
         item.marked, item.notes, item.expires_at, item.requested_at = (), Notes(), expires_at, 0.0
 
     def _write(self, arn: str, item: _Items, record: Record) -> None:
-        if record.revision < item.revision:
-            raise RevisionConflictError(f"{arn}: revision {record.revision} below {item.revision}")
+        changed = bool(item.body) and digest(record) != digest(decode_record(item.body))
+        if record.revision < item.revision or (record.revision == item.revision and changed):
+            raise RevisionConflictError(f"{arn}: revision {record.revision} cannot follow {item.revision}")
         item.body, item.revision = encode_record(record), record.revision
         self.history.append(record)
 
