@@ -85,6 +85,12 @@ def test_more_nodes_than_one_batch_are_loaded(store: Store) -> None:
     assert [s.record.revision for s in loaded.values() if s.record] == list(range(1, 71))
 
 
+def test_a_revision_stands_for_one_content_so_that_a_successors_record_is_not_put_back(store: Store) -> None:
+    store.save(ARN, Record(ARN, 3, no_snat_cidrs=("10.0.0.0/16",)), (), Notes())
+    with pytest.raises(RevisionConflictError):
+        store.save(ARN, Record(ARN, 3), (), Notes())
+
+
 def test_a_revision_never_falls_but_may_stay(store: Store) -> None:
     store.save(ARN, Record(ARN, 3), (), Notes())
     store.save(ARN, Record(ARN, 3, accepted=Order(1, 1)), (), Notes())
