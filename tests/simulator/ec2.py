@@ -79,7 +79,9 @@ class SimEc2:
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
         self._describe("DescribeInstances", ids)
         wanted = set(ids)
-        return {i.id: i for i in self.cloud.past_instances.at(self._moment()) if i.id in wanted}
+        shown = {i.id: i for i in self.cloud.past_instances.at(self._moment()) if i.id in wanted}
+        self.kernel.pause()
+        return shown
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
         found: dict[str, dict[str, InterfaceView]] = {i: {} for i in ids}
@@ -120,6 +122,8 @@ class SimEc2:
         if not self.buckets.take(action, self.kernel.now):
             self.outcomes[action, "RequestLimitExceeded"] += 1
             raise refusal(action, "RequestLimitExceeded")
+        if self.kernel.fate():
+            raise refusal(action, "InternalError")
         self.outcomes[action, "ok"] += 1
 
     def _moment(self) -> float:
@@ -143,8 +147,9 @@ class SimEc2:
             self._tell(action, getattr(error, "code", str(error)), intent, instance_id)
             raise
         self.changes += 1
-        lost = self.rng.random() < self.faults.lost
+        lost = self.rng.random() < self.faults.lost or self.kernel.fate() == "lost"
         self._tell(action, "done, answer lost" if lost else "ok", intent, instance_id, outcome)
+        self.kernel.pause()
         if lost:
             raise refusal(action, "ReadTimeoutError" if self.rng.random() < 0.5 else "InternalError")
         return outcome
@@ -154,7 +159,8 @@ class SimEc2:
             return "ReadTimeoutError"
         if not self.buckets.take(action, self.kernel.now):
             return "RequestLimitExceeded"
-        return "InternalError" if self.rng.random() < self.faults.dropped else ""
+        dropped = self.rng.random() < self.faults.dropped or self.kernel.fate() == "dropped"
+        return "InternalError" if dropped else ""
 
     def _tell(self, action: str, code: str, intent: Intent, instance_id: str, outcome: Outcome | None = None) -> None:
         self.outcomes[action, code] += 1

@@ -26,11 +26,18 @@ class Process:
     name: str
     skew: float = 0.0
     dies_at: int | None = None
+    drops_at: int | None = None
+    loses_at: int | None = None
     killed_at: float = float("inf")
     runaway: bool = False
     steps: int = 0
     dead: bool = False
     background: Background | None = None
+
+    def fate(self) -> str:
+        """What becomes of the call of the present step: "dropped", "lost", or "" for nothing special."""
+        step = self.steps - 1
+        return "dropped" if step == self.drops_at else "lost" if step == self.loses_at else ""
 
 
 class Background:
@@ -99,13 +106,21 @@ class Kernel:
             self.say(f"dies before {what}")
             raise Died
         process.steps += 1
-        if process.background is not None:
-            process.background.pause()
+        self.pause()
         if self.now > process.killed_at and not process.runaway:
             process.dead = True
             self.say(f"timed out before {what}")
             raise Died
         self.advance(self.latency)
+
+    def pause(self) -> None:
+        """The present process may be held up here: before a call, when the request is on its way, or after it."""
+        if self.current is not None and self.current.background is not None:
+            self.current.background.pause()
+
+    def fate(self) -> str:
+        """Of the present step's call, as :meth:`Process.fate`."""
+        return self.current.fate() if self.current else ""
 
     def clock(self, process: Process) -> Callable[[], float]:
         """The clock of the process's host."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from berth.buckets import Reservation
 from berth.contract import Record, Report, decode_record, decode_report, encode_record, encode_report
 from berth.events import Signal
 from berth.intents import decode_intents, encode_intents
 from berth.model import Intent, Notes
-from berth.store import NodeState, RevisionConflictError
+from berth.store import NodeState, RevisionConflictError, digest
 
 from tests.simulator.ec2 import Faults
 from tests.simulator.kernel import Kernel
 
 __all__ = ["Item", "Table", "TableTroubleError"]
+
+
+IN_FLIGHT_SECONDS: Final = 40.0
+"""A request arrives within three attempts of the client (berth.ec2.CLIENT_CONFIG) or not at all."""
 
 
 class TableTroubleError(Exception):
@@ -58,7 +63,9 @@ class Table:
 
     def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
         self._call("load")
-        return {arn: self._state(self.items.get(arn) or Item()) for arn in arns}
+        loaded = {arn: self._state(self.items.get(arn) or Item()) for arn in arns}
+        self.kernel.pause()
+        return loaded
 
     def records(self) -> Iterator[tuple[str, NodeState]]:
         self._call("scan")
@@ -182,20 +189,25 @@ class Table:
 
     def _call(self, what: str, arn: str = "") -> bool:
         """A step. Returns whether the answer will be lost; raises if the call does not arrive."""
+        sent = self.kernel.now
         self.kernel.step(what)
-        if not self.faults.table or self.rng.random() >= self.faults.table:
+        fate = "dropped" if self.kernel.now - sent > IN_FLIGHT_SECONDS else self.kernel.fate()
+        if not fate and self.faults.table and self.rng.random() < self.faults.table:
+            fate = self.rng.choice(["dropped", "lost"])
+        if not fate:
             return False
-        if self.rng.random() < 0.5:
+        if fate == "dropped":
             self.kernel.say(f"  table: {what} {arn[-10:]} fails")
             raise TableTroubleError(what)
         self.kernel.say(f"  table: {what} {arn[-10:]} is done and not answered")
         return True
 
     def _answer(self, lost: bool) -> None:
+        self.kernel.pause()
         if lost:
             raise TableTroubleError("no answer")
 
 
 def _may_follow(new: Record, old: Record) -> bool:
-    """The condition of the table's write (store.REVISION_NEVER_FALLS)."""
-    return new.revision >= old.revision
+    """The condition of the table's write (store.REVISION_GROWS_OR_STAYS_AS_IT_IS)."""
+    return new.revision > old.revision or (new.revision == old.revision and digest(new) == digest(old))

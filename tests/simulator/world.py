@@ -134,16 +134,18 @@ class World:
 
     # ------------------------------------------------------------------------------------------- functions
 
-    def invoke(self, *, dies_at: int | None = None, steps: int | None = None, runaway: bool = False) -> Process:
-        """A function takes some of the messages that are due. ``steps``: it stops after so many, in the background."""
+    def invoke(self, *, steps: int | None = None, **fate: Any) -> Process:
+        """A function takes some of the messages that are due. ``steps``: it stops after so many, in the background.
+
+        ``fate`` is its :class:`~tests.simulator.kernel.Process`'s.
+        """
         due = self.queues.due()
         batch = self.rng.sample(due, min(len(due), self.rng.choice([1, 2, 3, 10])))
         process = Process(
             f"lambda-{next(self._numbers)}",
             skew=self.rng.uniform(-1, 1),
-            dies_at=dies_at,
             killed_at=self.kernel.now + SECONDS,
-            runaway=runaway,
+            **fate,
         )
         if not batch:
             return process

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-from berth.events import Signal
-from berth.reconcile import reconcile
+from collections.abc import Sequence
+from dataclasses import replace
 
-from tests.unit.control.fakes import NODE, Died, Scene
+import pytest
+from berth.buckets import Reservation
+from berth.calls import Unassign
+from berth.contract import Assignment, Interface, Order, Policy, Record, Report
+from berth.events import Signal
+from berth.ingest import needs_look
+from berth.model import Intent
+from berth.reconcile import reconcile
+from berth.store import NodeState
+
+from tests.unit.control.fakes import ARN, NODE, SUBNET, Died, Scene
 
 SECONDS = 50.0
 
@@ -29,3 +38,31 @@ def test_a_shortage_is_told_wherever_the_function_is_killed(dies_at: int) -> Non
         scene.machine.now += 120
         look(scene)
     assert scene.bus.named("Node Address Demand Unmet")
+
+
+def test_a_function_that_is_held_up_past_its_deadline_makes_no_call_any_more() -> None:
+    """Its lease runs out 30 s later: by the time of the call another function may have changed its mind."""
+    scene = Scene()
+    scene.ec2.launch()
+    written = scene.store.save_intents
+
+    def held_up(arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
+        written(arn, intents, slots)
+        scene.machine.now += SECONDS + 1
+
+    scene.store.save_intents = held_up  # type: ignore[method-assign]
+    result = reconcile(scene.edges, [Signal(NODE, "test")], SECONDS)
+    assert isinstance(result.failed[NODE], TimeoutError)
+    assert scene.ec2.calls == []
+    assert not scene.store.leases
+
+
+def test_a_killed_functions_call_is_finished_by_the_next_report_even_if_that_asks_for_nothing() -> None:
+    """Its own message may be a report that is older by then, and so starts no look."""
+    intent = Intent("token", Unassign("eni-1", ("10.0.1.16/28",)), at=1.0)
+    interface = Interface("eni-1", "06:00:00:00:00:01", 0, SUBNET, "10.0.1.0/24", "10.0.1.1", "10.0.1.4")
+    listed = replace(interface, assignments=(Assignment("10.0.1.32/28", "1:10.0.1.32/28"),))
+    record = Record(ARN, 2, policy=Policy(warm_addresses=4), interfaces=(listed,), accepted=Order(1, 1))
+    report = Report(Order(1, 2), acknowledged_revision=2, in_use=1)
+    assert not needs_look(report, NodeState(record))
+    assert needs_look(report, NodeState(record, intents=(intent,)))

@@ -1,0 +1,113 @@
+"""Every crash, every lost call and every hold-up of a small scene, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from tests.simulator.settling import check, settle
+from tests.simulator.small import go_on, knock, served
+from tests.simulator.world import World
+
+__all__ = ["crashes", "held_up", "in_step", "pairs", "unanswered"]
+
+Scene = Callable[..., World]
+MOST_STEPS: Final = 200
+AFTER_THE_LEASE: Final = 130.0
+"""Seconds: a lease is 80 s at the most, and a message comes again after 120 s."""
+
+
+def _finish(world: World) -> None:
+    try:
+        settle(world)
+        check(world)
+    finally:
+        world.end_background(kill=True)
+
+
+def in_step(scene: Scene) -> Iterator[str]:
+    """Past its lease it goes on in the midst of the one that has come after it: one call of each in turn."""
+    for step in range(MOST_STEPS):
+        for lead in range(MOST_STEPS):
+            yield f"held up at pause {step}, for {lead} pauses of the next"
+            world = scene()
+            if _holds(world, step):
+                return
+            knock(world)
+            world.invoke(steps=lead)
+            ended = world.background[-1].done
+            while world.background:
+                for work in list(world.background):
+                    world.advance_background(work, 1)
+            go_on(world)
+            _finish(world)
+            if ended:
+                break
+
+
+def _steps(scene: Scene) -> int:
+    """How many steps the function makes if nothing happens to it."""
+    return scene().invoke().steps
+
+
+def crashes(scene: Scene) -> Iterator[str]:
+    """The function is killed before each of its calls."""
+    for step in range(_steps(scene)):
+        yield f"killed before step {step}"
+        world = scene()
+        world.invoke(dies_at=step)
+        _finish(world)
+
+
+def unanswered(scene: Scene) -> Iterator[str]:
+    """Each of its calls in turn is not made, or is made and not answered."""
+    for step in range(_steps(scene)):
+        for fate in ("drops_at", "loses_at"):
+            yield f"{fate} {step}"
+            world = scene()
+            world.invoke(**{fate: step})
+            go_on(world)
+            _finish(world)
+
+
+def pairs(scene: Scene) -> Iterator[str]:
+    """It is killed before each of its calls, and so is the one that comes after it."""
+    for first in range(_steps(scene)):
+        for second in range(MOST_STEPS):
+            yield f"killed before step {first}, the next before step {second}"
+            world = scene()
+            world.invoke(dies_at=first)
+            world.kernel.advance(AFTER_THE_LEASE)
+            ended = not world.invoke(dies_at=second).dead
+            world.kernel.advance(AFTER_THE_LEASE)
+            _finish(world)
+            if ended:
+                break
+
+
+def held_up(scene: Scene, *, past_lease: bool) -> Iterator[str]:
+    """It is held up before each of its calls, others go on meanwhile, and then it goes on itself.
+
+    ``past_lease``: for so long that its lease has run out, and its host does not kill it.
+    """
+    for step in range(MOST_STEPS):
+        for forgets in (False, True):
+            yield f"held up at pause {step}, the agent {'loses' if forgets else 'keeps'} its files"
+            world = scene()
+            if _holds(world, step, past_lease=past_lease):
+                return
+            if not forgets:
+                knock(world)
+                served(world)
+            go_on(world, forgets=forgets)
+            world.end_background()
+            go_on(world)
+            _finish(world)
+
+
+def _holds(world: World, step: int, *, past_lease: bool = True) -> bool:
+    """Hold a function up at its pause number ``step``. True: it has come to its end before."""
+    world.invoke(steps=step, runaway=True)
+    if past_lease:
+        world.kernel.advance(AFTER_THE_LEASE)
+    return world.background[-1].done
