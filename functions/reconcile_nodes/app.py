@@ -65,6 +65,11 @@ def look(signals: list[Signal], reports: list[SentReport], seconds: float) -> di
     for reason in (*intake.refused, *intake.older):
         logger.info("report dropped", extra={"reason": reason})
     result = reconcile(edges, [*signals, *intake.signals], seconds)
-    taken = {"ReportsRead": len(reports), "ReportsRefused": len(intake.refused), "ReportsOlder": len(intake.older)}
+    taken = {
+        "ReportsRead": len(reports),
+        "ReportsQuiet": intake.quiet,
+        "ReportsRefused": len(intake.refused),
+        "ReportsOlder": len(intake.older),
+    }
     publish(metrics, {**result.counts, **taken}, edges.meters.take())
     return result.failed

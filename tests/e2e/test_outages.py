@@ -75,13 +75,13 @@ class Site:
 
     def heard(self, machine: Machine) -> None:
         """Wait until a report that was built from now on has been accepted: what the node is now is known."""
-        before = self.record(machine).accepted
+        before = self.scene.stack.accepted(machine.id)
         # two, since the first may have been on its way already
         wait_for(
             f"two reports of {machine.name}",
             lambda: (
-                self.record(machine).accepted.sequence >= before.sequence + 2
-                or self.record(machine).accepted.boot > before.boot
+                self.scene.stack.accepted(machine.id).sequence >= before.sequence + 2
+                or self.scene.stack.accepted(machine.id).boot > before.boot
             ),
             60,
         )

@@ -279,7 +279,7 @@ class TestReportsOfItsOwn:
         older = site.report(order=order, surrendered=surrender_all(interface))
         send_report(site.as_mallory("sqs"), site.scene, older)
         wait_for("it to be counted", lambda: log.metric("ReportsOlder") == 1)
-        assert site.record(site.mallory).accepted == newest.order
+        assert site.scene.stack.accepted(site.mallory.id) == newest.order
         assert site.holdings() == before
 
     def test_a_node_may_give_back_what_is_its_own_and_only_in_two_phases(self, site: Site) -> None:

@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any, Final
 
-from berth.contract import BODY, KIND, NODE, RECORD_KIND, Record, decode_record
+from berth.contract import BODY, KIND, NODE, RECORD_KIND, Order, Record, decode_record, decode_report
 
 from tests.sandbox.landscape import ADMIN_KEY, REGION, client
 from tests.sandbox.waiting import WaitedError, wait_for
@@ -41,6 +41,16 @@ class Account:
         )
         body = item.get("Item", {}).get(BODY, {}).get("S")
         return decode_record(body) if body else None
+
+    def accepted(self, instance_id: str) -> Order:
+        """The order of the node's last accepted report."""
+        item = self.client("dynamodb").get_item(
+            TableName=self.outputs["TableName"],
+            Key={NODE: {"S": self.arn(instance_id)}, KIND: {"S": "report"}},
+            ConsistentRead=True,
+        )
+        body = item.get("Item", {}).get(BODY, {}).get("S")
+        return decode_report(body).order if body else Order()
 
     def interfaces(self, instance_id: str) -> list[dict[str, Any]]:
         """What EC2 shows attached to the instance, in order of device index."""

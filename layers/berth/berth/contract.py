@@ -124,8 +124,9 @@ class Policy:
 class Record:
     """What a node may use. ``revision`` only ever grows; the agent ignores a lower one.
 
-    ``accepted`` is the order of the last report that a Lambda accepted. ``no_snat_cidrs`` are destinations that see
-    the pod's own address.
+    ``accepted`` is the order of the last accepted report that was worth a look: its boot counter is always that of the
+    last accepted one, so an agent that lost its files starts above all of them by taking the next boot.
+    ``no_snat_cidrs`` are destinations that see the pod's own address.
     """
 
     instance_arn: str

@@ -12,16 +12,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from berth.contract import ContractError, Record, Report, address_count, decode_report
+from berth.contract import ContractError, Policy, Record, Report, address_count, decode_report
 from berth.events import Signal
-from berth.store import Store
+from berth.store import NodeState, Store
 
-__all__ = ["MAX_REPORT_BYTES", "Intake", "ReportRefusedError", "SentReport", "believe", "ingest", "read_report"]
+__all__ = [
+    "MAX_REPORT_BYTES",
+    "Intake",
+    "ReportRefusedError",
+    "SentReport",
+    "believe",
+    "ingest",
+    "needs_look",
+    "read_report",
+]
 
 MAX_REPORT_BYTES: Final = 262_144
 """Three times what the largest node has to say, and well below a DynamoDB item's 400 KB: one sender's message must not
 be able to fail the others of its batch."""
 _MAX_COUNTER: Final = 2**63 - 1  # DynamoDB's numbers have 38 digits
+_ENDED_SECONDS: Final = 600.0
+"""For so long after it has ended, requested capacity is worth a look: many reports, of which one will do."""
 _SENDER: Final = re.compile(r"[A-Z0-9]{4,128}:(i-[0-9a-f]{8}(?:[0-9a-f]{9})?)")
 
 
@@ -56,29 +67,38 @@ def read_report(sender: str, body: str) -> SentReport:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What came of a batch of reports: nodes to look at, and why some reports were refused or too old."""
+    """What came of a batch of reports: nodes to look at, and why some reports were refused or too old.
+
+    ``quiet`` reports were kept and ask for nothing.
+    """
 
     signals: tuple[Signal, ...] = ()
     refused: tuple[str, ...] = ()
     older: tuple[str, ...] = ()
+    quiet: int = 0
 
 
 def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport]) -> Intake:
     """Keep what is new. ``arns`` maps the senders' instance ids to ARNs.
 
     A sender without a record is no node of ours, or one that nobody has looked at yet: its report is refused, and it is
-    looked at. If it is a node, its next report finds a record.
+    looked at. If it is a node, its next report finds a record. A node whose report asks for nothing is not looked at
+    (:func:`needs_look`): thousands of nodes report twice a minute, and each look costs describes.
     """
     known = store.load(sorted({arns[r.instance_id] for r in reports})) if reports else {}
     signals: dict[str, Signal] = {}
     refused: list[str] = []
     older: list[str] = []
+    quiet = 0
     for sent in sorted(reports, key=lambda r: (r.instance_id, r.report.order)):
         state = known[arns[sent.instance_id]]
         if state.record is None or state.buried:
             refused.append(f"{sent.instance_id}: no record says that it is a node of ours")
             signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record", reports=True))
         elif store.accept_report(arns[sent.instance_id], sent.report):
+            if not needs_look(sent.report, state, sent.sent_at):
+                quiet += 1
+                continue
             order = sent.report.order
             signals[sent.instance_id] = Signal(
                 sent.instance_id, f"report ({order.boot}, {order.sequence})", at=sent.sent_at
@@ -86,7 +106,39 @@ def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport])
         else:
             order = sent.report.order
             older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is older than the last")
-    return Intake(tuple(signals.values()), tuple(refused), tuple(older))
+    return Intake(tuple(signals.values()), tuple(refused), tuple(older), quiet)
+
+
+def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
+    """Whether ``report``, sent at ``now``, says anything that a look at its node could act upon. Pure.
+
+    By the table alone, without EC2: addresses are missing, or were told to be; a release or any other call is under
+    way; a launch hook or an unwanted interface waits; requested capacity has just ended; or the agent's boot is new,
+    which the record has to say. What EC2 and the record disagree about is for events and the sweep to find. In doubt it
+    is true: a look costs describes and nothing else.
+    """
+    record, notes = state.record, state.notes
+    if record is None or report.order.boot > record.accepted.boot:
+        return True
+    if report.waiting or report.surrendered or notes.unmet or notes.wanted_since or notes.hook_name or notes.unwanted:
+        return True
+    if 0 < notes.requested <= record.policy.minimum_addresses and 0 <= now - notes.requested_until < _ENDED_SECONDS:
+        return True
+    if any(i.outcome is None for i in state.intents):
+        return True  # a function was killed: the message that it died of may be an older report, which starts no look
+    blocks = [a for i in record.interfaces for a in i.assignments]
+    if any(a.releasing for a in blocks):
+        return True
+    unusable = {*report.unusable}
+    supply = sum(address_count(a.cidr) for a in blocks if a.cidr not in unusable) - report.cooling
+    assigned = sum(address_count(a.cidr) for a in blocks)
+    warm, minimum = _kept_ready(record.policy)
+    return min(record.policy.max_pods, report.in_use + warm) > supply or min(record.policy.max_pods, minimum) > assigned
+
+
+def _kept_ready(policy: Policy) -> tuple[int, int]:
+    """(warm, minimum) of IPv4 addresses. Where IPv6 serves the pods, one is kept (docs/decisions/0003, 0005)."""
+    return (0, 1) if policy.ip_families == "ipv6" else (policy.warm_addresses, max(policy.minimum_addresses, 1))
 
 
 def believe(report: Report | None, record: Record | None) -> Report | None:

@@ -14,16 +14,10 @@ from typing import Any
 
 from tests.bench.scale.aims import judge, table
 from tests.bench.scale.assumed import LAUNCH_WINDOW, stated
-from tests.bench.scale.berth_run import SYSTEMS, run_berth
 from tests.bench.scale.deployed import deployed
-from tests.bench.scale.peer_run import PEERS, run_peer
 from tests.bench.scale.result import Result
+from tests.bench.scale.systems import ALL_SYSTEMS, run
 from tests.sandbox.cloud.throttle import limit_of
-
-
-def run(system: str, nodes: int, pods: int, seed: int) -> Result:
-    """One run."""
-    return (run_peer if system in PEERS else run_berth)(system, nodes, pods, seed)
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +51,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 5000])
     parser.add_argument("--pods", type=int, nargs="+", default=[30, 110])
-    parser.add_argument("--systems", nargs="+", choices=[*SYSTEMS, *PEERS], default=[*SYSTEMS, *PEERS])
+    parser.add_argument("--systems", nargs="+", choices=ALL_SYSTEMS, default=[*ALL_SYSTEMS])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("build/bench/scale.json"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.scale.__main__ import run
 from tests.bench.scale.aims import judge
 from tests.bench.scale.peer_run import PEERS
 from tests.bench.scale.result import bound_by_action
+from tests.bench.scale.systems import run
 from tests.bench.scale.timeline import Timeline
 
 SEED = 1

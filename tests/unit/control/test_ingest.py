@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
-from berth.contract import Assignment, Interface, Order, Record, Report, Surrender, encode_report
-from berth.ingest import MAX_REPORT_BYTES, ReportRefusedError, SentReport, believe, ingest, read_report
+from berth.contract import Assignment, Interface, Order, Policy, Record, Report, Surrender, encode_report
+from berth.ingest import MAX_REPORT_BYTES, ReportRefusedError, SentReport, believe, ingest, needs_look, read_report
 from berth.model import Notes
+from berth.store import NodeState
 
 from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE, FakeStore, Machine
 
@@ -132,3 +134,82 @@ def test_no_report_and_no_record_are_nothing_to_believe() -> None:
 def test_a_report_that_would_fail_the_others_of_its_batch_is_refused(body: str) -> None:
     with pytest.raises(ReportRefusedError):
         read_report(f"AROAX:{NODE}", body)
+
+
+# ---------------------------------------------------------------------------- which reports are worth a look
+
+SETTLED = NodeState(record=replace(record(), policy=Policy(warm_addresses=8, max_pods=30), accepted=Order(1, 1)))
+
+
+def quiet(**changes: object) -> Report:
+    """A report of a node that has all it needs: 32 addresses, 24 in use, 8 to be kept warm."""
+    return replace(Report(Order(1, 2), 1, in_use=22, cooling=2), **changes)  # type: ignore[arg-type]
+
+
+def test_a_node_that_has_all_it_needs_is_not_looked_at_for_its_report() -> None:
+    store = FakeStore(Machine())
+    store.save(ARN, SETTLED.record or record(), (), Notes())
+    intake = ingest(store, {NODE: ARN}, [SentReport(NODE, quiet())])
+    kept = store.load([ARN])[ARN].report
+    assert (intake.signals, intake.quiet, kept) == ((), 1, quiet())
+
+
+def test_pods_that_come_and_go_within_the_supply_are_nothing_to_look_for() -> None:
+    assert not any(needs_look(quiet(in_use=n, cooling=22 - n), SETTLED) for n in range(23))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"in_use": 25, "cooling": 3},
+        {"cooling": 3},
+        {"waiting": ("pod",)},
+        {"unusable": ("10.0.1.32/28",)},
+        {"surrendered": (Surrender(MAC, "10.0.1.32/28", "1:b"),)},
+        {"order": Order(2, 1)},
+    ],
+    ids=[
+        "warm too few",
+        "too many cool",
+        "a pod waits",
+        "metadata lacks a block",
+        "a block to give back",
+        "a new boot",
+    ],
+)
+def test_a_report_that_asks_for_something_is_looked_at(changes: dict[str, object]) -> None:
+    assert needs_look(quiet(**changes), SETTLED)
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        Notes(unmet=3),
+        Notes(wanted_since=1.0),
+        Notes(hook_name="launch", hook_group="workers", hook_at=1.0),
+        Notes(unwanted=(("eni-2", 1.0),)),
+    ],
+    ids=["unmet demand", "addresses on their way", "a launch hook", "an unwanted interface"],
+)
+def test_a_node_that_something_is_noted_of_is_looked_at_with_its_next_report(notes: Notes) -> None:
+    assert needs_look(quiet(), replace(SETTLED, notes=notes))
+
+
+def test_a_release_under_way_is_looked_at_until_it_is_over() -> None:
+    """Also when the agent lists it no more: then the mark is to be taken off."""
+    settled = SETTLED.record
+    assert settled is not None
+    interface = settled.interfaces[0]
+    marked = tuple(replace(a, releasing=a.id == "1:b") for a in interface.assignments)
+    state = replace(SETTLED, record=replace(settled, interfaces=(replace(interface, assignments=marked),)))
+    assert needs_look(quiet(), state)
+
+
+def test_fewer_addresses_than_the_minimum_are_looked_at() -> None:
+    settled = SETTLED.record
+    assert settled is not None
+    policy = Policy(warm_addresses=0, minimum_addresses=33, max_pods=110)
+    assert needs_look(quiet(in_use=0), replace(SETTLED, record=replace(settled, policy=policy)))
+    assert not needs_look(
+        quiet(in_use=0), replace(SETTLED, record=replace(settled, policy=replace(policy, ip_families="ipv6")))
+    )
