@@ -6,6 +6,7 @@ One writer per node: leases are taken first and EC2 is described after. An event
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from berth.look import Look
 from berth.trail import log_look
 
 __all__ = ["LEASE_SLACK_SECONDS", "ROUNDS", "RunResult", "reconcile"]
+
+logger = logging.getLogger(__name__)
 
 LEASE_SLACK_SECONDS: Final = 30.0
 """A lease outlives the invocation's deadline by this much: a holder can then never outlive its lease."""
@@ -53,6 +56,7 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
                 unheard = _remember_now(edges, look, unheard)
                 mine = _let_go(edges, look, mine, holder, seen)
         _come_again(edges, look, [s for s in unheard if s.instance_id not in seen or s.instance_id in look.postponed])
+        _refuse(look, [s for s in unheard if s.instance_id in seen and s.instance_id not in look.postponed])
         if mine:
             # somebody keeps knocking: with a fresh message the other nodes of this batch can finish
             edges.looks.ask(mine, "knocked while busy", 1)
@@ -94,6 +98,16 @@ def _come_again(edges: Edges, look: Look, unheard: list[Signal]) -> None:
             continue
         look.failed.setdefault(
             s.instance_id, BlockingIOError(f"{s.instance_id}: no record to note {s.reason!r} in yet")
+        )
+
+
+def _refuse(look: Look, unheard: list[Signal]) -> None:
+    """Say which requests were not granted: their sender gets no answer."""
+    for s in [s for s in unheard if s.requested_until > 0 and s.instance_id not in look.failed]:
+        look.counts["CapacityRequestsRefused"] += 1
+        logger.warning(
+            "capacity request refused: the instance is no node of ours, or a later request is known",
+            extra={"node": s.instance_id, "event": s.event_id, "addresses": s.requested},
         )
 
 
