@@ -76,6 +76,8 @@ class Look:
             return describe(self.edges, ids)
         except OutOfTokensError as error:
             reason, delay = str(error), delay_until(error.at, now)
+        except TimeoutError as error:
+            reason, delay = str(error), backoff(self.edges.settings.delay, 0)
         except Ec2Error as error:
             if error.trouble not in _LATER:
                 raise

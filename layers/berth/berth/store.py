@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -54,6 +56,9 @@ LEASE_KIND: Final = "lease"
 EXPIRES: Final = "expires_at"
 _BATCH: Final = 100
 """Keys in one BatchGetItem (DynamoDB API reference)."""
+_PAUSES: Final = 6
+_PAUSE_SECONDS: Final = 0.05
+"""The first pause; with jitter all of them together last 3 seconds at the most."""
 
 # ------------------------------------------------------------------------------------------------ conditions
 # two that have read the same revision write the same next one: it stands for one content alone, so that a function that
@@ -135,8 +140,8 @@ class Store(Protocol):
 class DynamoStore:
     """The table through boto3."""
 
-    def __init__(self, client: DynamoDBClient, table: str) -> None:
-        self._client, self._table = client, table
+    def __init__(self, client: DynamoDBClient, table: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._client, self._table, self._sleep = client, table, sleep
 
     def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
         keys = [_key(arn, kind) for arn in arns for kind in (RECORD_KIND, REPORT_KIND, INTENTS_KIND)]
@@ -308,14 +313,20 @@ class DynamoStore:
         return True
 
     def _get(self, keys: Sequence[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        waiting = list(keys)
+        waiting, pauses = list(keys), 0
         while waiting:
             batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
             answer = self._client.batch_get_item(RequestItems={self._table: {"Keys": batch, "ConsistentRead": True}})
             yield from answer["Responses"].get(self._table, [])
-            # what DynamoDB had no capacity for comes back; boto3 has already waited between attempts
-            left: Any = answer.get("UnprocessedKeys", {})
-            waiting += left.get(self._table, {}).get("Keys", [])
+            # what DynamoDB had no capacity for comes back, to be asked for again after a pause (BatchGetItem, API
+            # reference: "we strongly recommend that you use an exponential backoff algorithm")
+            left: Any = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
+            if left:
+                if pauses == _PAUSES:
+                    raise TimeoutError(f"DynamoDB has no capacity to read {len(left) + len(waiting)} items")
+                self._sleep(_PAUSE_SECONDS * 2**pauses * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                pauses += 1
+                waiting += left
 
 
 def _key(arn: str, kind: str) -> dict[str, Any]:

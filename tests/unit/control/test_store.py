@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import boto3
 import pytest
+from berth.buckets import Reservation
 from berth.calls import Attach, CreateInterface, Unassign
 from berth.contract import Order, Record, Report
 from berth.events import Signal
@@ -254,3 +256,42 @@ def test_an_intent_with_a_field_of_a_newer_version_breaks_its_own_node_alone(tab
     loaded = store.load([ARN, OTHER])
     assert "newer" in loaded[ARN].broken
     assert loaded[OTHER].record == Record(OTHER, 1)
+
+
+def test_reserved_tokens_are_kept_with_the_intents_and_go_with_them(store: Store) -> None:
+    slots = (Reservation("AttachNetworkInterface", 2, 1_700_000_000.25, 1_700_000_008.0),)
+    store.save_intents(ARN, INTENTS, slots)
+    state = store.load([ARN])[ARN]
+    assert (state.intents, state.slots) == (INTENTS, slots)
+    store.save_intents(ARN, INTENTS)
+    assert store.load([ARN])[ARN].slots == ()
+
+
+class Short:
+    """A table that answers for one key at a time, and not at all while it is ``busy``."""
+
+    def __init__(self, busy: int = 0) -> None:
+        self.busy, self.asked = busy, 0
+
+    def batch_get_item(self, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+        ((table, request),) = RequestItems.items()
+        self.asked += 1
+        answered = 0 if self.asked <= self.busy else 1
+        keys = request["Keys"]
+        left = {table: {"Keys": keys[answered:]}} if keys[answered:] else {}
+        return {"Responses": {table: keys[:answered]}, "UnprocessedKeys": left}
+
+
+def test_what_the_table_had_no_capacity_for_is_asked_for_again_after_ever_longer_pauses() -> None:
+    pauses: list[float] = []
+    store = DynamoStore(Short(busy=2), "nodes", pauses.append)  # type: ignore[arg-type]
+    assert set(store.load([ARN])) == {ARN}
+    assert len(pauses) == 4
+    assert all(0.025 * 2**n <= pause <= 0.05 * 2**n for n, pause in enumerate(pauses))
+
+
+def test_a_table_without_capacity_is_not_asked_for_ever() -> None:
+    pauses: list[float] = []
+    with pytest.raises(TimeoutError, match="3 items"):
+        DynamoStore(Short(busy=99), "nodes", pauses.append).load([ARN])  # type: ignore[arg-type]
+    assert sum(pauses) <= 3.2
