@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from berth.ingest import SentReport
 from berth.model import InterfaceView
-from berth.store import NodeState
 
 from tests.simulator.agent import Agent
 from tests.simulator.happenings import change
@@ -30,7 +29,7 @@ def settle(world: World) -> None:
         asked, swept = world.sweep() if turn % 4 == 2 or quiet else (0, False)
         _serve_all(world)
         changed = (world.ec2.changes, world.table.revisions) != before
-        busy = changed or bool(world.queues.messages) or _loose(world)
+        busy = changed or bool(world.queues.messages) or _loose(world) or _unheard(world)
         quiet = 0 if busy else quiet + 1
         if quiet >= 2 and swept:
             return
@@ -68,6 +67,16 @@ def _loose(world: World) -> bool:
         for i in world.cloud.interfaces.values()
         if not _stolen(world, i)
     )
+
+
+def _unheard(world: World) -> bool:
+    """Whether an agent's reports are taken for older ones: one that has lost its files counts up from the record's."""
+    for agent in world.agents.values():
+        item = world.table.items.get(agent.arn)
+        running = world.cloud.instances[agent.id].state == "running"
+        if running and item and item.report and item.report.order != agent.order:
+            return True
+    return False
 
 
 def _stolen(world: World, view: InterfaceView) -> bool:
@@ -147,7 +156,7 @@ def _served(world: World, agent: Agent, item: Item, managed: list[InterfaceView]
     if missing <= 0:
         return
     if not item.notes.unmet:
-        raise BrokenPromise(f"{agent.id} lacks {missing} addresses and nobody says so: {NodeState(item.record)}")
+        raise BrokenPromise(f"{agent.id} lacks {missing} addresses and nobody says so: {item}")
     where = _room(world, agent, managed)
     if where:
         raise BrokenPromise(f"{agent.id} lacks {missing} addresses, and there is room: {where}")

@@ -104,6 +104,9 @@ def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport])
                 sent.instance_id, f"report ({order.boot}, {order.sequence})", at=sent.sent_at
             )
         else:
+            if state.report is not None and needs_look(state.report, state):
+                # it may have come again because a function died, and the last report's look with it
+                signals.setdefault(sent.instance_id, Signal(sent.instance_id, "the last report still asks"))
             order = sent.report.order
             older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is older than the last")
     return Intake(tuple(signals.values()), tuple(refused), tuple(older), quiet)

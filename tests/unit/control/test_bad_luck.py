@@ -10,7 +10,7 @@ from berth.buckets import Reservation
 from berth.calls import Unassign
 from berth.contract import Assignment, Interface, Order, Policy, Record, Report
 from berth.events import Signal
-from berth.ingest import needs_look
+from berth.ingest import SentReport, ingest, needs_look
 from berth.model import Intent
 from berth.reconcile import reconcile
 from berth.store import NodeState
@@ -66,3 +66,18 @@ def test_a_killed_functions_call_is_finished_by_the_next_report_even_if_that_ask
     report = Report(Order(1, 2), acknowledged_revision=2, in_use=1)
     assert not needs_look(report, NodeState(record))
     assert needs_look(report, NodeState(record, intents=(intent,)))
+
+
+def test_an_older_report_that_comes_again_has_its_node_looked_at_while_the_last_one_still_asks() -> None:
+    """A later report knocks at a lease and is done with. Its holder dies, and what comes again is the holder's own
+    message: an older report."""
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene)
+    earlier, later = Report(Order(1, 1), 1, in_use=0), Report(Order(1, 2), 1, in_use=16, waiting=("pod",))
+    assert scene.store.accept_report(ARN, later)
+    intake = ingest(scene.store, {NODE: ARN}, [SentReport(NODE, earlier)])
+    assert [s.instance_id for s in intake.signals] == [NODE]
+    reconcile(scene.edges, intake.signals, SECONDS)
+    again = ingest(scene.store, {NODE: ARN}, [SentReport(NODE, earlier)])
+    assert len(again.older) == 1
