@@ -85,6 +85,7 @@ def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[st
         "BudgetTable",
         "ReconcileFunctionName",
         "SweepFunctionName",
+        "FillFunctionName",
     }
 
 
