@@ -1,13 +1,6 @@
 """The DynamoDB edge: one small group of items for each node.
 
-Partition key ``node`` = instance ARN, sort key ``kind``::
-
-    record   body (contract.Record), revision, marks, notes; what the node reads
-    report   body (contract.Report), boot, sequence; the last accepted one
-    intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
-    lease    holder, until, wakeups; exists only while somebody holds it
-
-A lease through time::
+What is in them says :mod:`berth.node_items`. A lease through time::
 
     take ──────────── wake (wakeups 1) ─── release(seen 0): refused, look again ─── release(seen 1): item deleted
                                                     │
@@ -16,44 +9,45 @@ A lease through time::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
 from berth.buckets import Reservation
-from berth.contract import (
-    BODY,
-    KIND,
-    NODE,
-    RECORD_KIND,
-    ContractError,
-    Order,
-    Record,
-    Report,
-    decode_record,
-    decode_report,
-    encode_record,
-    encode_report,
-)
+from berth.contract import BODY, KIND, NODE, RECORD_KIND, Record, Report, encode_record, encode_report
 from berth.events import Signal
-from berth.intents import decode_intents, encode_intents
+from berth.intents import encode_intents
 from berth.model import Intent, Notes
+from berth.node_items import (
+    EXPIRES,
+    INTENTS_KIND,
+    LEASE_KIND,
+    REPORT_KIND,
+    NodeState,
+    digest,
+    item_key,
+    number,
+    read_state,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["DynamoStore", "NodeState", "RevisionConflictError", "Store", "read_state"]
+__all__ = [
+    "EXPIRES",
+    "LEASE_KIND",
+    "DynamoStore",
+    "NodeState",
+    "RevisionConflictError",
+    "Store",
+    "digest",
+    "read_state",
+]
 
-REPORT_KIND: Final = "report"
-INTENTS_KIND: Final = "intents"
-LEASE_KIND: Final = "lease"
-EXPIRES: Final = "expires_at"
 _BATCH: Final = 100
 """Keys in one BatchGetItem (DynamoDB API reference)."""
 _PAUSES: Final = 6
@@ -82,25 +76,6 @@ NOBODY_KNOCKED: Final = "wakeups = :seen"
 
 class RevisionConflictError(Exception):
     """The table holds this revision with another content, or a higher one: somebody else wrote this node."""
-
-
-def digest(record: Record) -> str:
-    """Short text that differs when two records tell a node different things; the report they know of is none."""
-    return hashlib.sha256(encode_record(replace(record, accepted=Order())).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeState:
-    """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read."""
-
-    record: Record | None = None
-    marked: tuple[tuple[str, int], ...] = ()
-    notes: Notes = field(default_factory=Notes)
-    report: Report | None = None
-    intents: tuple[Intent, ...] = ()
-    buried: bool = False
-    slots: tuple[Reservation, ...] = ()
-    broken: str = ""
 
 
 class Store(Protocol):
@@ -144,28 +119,11 @@ class DynamoStore:
         self._client, self._table, self._sleep = client, table, sleep
 
     def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
-        keys = [_key(arn, kind) for arn in arns for kind in (RECORD_KIND, REPORT_KIND, INTENTS_KIND)]
+        keys = [item_key(arn, kind) for arn in arns for kind in (RECORD_KIND, REPORT_KIND, INTENTS_KIND)]
         items: dict[str, dict[str, Any]] = {arn: {} for arn in arns}
         for item in self._get(keys):
             items[item[NODE]["S"]][item[KIND]["S"]] = item
         return {arn: read_state(kinds) for arn, kinds in items.items()}
-
-    def records(self) -> Iterator[tuple[str, NodeState]]:
-        """Every node's record, page by page. For the sweep alone: it reads the whole table."""
-        start: dict[str, Any] = {}
-        while True:
-            page = self._client.scan(
-                TableName=self._table,
-                FilterExpression="#kind = :record",
-                ExpressionAttributeNames={"#kind": KIND},
-                ExpressionAttributeValues={":record": {"S": RECORD_KIND}},
-                **start,
-            )
-            for item in page["Items"]:
-                yield item[NODE]["S"], read_state({RECORD_KIND: item})
-            if "LastEvaluatedKey" not in page:
-                return
-            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     def save(self, arn: str, record: Record, marked: tuple[tuple[str, int], ...], notes: Notes) -> None:
         self._write_record(
@@ -177,39 +135,39 @@ class DynamoStore:
             removes=f" REMOVE {EXPIRES}",
             values={
                 ":marks": {"S": json.dumps(dict(marked), sort_keys=True)},
-                ":absent": _number(notes.absent_since),
-                ":next": _number(notes.next_look),
-                ":looks": _number(notes.looks),
-                ":unmet": _number(notes.unmet),
+                ":absent": number(notes.absent_since),
+                ":next": number(notes.next_look),
+                ":looks": number(notes.looks),
+                ":unmet": number(notes.unmet),
                 ":problems": {"S": notes.problems},
-                ":wanted": _number(notes.wanted_since),
+                ":wanted": number(notes.wanted_since),
                 ":unwanted": {"S": json.dumps(dict(notes.unwanted), sort_keys=True)},
             },
         )
 
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
         for kind in (REPORT_KIND, INTENTS_KIND):
-            self._client.delete_item(TableName=self._table, Key=_key(arn, kind))
+            self._client.delete_item(TableName=self._table, Key=item_key(arn, kind))
         self._write_record(
             arn,
             record,
             sets=f"{EXPIRES} = :expires",
             removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, unwanted, wanted_since, "
             "draining_until, requested, requested_until, requested_at, hook_group, hook_name, hook_at",
-            values={":expires": _number(int(expires_at))},
+            values={":expires": number(int(expires_at))},
         )
 
     def save_intents(self, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
-        item = {**_key(arn, INTENTS_KIND), BODY: {"S": encode_intents(intents)}}
+        item = {**item_key(arn, INTENTS_KIND), BODY: {"S": encode_intents(intents)}}
         if slots:
             item["slots"] = {"S": json.dumps([[s.action, s.count, s.at, s.until] for s in slots])}
         self._client.put_item(TableName=self._table, Item=item)
 
     def accept_report(self, arn: str, report: Report) -> bool:
-        order = {"boot": _number(report.order.boot), "sequence": _number(report.order.sequence)}
+        order = {"boot": number(report.order.boot), "sequence": number(report.order.sequence)}
         return self._conditionally(
             self._client.put_item,
-            Item={**_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
+            Item={**item_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
             ConditionExpression=REPORT_IS_NOT_OLDER,
             ExpressionAttributeNames={"#sequence": "sequence"},
             ExpressionAttributeValues={":boot": order["boot"], ":sequence": order["sequence"]},
@@ -218,16 +176,16 @@ class DynamoStore:
     def hint(self, arn: str, signal: Signal) -> bool:
         sets: dict[str, Any] = {}
         if signal.draining_until > 0:
-            sets["draining_until"] = _number(signal.draining_until)
+            sets["draining_until"] = number(signal.draining_until)
         if signal.requested_until > 0:
             names = ("requested", "requested_until", "requested_at")
-            sets |= {name: _number(getattr(signal, name)) for name in names}
+            sets |= {name: number(getattr(signal, name)) for name in names}
         if signal.hook_name:
             sets |= {"hook_group": {"S": signal.hook_group}, "hook_name": {"S": signal.hook_name}}
-            sets["hook_at"] = _number(signal.hook_at)
+            sets["hook_at"] = number(signal.hook_at)
         return self._conditionally(
             self._client.update_item,
-            Key=_key(arn, RECORD_KIND),
+            Key=item_key(arn, RECORD_KIND),
             UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in sets),
             ConditionExpression=NODE_IS_KNOWN + (f" AND {REQUEST_IS_NEWER}" if "requested_at" in sets else ""),
             ExpressionAttributeValues={f":{name}": value for name, value in sets.items()},
@@ -236,10 +194,10 @@ class DynamoStore:
     def unhook(self, arn: str, hook_at: float) -> None:
         self._conditionally(
             self._client.update_item,
-            Key=_key(arn, RECORD_KIND),
+            Key=item_key(arn, RECORD_KIND),
             UpdateExpression="REMOVE hook_group, hook_name, hook_at",
             ConditionExpression=HOOK_IS_NOT_LATER,
-            ExpressionAttributeValues={":hook_at": _number(hook_at)},
+            ExpressionAttributeValues={":hook_at": number(hook_at)},
         )
 
     # ------------------------------------------------------------------------------------------------ lease
@@ -249,23 +207,23 @@ class DynamoStore:
             if self._conditionally(
                 self._client.put_item,
                 Item={
-                    **_key(arn, LEASE_KIND),
+                    **item_key(arn, LEASE_KIND),
                     "holder": {"S": holder},
-                    "until": _number(until),
-                    "wakeups": _number(0),
+                    "until": number(until),
+                    "wakeups": number(0),
                 },
                 ConditionExpression=LEASE_IS_FREE,
                 ExpressionAttributeNames={"#until": "until"},
-                ExpressionAttributeValues={":now": _number(now), ":holder": {"S": holder}},
+                ExpressionAttributeValues={":now": number(now), ":holder": {"S": holder}},
             ):
                 return True
             if self._conditionally(
                 self._client.update_item,
-                Key=_key(arn, LEASE_KIND),
+                Key=item_key(arn, LEASE_KIND),
                 UpdateExpression="ADD wakeups :one",
                 ConditionExpression=LEASE_IS_HELD,
                 ExpressionAttributeNames={"#until": "until"},
-                ExpressionAttributeValues={":one": _number(1), ":now": _number(now)},
+                ExpressionAttributeValues={":one": number(1), ":now": number(now)},
             ):
                 return False
             # it was let go between the two: try to take it again
@@ -274,8 +232,8 @@ class DynamoStore:
     def release(self, arn: str, holder: str, seen: int | None) -> int | None:
         condition, values = LEASE_IS_MINE, {":holder": {"S": holder}}
         if seen is not None:
-            condition, values = f"{LEASE_IS_MINE} AND {NOBODY_KNOCKED}", values | {":seen": _number(seen)}
-        key = _key(arn, LEASE_KIND)
+            condition, values = f"{LEASE_IS_MINE} AND {NOBODY_KNOCKED}", values | {":seen": number(seen)}
+        key = item_key(arn, LEASE_KIND)
         if self._conditionally(
             self._client.delete_item, Key=key, ConditionExpression=condition, ExpressionAttributeValues=values
         ):
@@ -290,12 +248,12 @@ class DynamoStore:
     def _write_record(self, arn: str, record: Record, sets: str, removes: str, values: dict[str, Any]) -> None:
         written = self._conditionally(
             self._client.update_item,
-            Key=_key(arn, RECORD_KIND),
+            Key=item_key(arn, RECORD_KIND),
             UpdateExpression=f"SET {BODY} = :body, revision = :revision, digest = :digest, {sets}{removes}",
             ConditionExpression=REVISION_GROWS_OR_STAYS_AS_IT_IS,
             ExpressionAttributeValues={
                 ":body": {"S": encode_record(record)},
-                ":revision": _number(record.revision),
+                ":revision": number(record.revision),
                 ":digest": {"S": digest(record)},
                 **values,
             },
@@ -320,56 +278,11 @@ class DynamoStore:
             yield from answer["Responses"].get(self._table, [])
             # what DynamoDB had no capacity for comes back, to be asked for again after a pause (BatchGetItem, API
             # reference: "we strongly recommend that you use an exponential backoff algorithm")
-            left: Any = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
+            unread: Any = answer.get("UnprocessedKeys", {})
+            left = unread.get(self._table, {}).get("Keys", [])
             if left:
                 if pauses == _PAUSES:
                     raise TimeoutError(f"DynamoDB has no capacity to read {len(left) + len(waiting)} items")
                 self._sleep(_PAUSE_SECONDS * 2**pauses * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
                 pauses += 1
                 waiting += left
-
-
-def _key(arn: str, kind: str) -> dict[str, Any]:
-    return {NODE: {"S": arn}, KIND: {"S": kind}}
-
-
-def _number(value: float) -> dict[str, str]:
-    return {"N": str(value)}
-
-
-def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
-    """One node's items by kind. A record that a newer version wrote must not stop the other nodes of a batch."""
-    record, report, intents = (kinds.get(k, {}) for k in (RECORD_KIND, REPORT_KIND, INTENTS_KIND))
-    try:
-        return NodeState(
-            record=decode_record(record[BODY]["S"]) if BODY in record else None,
-            marked=tuple(sorted(json.loads(record.get("marks", {}).get("S", "{}")).items())),
-            notes=_notes(record),
-            report=decode_report(report[BODY]["S"]) if BODY in report else None,
-            intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
-            buried=EXPIRES in record,
-            slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
-        )
-    except (ContractError, KeyError, TypeError, ValueError) as error:
-        return NodeState(broken=f"{type(error).__name__}: {error}")
-
-
-def _notes(record: Mapping[str, Any]) -> Notes:
-    def number(name: str) -> float:
-        return float(record.get(name, {}).get("N", "0"))
-
-    return Notes(
-        requested=int(number("requested")),
-        requested_until=number("requested_until"),
-        draining_until=number("draining_until"),
-        absent_since=number("absent_since"),
-        next_look=number("next_look"),
-        looks=int(number("looks")),
-        unmet=int(number("unmet")),
-        problems=record.get("problems", {}).get("S", ""),
-        wanted_since=number("wanted_since"),
-        unwanted=tuple(sorted(json.loads(record.get("unwanted", {}).get("S", "{}")).items())),
-        hook_group=record.get("hook_group", {}).get("S", ""),
-        hook_name=record.get("hook_name", {}).get("S", ""),
-        hook_at=number("hook_at"),
-    )

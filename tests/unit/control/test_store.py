@@ -232,14 +232,6 @@ def test_an_item_of_a_newer_version_is_broken_and_the_others_are_read(table: Cal
     assert loaded[OTHER].record == Record(OTHER, 1)
 
 
-def test_every_record_is_found_page_by_page(table: Callable[[], DynamoStore]) -> None:
-    store = table()
-    for n in range(5):
-        store.save(f"{ARN}{n}", Record(f"{ARN}{n}", 1), (), Notes())
-        store.accept_report(f"{ARN}{n}", report(1, 1))
-    assert sorted(arn for arn, _ in store.records()) == [f"{ARN}{n}" for n in range(5)]
-
-
 def test_intents_survive_json_and_newer_kinds_are_left_out() -> None:
     text = encode_intents(INTENTS)
     assert decode_intents(text) == INTENTS

@@ -1,0 +1,116 @@
+"""One node's items in the table, as they are written and read. Pure.
+
+Partition key ``node`` = instance ARN, sort key ``kind``::
+
+    record   body (contract.Record), revision, digest, marks, notes; what the node reads
+    report   body (contract.Report), boot, sequence; the last accepted one
+    intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
+    lease    holder, until, wakeups; exists only while somebody holds it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from berth.buckets import Reservation
+from berth.contract import (
+    BODY,
+    KIND,
+    NODE,
+    RECORD_KIND,
+    ContractError,
+    Order,
+    Record,
+    Report,
+    decode_record,
+    decode_report,
+    encode_record,
+)
+from berth.intents import decode_intents
+from berth.model import Intent, Notes
+
+__all__ = [
+    "EXPIRES",
+    "INTENTS_KIND",
+    "LEASE_KIND",
+    "REPORT_KIND",
+    "NodeState",
+    "digest",
+    "item_key",
+    "number",
+    "read_state",
+]
+
+REPORT_KIND: Final = "report"
+INTENTS_KIND: Final = "intents"
+LEASE_KIND: Final = "lease"
+EXPIRES: Final = "expires_at"
+
+
+def digest(record: Record) -> str:
+    """Short text that differs when two records tell a node different things; the report they know of is none."""
+    return hashlib.sha256(encode_record(replace(record, accepted=Order())).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read."""
+
+    record: Record | None = None
+    marked: tuple[tuple[str, int], ...] = ()
+    notes: Notes = field(default_factory=Notes)
+    report: Report | None = None
+    intents: tuple[Intent, ...] = ()
+    buried: bool = False
+    slots: tuple[Reservation, ...] = ()
+    broken: str = ""
+
+
+def item_key(arn: str, kind: str) -> dict[str, Any]:
+    return {NODE: {"S": arn}, KIND: {"S": kind}}
+
+
+def number(value: float) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
+    """One node's items by kind. A record that a newer version wrote must not stop the other nodes of a batch."""
+    record, report, intents = (kinds.get(k, {}) for k in (RECORD_KIND, REPORT_KIND, INTENTS_KIND))
+    try:
+        return NodeState(
+            record=decode_record(record[BODY]["S"]) if BODY in record else None,
+            marked=tuple(sorted(json.loads(record.get("marks", {}).get("S", "{}")).items())),
+            notes=_notes(record),
+            report=decode_report(report[BODY]["S"]) if BODY in report else None,
+            intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
+            buried=EXPIRES in record,
+            slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
+        )
+    except (ContractError, KeyError, TypeError, ValueError) as error:
+        return NodeState(broken=f"{type(error).__name__}: {error}")
+
+
+def _notes(record: Mapping[str, Any]) -> Notes:
+    def noted(name: str) -> float:
+        return float(record.get(name, {}).get("N", "0"))
+
+    return Notes(
+        requested=int(noted("requested")),
+        requested_until=noted("requested_until"),
+        draining_until=noted("draining_until"),
+        absent_since=noted("absent_since"),
+        next_look=noted("next_look"),
+        looks=int(noted("looks")),
+        unmet=int(noted("unmet")),
+        problems=record.get("problems", {}).get("S", ""),
+        wanted_since=noted("wanted_since"),
+        unwanted=tuple(sorted(json.loads(record.get("unwanted", {}).get("S", "{}")).items())),
+        hook_group=record.get("hook_group", {}).get("S", ""),
+        hook_name=record.get("hook_name", {}).get("S", ""),
+        hook_at=noted("hook_at"),
+    )
