@@ -140,11 +140,12 @@ def _pick_hosts(
     """The first hosts, in their order, with which ``count`` of them and ``new`` interfaces still reach ``wanted``."""
     picked: list[Host] = []
     rest = known
-    for host in hosts:
-        if len(picked) == count:
+    for place, host in enumerate(hosts):
+        missing = count - len(picked)
+        if not missing:
             break
         tried = {**rest, host.site: rest[host.site].with_host(host.room)}
-        if _can(list(tried.values()), count - len(picked) - 1, new, wanted):
+        if missing == len(hosts) - place or _can(list(tried.values()), missing - 1, new, wanted):
             picked.append(host)
             rest = tried
         else:
