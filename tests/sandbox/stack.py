@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.sandbox.cloud import autoscaling, ec2_additions
+from tests.sandbox.cloud import autoscaling, autoscaling_actions, ec2_additions
 from tests.sandbox.cloud.faults import Fault, Faults
 from tests.sandbox.cloud.platform import Platform
 from tests.sandbox.cloud.snapshot import snapshot, subscribe
@@ -94,6 +94,7 @@ class Sandbox:
         control.add("drops", lambda _: self.fabric.source_check_drops_by_interface())
         control.add("ec2", lambda _: {"calls": self._ec2().calls(), "throttled": self._ec2().throttled()})
         control.add("faults", self._script)
+        control.add("hooks", lambda body: autoscaling_actions.set_time_scale(float(body["time_scale"])))
         self.imds.start()
         subscribe(self._changed.set)
         self._follower.start()
