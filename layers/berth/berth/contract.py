@@ -18,6 +18,7 @@ import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar
 
 __all__ = [
@@ -165,6 +166,7 @@ class Report:
     schema: int = SCHEMA
 
 
+@lru_cache(maxsize=4096)
 def address_count(cidr: str) -> int:
     """How many pod addresses a block gives: all 16 of a /28 (EC2 reserves none inside a prefix), 1 of a /32."""
     return ipaddress.ip_network(cidr).num_addresses

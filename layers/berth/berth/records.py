@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from berth.contract import Assignment, Interface, Order, Policy, Record, Report
+from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
 from berth.model import InterfaceView, NodeView
 
 __all__ = ["next_record", "tombstone", "usable_addresses"]
@@ -62,7 +62,7 @@ def usable_addresses(record: Record | None) -> int:
     if record is None:
         return 0
     blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
-    return sum(ipaddress.ip_network(a.cidr).num_addresses for a in blocks)
+    return sum(address_count(a.cidr) for a in blocks)
 
 
 def _in_force(policy: Policy, view: NodeView) -> Policy:
