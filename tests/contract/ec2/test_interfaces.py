@@ -313,11 +313,6 @@ def test_a_subnet_with_interfaces_is_not_deleted(network: Network, ec2: Any) -> 
     ec2.delete_subnet(SubnetId=subnet)
 
 
-def test_ipv6_prefixes_are_refused_rather_than_ignored(network: Network) -> None:
-    with refused("UnsupportedOperation"):
-        network.interface(network.subnet("10.0.1.0/24"), Ipv6PrefixCount=1)
-
-
 def test_an_unattached_interface_holds_no_more_than_an_instance_could(network: Network, ec2: Any) -> None:
     interface = network.interface(network.subnet("10.0.1.0/24"))
     with refused("PrivateIpAddressLimitExceeded"):

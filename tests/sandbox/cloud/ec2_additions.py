@@ -16,6 +16,7 @@ from . import (
     ec2_instances,
     ec2_interface_api,
     ec2_interfaces,
+    ec2_ipv6,
     ec2_launch,
     snapshot,
 )
@@ -57,6 +58,7 @@ def install(timing: Timing | None = None) -> None:
         ec2_interfaces,
         ec2_attachments,
         ec2_interface_api,
+        ec2_ipv6,
         ec2_instances,
         ec2_launch,
         ec2_gateways,

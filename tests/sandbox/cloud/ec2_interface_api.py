@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from moto.core.responses import ActionResult, EmptyResult
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.elastic_network_interfaces import NetworkInterfaceBackend
 from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces
 from moto.ec2.utils import add_tag_specification
@@ -15,7 +16,8 @@ from moto.ec2.utils import add_tag_specification
 from .changes import notify
 from .ec2_errors import error, invalid
 from .ec2_filters import matches
-from .ec2_interfaces import Wanted, assign, create, unassign
+from .ec2_interfaces import Wanted, assign, create, remove, unassign
+from .ec2_ipv6 import assign_prefixes, wanted_prefixes
 from .patching import replace
 
 __all__ = ["install", "page", "remember_token"]
@@ -61,15 +63,10 @@ def _wanted(response: Any) -> Wanted:
     )
 
 
-def _no_ipv6_prefixes(response: Any) -> None:
-    if response._get_param("Ipv6PrefixCount") or response._get_param("Ipv6Prefixes"):
-        raise error("UnsupportedOperation", "IPv6 prefixes are not simulated here.")
-
-
 def create_network_interface(self: Any) -> ActionResult:
     self.error_on_dryrun()
-    _no_ipv6_prefixes(self)
     backend, param = self.ec2_backend, self._get_param
+    ipv6_prefixes, ipv6_count = wanted_prefixes(self)
     subnet = backend.get_subnet(param("SubnetId"))
     listed = [a for a in param("PrivateIpAddresses", []) if a.get("Primary")]
 
@@ -86,6 +83,11 @@ def create_network_interface(self: Any) -> ActionResult:
             ipv6_addresses=[a["Ipv6Address"] for a in param("Ipv6Addresses", [])],
             ipv6_address_count=self._get_int_param("Ipv6AddressCount", 0),
         )
+        try:
+            assign_prefixes(backend, eni, ipv6_prefixes, ipv6_count)
+        except EC2ClientError:
+            remove(backend, eni)
+            raise
         return eni.id, eni
 
     eni = remember_token(self, "CreateNetworkInterface", make, backend.enis.get)

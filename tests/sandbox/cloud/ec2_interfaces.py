@@ -21,7 +21,7 @@ from .ec2_errors import error, invalid
 from .ec2_limits import check_addresses, slots_used
 from .patching import replace
 
-__all__ = ["Wanted", "assign", "create", "delete", "give_back_all", "install", "unassign"]
+__all__ = ["Wanted", "assign", "create", "delete", "give_back_all", "install", "remove", "unassign"]
 
 
 @dataclass(frozen=True, slots=True)
