@@ -63,7 +63,7 @@ sam-validate: ## sam validate --lint on template.yaml
 
 unit: setup ## unit tests and the sandbox's contract tests: no root needed
 	@echo "unit: unit and contract tests"
-	@$(TIED) $(PY) -m pytest tests/unit tests/contract
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract
 
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@echo "kernel: tests on real network namespaces"

@@ -13,6 +13,11 @@ _ONE_RESOURCE_TYPE: Final = "RESOURCE_MISMATCH"
 a condition key that one of them lacks makes the whole check fail (EC2 User Guide, "IAM policies for Amazon EC2")."""
 
 
+_ALL_OF_A_TYPE: Final = "RESOURCE_EFFECTIVELY_STAR"
+"""Every group, instance or interface of the account: which ones exist is not known when the stack is deployed. Whoever
+tags them decides: allowed only in statements with a condition on a tag."""
+
+
 def _findings(text: str) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the linter's own imports
@@ -36,9 +41,21 @@ def test_the_linter_finds_nothing_in_the_deployed_policies() -> None:
         for role, policies in deployed().items()
         for policy, text in policies.items()
         for f in _findings(text)
-        if f.issue != _ONE_RESOURCE_TYPE
+        if f.issue not in (_ONE_RESOURCE_TYPE, _ALL_OF_A_TYPE)
     ]
     assert not found
+
+
+def test_whatever_names_all_things_of_a_type_asks_for_a_tag() -> None:
+    for role, policies in deployed().items():
+        for policy, text in policies.items():
+            if any(f.issue == _ALL_OF_A_TYPE for f in _findings(text)):
+                untagged = [
+                    s.sid or str(n)
+                    for n, s in enumerate(parse_policy(text))
+                    if any(r.endswith("/*") for r in s.resources) and not any("tag" in c.key for c in s.conditions)
+                ]
+                assert not untagged, f"{role}/{policy}"
 
 
 def test_each_resource_type_of_an_action_has_its_statement() -> None:

@@ -10,11 +10,27 @@ import json
 from pathlib import Path
 from typing import Final
 
-from tests.iam.usage import NODE, Grant, deployed, grants, uses
+from tests.iam.usage import NODE, Grant, deployed, documents_of, grants, uses
 from tests.sandbox.cloud.iam import evaluate, parse_policy
 
-UNUSED: Final[dict[str, str]] = {}
+_BY_LAMBDA = "Lambda itself asks with the function's role; the sandbox keeps logs and visibility without asking"
+UNUSED: Final[dict[str, str]] = {
+    "FillRole/fill/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "ReconcileRole/runtime/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "ReconcileRole/runtime/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
+    "SweepRole/sweep/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "ReconcileRole/instances/0: ec2:ModifyNetworkInterfaceAttribute": (
+        "the Service Authorization Reference names the instance as a resource of this action without saying when it is "
+        "asked about; the sandbox asks about the interface alone. Limited to instances of the stack's clusters"
+    ),
+}
 """``role/policy/statement: action`` → why it is there although no test made use of it."""
+
+
+REFUSED: Final = {
+    "logs:CreateLogGroup": "Lambda asks, and goes on: the template makes the groups, so that they have a retention",
+}
+"""Actions that functions are refused on purpose, with the reason."""
 
 
 def test_the_run_shows_functions_and_nodes_at_work() -> None:
@@ -22,20 +38,22 @@ def test_the_run_shows_functions_and_nodes_at_work() -> None:
 
 
 def test_no_function_lacks_a_permission() -> None:
-    refused = [f"{u.role}: {u.access.action} on {u.access.resource}" for u in uses() if not u.allowed]
-    refused = [line for line in refused if not line.startswith(NODE)]  # tests have nodes try what they must not
+    refused = {
+        f"{u.role}: {u.access.action} on {u.access.resource}"
+        for u in uses()
+        # tests have nodes try what they must not
+        if not u.allowed and u.role != NODE and u.access.action not in REFUSED
+    }
     assert not refused
 
 
 def test_each_call_is_allowed_by_the_policies_as_they_were_deployed_last() -> None:
     """The decision again, from the request and the policies alone: actions, resources and condition keys."""
-    statements = {
-        role: [s for text in policies.values() for s in parse_policy(text)] for role, policies in deployed().items()
-    }
     wrong = [
         f"{u.role}: {u.access.action} on {u.access.resource}"
         for u in uses()
-        if u.allowed and evaluate(statements[u.role], u.access) != "allow"
+        if u.allowed
+        and evaluate([s for text in documents_of(u.named) for s in parse_policy(text)], u.access) != "allow"
     ]
     assert not wrong
 

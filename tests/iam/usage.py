@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from tests.sandbox.cloud.iam import Access, Statement, parse_policy
 from tests.sandbox.cloud.usage import DIRECTORY
+from tests.unit.control.stack_template import load_template
 
-__all__ = ["Grant", "Use", "deployed", "grants", "uses"]
+__all__ = ["NODE", "Grant", "Use", "deployed", "documents_of", "grants", "uses"]
 
 _ROLE: Final = re.compile(r"-(\w+Role)-[0-9A-Z]+$")
 _NODE_POLICY: Final = re.compile(r"(^|-)NodePolicy(-|$)")
@@ -23,10 +24,12 @@ NODE: Final = "Node"
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One kind of access. ``role`` is the role's name in the template, or Node. ``granted`` are (policy, statement)."""
+    """One kind of access. ``role`` is the role's name in the template, or Node, and ``named`` its name in the sandbox;
+    ``granted`` are policy, statement, and the keys of its conditions that the request had."""
 
     kind: str
     role: str
+    named: str
     access: Access
     allowed: bool
     granted: tuple[tuple[str, str, frozenset[str]], ...]
@@ -69,7 +72,13 @@ def _logical(role: str, policy: str) -> str | None:
     if _NODE_POLICY.search(policy):
         return NODE
     match = _ROLE.search(role)
-    return match[1] if match and not policy.startswith("AWSLambda") else None
+    return match[1] if match and match[1] in _roles_of_the_template() else None
+
+
+@cache
+def _roles_of_the_template() -> frozenset[str]:
+    """Tests of the sandbox itself deploy stacks with other roles."""
+    return frozenset(k for k, r in load_template()["Resources"].items() if r["Type"] == "AWS::IAM::Role")
 
 
 @cache
@@ -81,6 +90,13 @@ def deployed() -> Mapping[str, Mapping[str, str]]:
         assert logical is not None
         found.setdefault(logical, {})[_policy_name(policy)] = text
     return found
+
+
+@cache
+def documents_of(named: str) -> tuple[str, ...]:
+    """The texts of the policies of one role in the sandbox, as they were deployed last."""
+    found = {policy: text for role, policy, text in _documents() if role == named}
+    return tuple(found.values())
 
 
 def _policy_name(policy: str) -> str:
@@ -112,6 +128,7 @@ def uses() -> tuple[Use, ...]:
         Use(
             line["kind"],
             ours[line["role"]],
+            line["role"],
             Access(line["action"], line["resource"], {k: tuple(v) for k, v in line["context"].items()}),
             line["decision"] == "allow",
             tuple((_policy_name(u["policy"]), u["statement"], frozenset(u["keys"])) for u in line["used"]),
