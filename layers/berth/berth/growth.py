@@ -22,11 +22,12 @@ _UNCOUNTED: Final = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """``calls`` that bring addresses; ``unmet`` ones cannot be had, for ``reason``."""
+    """``calls`` that bring addresses; ``unmet`` ones cannot be had, for ``reason``. ``waiting``: put off, and why."""
 
     calls: tuple[Call, ...] = ()
     unmet: int = 0
     reason: str = ""
+    waiting: str = ""
 
 
 # ----------------------------------------------------------------------------------------------------- how many
@@ -140,11 +141,11 @@ def grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     choice = choose(hosts, sites, most_new, missing)
     calls = _calls(view, policy, limits, subnets, choice)
     fit = _standby(view, policy, limits, subnets)
-    calls, unmet = with_standby(view, policy, fit, calls, missing, max(missing - choice.brought, 0))
-    if unmet and not reason:
+    way = with_standby(view, policy, fit, calls, missing, max(missing - choice.brought, 0))
+    if way.left and not reason:
         used_up = len(choice.new) >= most_new
         reason = _TYPE_IS_FULL if used_up else "no subnet tagged berth:allowed in this zone has free addresses"
-    return Growth(calls, unmet, reason if unmet else "")
+    return Growth(way.calls, way.left, reason if way.left else "", way.waiting)
 
 
 def _standby(

@@ -73,18 +73,24 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     later, unfinished = follow_up(view) if state in ("running", "stopped") else ([], "")
     wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, unwanted), *later)
     calls = tuple(c for c in wanted if _target(c) not in _refused(view))
-    return Plan(calls, growth.unmet, growth.reason, _waiting(view) or unfinished, unwanted)
+    waiting = _waiting(view) or growth.waiting or unfinished
+    return Plan(calls, growth.unmet, growth.reason, waiting, unwanted)
 
 
 def _waiting(view: NodeView) -> str:
     leaving = [i.id for i in view.ours if i.attachment is not None and i.attachment.status == "detaching"]
     if view.primary is None:
         return "EC2 does not show the primary interface yet"
-    if view.instance.state == "pending":
+    if view.instance.state == "pending" and (view.setbacks.refused or view.claimed or _loose(view)):
+        # one that has all it needs waits for nothing: were its `running` event lost, nobody would miss it
         return "the instance is pending: interfaces are attached once it runs"
     if view.setbacks.refused:
         return "EC2 refused a call in the present state"
     return f"EC2 has not let go of {leaving[0]} yet" if leaving else ""
+
+
+def _loose(view: NodeView) -> bool:
+    return any(i.attachment is None for i in view.ours)
 
 
 def plan_death(view: NodeView) -> Plan:

@@ -7,13 +7,22 @@ follow when the node serves already.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from berth.calls import Call, ClaimStandby, CreateInterface, SetDeleteOnTermination, TagForNode
 from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView
 
-__all__ = ["fitting", "follow_up", "with_claim", "with_claimed", "with_standby"]
+__all__ = ["Way", "fitting", "follow_up", "with_claim", "with_claimed", "with_standby"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """``calls`` that bring addresses; ``left`` stay missing. ``waiting`` says why the choice is put off."""
+
+    calls: tuple[Call, ...]
+    left: int
+    waiting: str = ""
 
 
 def fitting(
@@ -50,8 +59,8 @@ def with_standby(
     planned: Sequence[Call],
     missing: int,
     left: int,
-) -> tuple[tuple[Call, ...], int]:
-    """The calls that bring ``missing`` addresses, with a standby interface where it is better; how many stay missing.
+) -> Way:
+    """The way to ``missing`` addresses, with a standby interface where it is better.
 
     ``planned`` brings them without one, but for ``left``; ``fit`` are those that :func:`fitting` found, as long as the
     type allows another interface.
@@ -66,23 +75,24 @@ def with_standby(
     calls = tuple(planned)
     fit = _modest(view, policy, fit, missing)
     if not fit:
-        return calls, left
+        return Way(calls, left)
     whole = _least(fit, missing)
     creates = [c for c in calls if isinstance(c, CreateInterface)]
     if creates or left > 0:
         if whole is not None:
-            return (ClaimStandby(whole.id),), 0
+            return Way((ClaimStandby(whole.id),), 0)
         gap = left + sum(c.prefixes * PREFIX_SIZE + c.addresses for c in creates)
         part = _least(fit, gap) or max(fit, key=_capacity)
-        return (*(c for c in calls if c not in creates), ClaimStandby(part.id)), max(0, gap - _capacity(part))
+        rest = (c for c in calls if c not in creates)
+        return Way((*rest, ClaimStandby(part.id)), max(0, gap - _capacity(part)))
     waits = dict(view.waits)
     waiting = waits.get("AssignPrivateIpAddresses", 0.0)
     if whole is None or waiting <= 0 or not _urgent(view):
-        return calls, left
+        return Way(calls, left)
     if view.instance.state != "running":
-        return (), 0
+        return Way((), 0, "the instance is pending: which bucket is the fuller shows when it runs")
     sooner = waits.get("AttachNetworkInterface", 0.0) < waiting
-    return ((ClaimStandby(whole.id),), 0) if sooner else (calls, left)
+    return Way((ClaimStandby(whole.id),), 0) if sooner else Way(calls, left)
 
 
 def _urgent(view: NodeView) -> bool:
