@@ -84,7 +84,8 @@ def with_standby(
         gap = left + sum(c.prefixes * PREFIX_SIZE + c.addresses for c in creates)
         part = _least(fit, gap) or max(fit, key=_capacity)
         rest = (c for c in calls if c not in creates)
-        return Way((*rest, ClaimStandby(part.id)), max(0, gap - _capacity(part)))
+        # once it is claimed, the next plan finds the rest, on it or on another
+        return Way((*rest, ClaimStandby(part.id)), left if creates else max(0, left - _capacity(part)))
     waits = dict(view.waits)
     waiting = waits.get("AssignPrivateIpAddresses", 0.0)
     if whole is None or waiting <= 0 or not _urgent(view):
