@@ -119,8 +119,12 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     way; a launch hook or an unwanted interface waits; requested capacity has just ended; or the agent's boot is new,
     which the record has to say. What EC2 and the record disagree about is for events and the sweep to find. In doubt it
     is true: a look costs describes and nothing else.
+
+    A node that holds a slot ahead is looked at when it comes up; before that there is no token for what it lacks.
     """
     record, notes = state.record, state.notes
+    if record is not None and now and any(s.at > now for s in state.slots) and not _asks_beside_tokens(report, state):
+        return False
     if record is None or report.order.boot > record.accepted.boot:
         return True
     if report.waiting or report.surrendered or notes.unmet or notes.wanted_since or notes.hook_name or notes.unwanted:
@@ -137,6 +141,10 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     assigned = sum(address_count(a.cidr) for a in blocks)
     warm, minimum = _kept_ready(record.policy)
     return min(record.policy.max_pods, report.in_use + warm) > supply or min(record.policy.max_pods, minimum) > assigned
+
+
+def _asks_beside_tokens(report: Report, state: NodeState) -> bool:
+    return bool(report.surrendered or state.notes.hook_name or any(i.outcome is None for i in state.intents))
 
 
 def _kept_ready(policy: Policy) -> tuple[int, int]:

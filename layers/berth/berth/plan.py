@@ -73,15 +73,16 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     later, unfinished = follow_up(view) if state in ("running", "stopped") else ([], "")
     wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, unwanted), *later)
     calls = tuple(c for c in wanted if _target(c) not in _refused(view))
-    waiting = _waiting(view) or growth.waiting or unfinished
+    waiting = _waiting(view, growth) or growth.waiting or unfinished
     return Plan(calls, growth.unmet, growth.reason, waiting, unwanted)
 
 
-def _waiting(view: NodeView) -> str:
+def _waiting(view: NodeView, growth: Growth) -> str:
     leaving = [i.id for i in view.ours if i.attachment is not None and i.attachment.status == "detaching"]
     if view.primary is None:
         return "EC2 does not show the primary interface yet"
-    if view.instance.state == "pending" and (view.setbacks.refused or view.claimed or _loose(view)):
+    needs_more = growth.unmet or view.setbacks.refused or view.claimed or _loose(view)
+    if view.instance.state == "pending" and needs_more:
         # one that has all it needs waits for nothing: were its `running` event lost, nobody would miss it
         return "the instance is pending: interfaces are attached once it runs"
     if view.setbacks.refused:

@@ -9,19 +9,19 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from berth.buckets import Buckets
 from berth.budget import DynamoBudget
 from berth.bus import Event
 from berth.contract import Record, Report, encode_report
-from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
+from berth.ec2 import MUTATING_CONFIG, Boto3Ec2
 from berth.edges import Edges
 from berth.events import Signal, parse
-from berth.events.node_look_requested import body
+from berth.events.node_look_requested import HookWait, body
 from berth.ingest import ingest, read_report
 from berth.model import InterfaceView, Notes
 from berth.reconcile import reconcile
@@ -78,8 +78,8 @@ class _Store(FakeStore):
 class _CountedEc2(Boto3Ec2):
     """Counts the rounds of describing: a batch's, and those for nodes that somebody knocked for meanwhile."""
 
-    def __init__(self, reader: Any, writer: Any, arn_prefix: str, counts: Counter[str]) -> None:
-        super().__init__(reader, writer, arn_prefix)
+    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float], counts: Counter[str]) -> None:
+        super().__init__(client, client, arn_prefix, clock)
         self._counts = counts
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
@@ -105,11 +105,11 @@ class _Looks:
 
     queue: Queue
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0) -> None:
+    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
         if not 0 <= delay <= 900 or delay != int(delay):
             raise ValueError(f"DelaySeconds: SQS takes 0 to 900 whole seconds, got {delay}")
         for instance_id in instance_ids:
-            self.queue.send(Message(body(instance_id, reason)), delay)
+            self.queue.send(Message(body(instance_id, reason, hook)), delay)
 
 
 class _ControlPlane:
@@ -149,12 +149,11 @@ class _ControlPlane:
     def _edges(self) -> Edges:
         """What an execution environment makes when it starts."""
         timeline, rng, ec2 = self.timeline, self.rng, self.fleet.ec2
-        reader = Ec2Client(ec2, timeline, rng, CLIENT_CONFIG)
-        writer = Ec2Client(ec2, timeline, rng, MUTATING_CONFIG)
+        client: Any = Ec2Client(ec2, timeline, rng, MUTATING_CONFIG)  # of both kinds of calls, as connect_ec2 has it
         delayed: Any = Delayed
         budget_client = delayed(self.budget_table, timeline, lambda: DYNAMODB.draw(rng))
         return Edges(
-            ec2=_CountedEc2(cast("Any", reader), cast("Any", writer), ARN_PREFIX, self.counts),
+            ec2=_CountedEc2(client, ARN_PREFIX, self.clock, self.counts),
             budget=DynamoBudget(budget_client, "budget", "bench", Buckets()),
             store=delayed(self.store, timeline, lambda: DYNAMODB.draw(rng)),
             bus=delayed(self.bus, timeline, lambda: PUT_EVENTS.draw(rng)),
@@ -173,7 +172,7 @@ class _ControlPlane:
 
     def _handle_reports(self, edges: Edges, messages: Sequence[Message]) -> Sequence[Message]:
         self._work(messages)
-        sent = [read_report(m.sender, m.body) for m in messages]
+        sent = [replace(read_report(m.sender, m.body), sent_at=EPOCH + m.sent_at) for m in messages]
         arns = {s.instance_id: self.settings.arn(s.instance_id) for s in sent}
         intake = ingest(edges.store, arns, sent)
         return self._look(edges, messages, list(intake.signals), [s.instance_id for s in sent])

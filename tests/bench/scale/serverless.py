@@ -24,10 +24,11 @@ _FIRST, _MORE_A_SECOND = 5, 5.0
 
 @dataclass(slots=True)
 class Message:
-    """``sender`` is SQS's SenderId."""
+    """``sender`` is SQS's SenderId; ``sent_at`` seconds of the run."""
 
     body: str
     sender: str = ""
+    sent_at: float = 0.0
     received: int = 0
 
 
@@ -73,6 +74,7 @@ class Queue:
 
     def send(self, message: Message, delay: float = 0.0) -> None:
         """It can be received in ``delay`` seconds."""
+        message.sent_at = self._timeline.now
         self._timeline.after(delay, lambda: self._arrived(message))
 
     def _arrived(self, message: Message) -> None:

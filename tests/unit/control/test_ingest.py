@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from berth.buckets import Reservation
 from berth.contract import Assignment, Interface, Order, Policy, Record, Report, Surrender, encode_report
 from berth.ingest import MAX_REPORT_BYTES, ReportRefusedError, SentReport, believe, ingest, needs_look, read_report
 from berth.model import Notes
@@ -193,6 +194,17 @@ def test_a_report_that_asks_for_something_is_looked_at(changes: dict[str, object
 )
 def test_a_node_that_something_is_noted_of_is_looked_at_with_its_next_report(notes: Notes) -> None:
     assert needs_look(quiet(), replace(SETTLED, notes=notes))
+
+
+def test_a_node_that_holds_a_slot_is_looked_at_when_it_comes_up_and_not_for_each_report_until_then() -> None:
+    slot = Reservation("AssignPrivateIpAddresses", 1, at=1_000.0, until=1_018.0)
+    short = quiet(waiting=("pod",), order=Order(2, 1))
+    state = replace(SETTLED, slots=(slot,))
+    assert not needs_look(short, state, now=900.0)
+    assert needs_look(short, state, now=1_001.0)
+    assert needs_look(short, state)
+    given_back = replace(short, surrendered=(Surrender(MAC, "10.0.1.32/28", "1:b"),))
+    assert needs_look(given_back, state, now=900.0)
 
 
 def test_a_release_under_way_is_looked_at_until_it_is_over() -> None:

@@ -251,8 +251,18 @@ def test_nothing_is_attached_in_other_states(state: str) -> None:
     assert calls(view(primary(1), eni(1, 1), instance=replace(INSTANCE, state=state))) == []
 
 
-def test_a_pending_node_asks_to_be_looked_at_again() -> None:
-    assert plan(view(primary(1), instance=replace(INSTANCE, state="pending")), rules(), LIMITS, SUBNETS).waiting
+def test_a_pending_node_asks_to_be_looked_at_again_for_what_must_wait_until_it_runs() -> None:
+    pending = replace(INSTANCE, state="pending")
+    assert plan(view(primary(1), eni(1, 1), instance=pending), rules(), LIMITS, SUBNETS).waiting
+    refused = Setbacks(refused=frozenset({"eni-0"}))
+    assert plan(replace(view(primary(1), instance=pending), setbacks=refused), rules(), LIMITS, SUBNETS).waiting
+
+
+def test_a_pending_node_that_has_all_it_needs_waits_for_nothing() -> None:
+    """A delayed look for each node of a large launch would cost as many describes as its events do."""
+    pending = replace(INSTANCE, state="pending")
+    done = plan(view(primary(1), instance=pending), rules(), LIMITS, SUBNETS)
+    assert (done.calls, done.waiting) == ((), "")
 
 
 def test_a_free_device_index_is_found_between_used_ones() -> None:

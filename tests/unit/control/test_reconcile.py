@@ -152,7 +152,7 @@ def test_when_ec2_refuses_the_pending_state_the_primary_is_asked_again_and_nothi
 
 def test_one_delayed_look_is_on_its_way_at_a_time() -> None:
     scene = Scene()
-    scene.ec2.launch(state="pending")
+    scene.ec2.launch(state="pending", berth__mode="addresses", berth__minimum_addresses="12")  # on two interfaces
     look(scene)
     look(scene)
     assert len(scene.looks.asked) == 1
