@@ -134,19 +134,17 @@ class TestTaking:
         assert {i.id: i.attachment.instance_id for i in spare if i.attachment} == pool.owners
         assert sorted(pool.owners.values()) == [NODE, other]
 
-    def test_the_fuller_bucket_is_drawn_on(self) -> None:
-        for assign, attach, wanted in (
-            (0.0, 0.0, [AssignPrefixes]),
-            (4.0, 0.0, [Attach]),
-            (4.0, 6.0, [AssignPrefixes]),
-        ):
-            scene = Scene()
-            scene.ec2.launch()
-            stocked(scene)
-            waits = Waits(AssignPrivateIpAddresses=assign, AttachNetworkInterface=attach)
-            scene.edges = replace(scene.edges, budget=waits)
-            look(scene)
-            assert kinds(scene) == [wanted]
+    @pytest.mark.parametrize(
+        ("assign", "attach", "wanted"), [(0.0, 0.0, AssignPrefixes), (4.0, 0.0, Attach), (4.0, 6.0, AssignPrefixes)]
+    )
+    def test_the_fuller_bucket_is_drawn_on(self, assign: float, attach: float, wanted: type) -> None:
+        scene = Scene()
+        scene.ec2.launch()
+        stocked(scene)
+        waits = Waits(AssignPrivateIpAddresses=assign, AttachNetworkInterface=attach)
+        scene.edges = replace(scene.edges, budget=waits)
+        look(scene)
+        assert kinds(scene) == [wanted]
 
     def test_a_pending_node_claims_and_attaches_once_it_runs(self) -> None:
         scene, pool = big(state="pending")
