@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
+    from berth.drift import DriftEdges
     from berth.standby_work import FillEdges
     from berth.sweep_run import SweepEdges
 
@@ -32,8 +33,10 @@ __all__ = [
     "connect_brake",
     "connect_budget",
     "connect_bus",
+    "connect_drift",
     "connect_ec2",
     "connect_fill",
+    "connect_hooks",
     "connect_looks",
     "connect_standby",
     "connect_sweep",
@@ -85,6 +88,23 @@ def connect_fill(settings: Settings) -> FillEdges:
         budget=connect_budget(settings),
         brake=connect_brake(settings),
         meters=meters,
+    )
+
+
+def connect_drift(settings: Settings, meters: Meters | None = None) -> DriftEdges:
+    """What the search for changes by others works with. Imported here, as for the filler."""
+    from berth.drift import DriftEdges
+    from berth.drift_records import DynamoDriftRecords
+    from berth.survey import Boto3Survey
+
+    ec2 = make_client("ec2", config=CLIENT_CONFIG)
+    if meters is not None:
+        count_calls(ec2, meters)
+    return DriftEdges(
+        survey=Boto3Survey(ec2, lambda: make_client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
+        records=DynamoDriftRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
+        looks=connect_looks(settings),
+        settings=settings,
     )
 
 

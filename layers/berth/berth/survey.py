@@ -102,6 +102,10 @@ class Boto3Survey:
     def interfaces_among(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
         return self._interfaces({"network-interface-id": ids}, token)
 
+    def interfaces_by_attachment(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
+        """Those that one of these attachments holds, still or again."""
+        return self._interfaces({"attachment.attachment-id": ids}, token)
+
     def unattached(self, token: str) -> Page[InterfaceView]:
         return self._interfaces({"tag-key": [INSTANCE_TAG], "status": ["available"]}, token)
 

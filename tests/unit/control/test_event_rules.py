@@ -39,6 +39,7 @@ SENT_BY = {
     "spot-interruption-warning": "SpotWarningRule",
     "rebalance-recommendation": "RebalanceRule",
     "node-capacity-requested": "CapacityRequestRule",
+    "network-interface-call": "DriftRule",
 }
 
 
@@ -54,6 +55,29 @@ def matching(event: Any) -> list[str]:
 @pytest.mark.parametrize("sample", SENT_BY)
 def test_a_sample_matches_the_one_rule_that_brings_it(sample: str) -> None:
     assert matching(queued(ROOT / "events" / f"{sample}.json")) == [SENT_BY[sample]]
+
+
+BERTH = {"sessionContext": {"sessionIssuer": {"arn": "ReconcileRole.Arn"}}}
+USER = {"type": "IAMUser", "arn": "arn:aws:iam::123456789012:user/alice"}
+BALANCER = {"type": "AssumedRole", "invokedBy": "elasticloadbalancing.amazonaws.com"}
+
+
+@pytest.mark.parametrize(
+    ("detail", "heard"),
+    [
+        ({"userIdentity": USER}, True),
+        ({"userIdentity": BERTH}, False),
+        ({"userIdentity": BALANCER}, False),
+        ({"errorCode": "Client.UnauthorizedOperation"}, False),
+        ({"eventName": "CreateNetworkInterface"}, False),
+        ({"eventName": "DeleteNetworkInterface"}, True),
+    ],
+)
+def test_changes_to_interfaces_are_heard_of_when_others_make_them(detail: dict[str, Any], heard: bool) -> None:
+    """And not AWS's own services, whose interfaces are never ours."""
+    event = queued(ROOT / "events" / "network-interface-call.json")
+    event["detail"] |= detail
+    assert matching(event) == (["DriftRule"] if heard else [])
 
 
 def test_every_rule_with_a_pattern_has_a_sample() -> None:
@@ -96,7 +120,8 @@ def test_every_rule_may_put_what_it_brings_on_its_queue_and_keeps_what_is_not_ta
         for arn in s["Condition"]["ArnEquals"]["aws:SourceArn"]
     ]
     assert {"Fn::GetAtt": f"{name}.Arn"} in allowed
-    assert target["DeadLetterConfig"]["Arn"]
+    # what others' calls tell is found by the sweep too
+    assert ("DeadLetterConfig" in target) is (name != "DriftRule")
 
 
 @pytest.mark.parametrize("clusters", [["demo"], ["blue", "green", "red"]])

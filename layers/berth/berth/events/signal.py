@@ -28,8 +28,8 @@ class Signal:
 
     Only what EC2 cannot be asked about comes along: until when warm growth is off, addresses asked for ahead of need,
     with the time of asking since the latest request counts, and the launch hook (of which group) that the instance
-    waits in, with the time since when. ``event_id`` is EventBridge's, for logs; ``at`` is when it happened, for metrics (0:
-    nobody said); ``reports`` says that an agent runs there. Times are Unix seconds.
+    waits in, with the time since when. ``event_id`` is EventBridge's, for logs; ``at`` is when it happened, for metrics
+    (0: nobody said); ``reports`` says that an agent runs there. Times are Unix seconds.
     """
 
     instance_id: str

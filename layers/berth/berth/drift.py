@@ -1,0 +1,115 @@
+"""Finds the nodes behind changes that others made to interfaces by hand, and asks for looks. It changes nothing.
+
+CloudTrail tells of such calls where there is a trail; without one the sweep finds what they changed, a little later. A
+batch costs a few describes, whatever its size, and the table is read only for interfaces that are gone: then nothing
+but the record that lists one says whose it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from berth.drift_records import LISTING_IDS
+from berth.events.network_interface_call import InterfaceCall
+from berth.looks import Looks
+from berth.model import Instance, InterfaceView
+from berth.policy import cluster_of
+from berth.settings import Settings
+from berth.survey import PAGE_IDS, Page
+
+__all__ = ["DriftEdges", "DriftRecords", "DriftSurvey", "find_drift"]
+
+T = TypeVar("T")
+
+
+class DriftSurvey(Protocol):
+    """What is read of EC2, at most :data:`~berth.survey.PAGE_IDS` ids at a time; each method is one call."""
+
+    def instances_among(self, ids: Sequence[str], token: str) -> Page[Instance]:
+        """Those of ``ids`` that EC2 shows."""
+
+    def interfaces_among(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
+        """Those of ``ids`` (interface ids) that EC2 shows."""
+
+    def interfaces_by_attachment(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
+        """Those that one of these attachments holds, still or again."""
+
+    def unattached(self, token: str) -> Page[InterfaceView]:
+        """Interfaces tagged for some node and attached to nothing."""
+
+
+class DriftRecords(Protocol):
+    """What is read of the table."""
+
+    def listing(self, interface_ids: Sequence[str], token: str) -> tuple[tuple[str, ...], str]:
+        """ARNs of nodes on one page of the table whose records list one of these, and the next page's token."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftEdges:
+    survey: DriftSurvey
+    records: DriftRecords
+    looks: Looks
+    settings: Settings
+
+
+def find_drift(edges: DriftEdges, calls: Iterable[InterfaceCall]) -> Counter[str]:
+    """Ask for a look at every node that one of ``calls`` may concern. Returns counts for metrics.
+
+    A detached interface is found by its tag: it is attached to nothing, and EC2 does not say any more to whom an
+    attachment that is over belonged. Raises :class:`~berth.ec2_wire.Ec2Error`; nothing is lost then but time.
+    """
+    seen = list(calls)
+    suspects = {i for call in seen for i in call.instances}
+    named = {i for call in seen for i in call.interfaces}
+    shown = list(_among(edges.survey.interfaces_among, named))
+    shown += _among(edges.survey.interfaces_by_attachment, {a for call in seen for a in call.attachments})
+    if any(call.action == "DetachNetworkInterface" for call in seen):
+        shown += _pages(edges.survey.unattached)
+    suspects.update(o for i in shown for o in (i.node, i.attachment.instance_id if i.attachment else None) if o)
+    nodes = {i.id for i in _among(edges.survey.instances_among, suspects) if _is_node(i, edges.settings)}
+    nodes |= _losers(edges, named - {i.id for i in shown})
+    if nodes:
+        edges.looks.ask(sorted(nodes), "an interface was changed by hand")
+    return Counter({"ChangesByOthers": len(seen), "NodesChangedByOthers": len(nodes)})
+
+
+def _is_node(instance: Instance, settings: Settings) -> bool:
+    return cluster_of(dict(instance.tags), settings.clusters) is not None
+
+
+def _losers(edges: DriftEdges, gone: set[str]) -> set[str]:
+    """Nodes whose records list interfaces that EC2 shows no longer."""
+    found: set[str] = set()
+    for ids in _chunks(gone, LISTING_IDS):
+        token = ""
+        while True:
+            arns, token = edges.records.listing(ids, token)
+            found.update(arn.rpartition("/")[2] for arn in arns)
+            if not token:
+                break
+    return found
+
+
+def _among(method: Callable[[Sequence[str], str], Page[T]], ids: set[str]) -> Iterator[T]:
+    for chunk in _chunks(ids):
+        yield from _pages(lambda token, those=chunk: method(those, token))  # type: ignore[misc]
+
+
+def _pages(method: Callable[[str], Page[T]]) -> Iterator[T]:
+    token = ""
+    while True:
+        page = method(token)
+        yield from page.items
+        token = page.token
+        if not token:
+            return
+
+
+def _chunks(ids: set[str], size: int = PAGE_IDS) -> Iterator[list[str]]:
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

@@ -1,0 +1,252 @@
+"""Changes that others make to interfaces: from what CloudTrail tells to the nodes that are looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from berth.contract import Record
+from berth.drift import DriftEdges, find_drift
+from berth.drift_records import LISTING_IDS, DynamoDriftRecords
+from berth.events import MalformedEventError, Signal
+from berth.events.network_interface_call import InterfaceCall, read_call
+from berth.model import Attachment, Instance, InterfaceView, Notes
+from berth.reconcile import reconcile
+from berth.store import DynamoStore
+from berth.survey import PAGE_IDS, Page
+from moto import mock_aws
+
+from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE, FakeLooks, Scene, settings
+
+SAMPLE = Path(__file__).parents[3] / "events" / "network-interface-call.json"
+OTHER = "i-0123456789abcdef1"
+TWO = {"berth__minimum_addresses": "150", "berth__max_pods": "200"}
+
+
+def told(action: str, asked: dict[str, Any] | None = None, answered: object = None) -> InterfaceCall:
+    """The event of a call by somebody else, as EventBridge queues it, read."""
+    (message,) = json.loads(SAMPLE.read_text())["Records"]
+    body = json.loads(message["body"])
+    body["detail"] |= {"eventName": action, "requestParameters": asked, "responseElements": answered}
+    return read_call(json.dumps(body))
+
+
+def test_the_sample_names_an_instance_an_interface_and_an_attachment() -> None:
+    (message,) = json.loads(SAMPLE.read_text())["Records"]
+    assert read_call(message["body"]) == InterfaceCall(
+        "AttachNetworkInterface",
+        frozenset({NODE}),
+        frozenset({"eni-0123456789abcdef0"}),
+        frozenset({"eni-attach-0123456789abcdef0"}),
+    )
+
+
+@pytest.mark.parametrize("asked", [None, [], "x", 5, {"networkInterfaceId": 5}, {"networkInterfaceId": "lb-1"}])
+def test_what_names_nothing_of_ours_is_read_as_naming_nothing(asked: Any) -> None:
+    assert told("DeleteNetworkInterface", asked) == InterfaceCall("DeleteNetworkInterface")
+
+
+def test_ids_are_found_however_deep_the_call_has_them() -> None:
+    asked = {"Request": {"items": [{"networkInterfaceId": "eni-00000001"}, {"networkInterfaceId": "eni-00000002"}]}}
+    assert told("X", asked).interfaces == {"eni-00000001", "eni-00000002"}
+
+
+def test_an_event_without_the_calls_name_says_so() -> None:
+    with pytest.raises(MalformedEventError, match=r"detail\.eventName"):
+        told("")
+
+
+# ------------------------------------------------------------------------------------------------ who it concerns
+
+
+@dataclass
+class Survey:
+    """EC2 as :class:`Scene` has it. Counts what it is asked; answers in pages of one."""
+
+    scene: Scene
+    asked: list[str] = field(default_factory=list)
+
+    def instances_among(self, ids: Sequence[str], token: str) -> Page[Instance]:
+        return self._page("instances", ids, token, (i for i in self.scene.ec2.all_instances.values() if i.id in ids))
+
+    def interfaces_among(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
+        return self._page("interfaces", ids, token, (i for i in self._all() if i.id in ids))
+
+    def interfaces_by_attachment(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
+        held = (i for i in self._all() if i.attachment and i.attachment.id in ids)
+        return self._page("attachments", ids, token, held)
+
+    def unattached(self, token: str) -> Page[InterfaceView]:
+        return self._page("unattached", (), token, (i for i in self._all() if i.node and not i.attachment))
+
+    def _all(self) -> Iterable[InterfaceView]:
+        return list(self.scene.ec2.all_interfaces.values())
+
+    def _page(self, what: str, ids: Sequence[str], token: str, found: Iterable[Any]) -> Page[Any]:
+        self.asked.append(what)
+        assert len(ids) <= PAGE_IDS
+        items, start = list(found), int(token or 0)
+        return Page(tuple(items[start : start + 1]), str(start + 1) if start + 1 < len(items) else "")
+
+
+@dataclass
+class Records:
+    scene: Scene
+    scans: int = 0
+
+    def listing(self, interface_ids: Sequence[str], token: str) -> tuple[tuple[str, ...], str]:
+        self.scans += 1
+        assert len(interface_ids) <= LISTING_IDS
+        known = {arn: self.scene.store.record(arn) for arn in self.scene.store.items}
+        return tuple(a for a, r in known.items() if r and {i.id for i in r.interfaces} & {*interface_ids}), ""
+
+
+@dataclass
+class Site:
+    """Two nodes with two interfaces each, and an instance that is no node."""
+
+    scene: Scene = field(default_factory=Scene)
+
+    def __post_init__(self) -> None:
+        self.survey, self.records, self.looks = Survey(self.scene), Records(self.scene), FakeLooks()
+        self.edges = DriftEdges(self.survey, self.records, self.looks, settings())
+        for instance_id in (NODE, OTHER):
+            self.scene.ec2.launch(instance_id, **TWO)
+            self.look(instance_id)
+        self.scene.ec2.launch("i-00000009")
+        stranger = self.scene.ec2.all_instances["i-00000009"]
+        self.scene.ec2.all_instances["i-00000009"] = replace(stranger, tags=())
+        self.scene.machine.now += 3600
+
+    def look(self, instance_id: str) -> None:
+        assert not reconcile(self.scene.edges, [Signal(instance_id, "test")], 50.0).failed
+
+    def ours(self, instance_id: str = NODE) -> tuple[InterfaceView, Attachment]:
+        (mine,) = self.scene.ec2.ours(instance_id)
+        assert mine.attachment is not None
+        return mine, mine.attachment
+
+    def change(self, view: InterfaceView, **changes: Any) -> None:
+        self.scene.ec2.all_interfaces[view.id] = replace(view, **changes)
+
+    def find(self, *calls: InterfaceCall) -> set[str]:
+        """The nodes that are looked at then."""
+        find_drift(self.edges, calls)
+        return {i for i, _, _ in self.looks.asked}
+
+
+def detach(site: Site) -> InterfaceCall:
+    mine, at = site.ours()
+    site.change(mine, attachment=None)
+    return told("DetachNetworkInterface", {"attachmentId": at.id, "force": False}, {"_return": True})
+
+
+def delete(site: Site) -> InterfaceCall:
+    mine, _ = site.ours()
+    del site.scene.ec2.all_interfaces[mine.id]
+    return told("DeleteNetworkInterface", {"networkInterfaceId": mine.id}, {"_return": True})
+
+
+def unassign(site: Site) -> InterfaceCall:
+    primary = site.scene.ec2.primary()
+    site.change(primary, prefixes=primary.prefixes[1:])
+    asked = {"networkInterfaceId": primary.id, "ipv4PrefixSet": {"items": [{"ipv4Prefix": primary.prefixes[0]}]}}
+    return told("UnassignPrivateIpAddresses", asked, {"_return": True})
+
+
+def unprotect(site: Site) -> InterfaceCall:
+    mine, at = site.ours()
+    site.change(mine, attachment=replace(at, delete_on_termination=False))
+    asked = {"networkInterfaceId": mine.id, "attachment": {"attachmentId": at.id, "deleteOnTermination": False}}
+    return told("ModifyNetworkInterfaceAttribute", asked, {"_return": True})
+
+
+@pytest.mark.parametrize("by_hand", [detach, delete, unassign, unprotect])
+def test_what_is_done_by_hand_is_looked_into_and_put_right(by_hand: Callable[[Site], InterfaceCall]) -> None:
+    site = Site()
+    assert site.find(by_hand(site)) == {NODE}
+    site.look(NODE)
+    site.scene.machine.now += 61  # what our own calls did is no longer overlaid
+    site.look(NODE)
+    record = site.scene.store.record()
+    assert record is not None
+    shown = {b for i in (site.scene.ec2.primary(), *site.scene.ec2.ours()) for b in i.blocks}
+    assert {a.cidr for i in record.interfaces for a in i.assignments} == shown
+    assert len(shown) == 10
+    assert site.ours()[1].delete_on_termination
+
+
+def test_an_interface_moved_to_another_node_has_both_looked_at() -> None:
+    site = Site()
+    mine, at = site.ours()
+    site.change(mine, attachment=replace(at, id="eni-attach-00000001", instance_id=OTHER, device_index=2))
+    asked = {"networkInterfaceId": mine.id, "instanceId": OTHER, "deviceIndex": 2}
+    assert site.find(told("AttachNetworkInterface", asked, {"attachmentId": "eni-attach-00000001"})) == {NODE, OTHER}
+
+
+def test_the_calls_of_others_on_their_own_instances_cause_no_look() -> None:
+    site = Site()
+    theirs = site.scene.ec2.primary("i-00000009")
+    calls = [
+        told("AttachNetworkInterface", {"networkInterfaceId": theirs.id, "instanceId": "i-00000009"}),
+        told("AssignPrivateIpAddresses", {"networkInterfaceId": theirs.id, "secondaryPrivateIpAddressCount": 1}),
+        told("DetachNetworkInterface", {"attachmentId": "eni-attach-00000007"}),
+        told("DeleteNetworkInterface", {"networkInterfaceId": "eni-00000777"}),
+    ]
+    assert site.find(*calls) == set()
+
+
+def test_a_batch_of_any_size_is_asked_about_at_once_and_the_table_read_for_what_is_gone_alone() -> None:
+    site = Site()
+    primary = site.scene.ec2.primary()
+    same = told("AssignPrivateIpAddresses", {"networkInterfaceId": primary.id})
+    assert site.find(*[same] * 500) == {NODE}
+    assert (site.survey.asked, site.records.scans) == (["interfaces", "instances"], 0)
+    gone = [told("DeleteNetworkInterface", {"networkInterfaceId": f"eni-{n:08x}"}) for n in range(0x1000, 0x10FA)]
+    site.find(*gone)
+    assert site.records.scans == 3
+
+
+def test_nothing_is_asked_for_nothing() -> None:
+    site = Site()
+    assert find_drift(site.edges, []) == {"ChangesByOthers": 0, "NodesChangedByOthers": 0}
+    assert (site.survey.asked, site.records.scans, site.looks.asked) == ([], 0, [])
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+@pytest.fixture
+def table() -> Iterator[Any]:
+    with mock_aws():
+        client = boto3.client(
+            "dynamodb", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        client.create_table(
+            TableName="nodes",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
+            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
+        )
+        yield client
+
+
+def test_records_are_found_by_the_exact_id_of_an_interface_that_they_list(table: Any) -> None:
+    site = Site()
+    listed = site.scene.store.record()
+    assert listed is not None
+    store, records = DynamoStore(table, "nodes"), DynamoDriftRecords(table, "nodes")
+    store.save(ARN, listed, (), Notes())
+    store.save_intents(ARN, ())
+    store.save(ARN_PREFIX + OTHER, Record(ARN_PREFIX + OTHER, 1), (), Notes())
+    mine = listed.interfaces[-1].id
+    assert records.listing([mine], "") == ((ARN,), "")
+    assert records.listing([f"eni-{n:08x}" for n in range(0x2000, 0x2000 + LISTING_IDS - 1)] + [mine], "")[0] == (ARN,)
+    assert records.listing([mine[:-1]], "") == ((), "")
+    store.bury(ARN, replace(listed, revision=listed.revision + 1), 9.0)
+    assert records.listing([mine], "") == ((), "")
