@@ -148,6 +148,9 @@ class Boto3Ec2:
         except Ec2Error as error:
             if error.trouble in (Trouble.EXHAUSTED, Trouble.FRAGMENTED):
                 self._subnets.forget()  # their counts are older than this
+            if error.code.startswith(("InvalidGroup.", "InvalidSubnetID.")):
+                self._subnets.forget()
+                self._groups.forget()
             raise
         outcome = read_outcome(intent.call, answer)
         if outcome.interface is None:

@@ -220,6 +220,22 @@ def test_limits_are_those_of_every_network_card_and_asked_once() -> None:
     assert set(ec2.limits(wanted)) == set(wanted)
 
 
+def test_a_group_that_is_gone_is_no_more_believed_to_be_allowed() -> None:
+    ec2, stub = stubbed()
+    group = {"GroupId": "sg-1", "VpcId": "vpc-1"}
+    empty: list[tuple[str, dict[str, Any]]] = [("describe_subnets", {"Subnets": []}), ("describe_vpcs", {"Vpcs": []})]
+    for action, answer in (*empty, ("describe_security_groups", {"SecurityGroups": [group]})):
+        stub.add_response(action, answer)
+    assert ec2.network(["vpc-1"]).allowed_groups == {"sg-1"}
+    stub.add_client_error("modify_network_interface_attribute", "InvalidGroup.NotFound", "it does not exist")
+    with pytest.raises(Ec2Error) as caught:
+        ec2.mutate(made(SetGroups("eni-1", ("sg-1",))), NODE, "demo")
+    assert caught.value.trouble is Trouble.GONE
+    for action, answer in (*empty, ("describe_security_groups", {"SecurityGroups": []})):
+        stub.add_response(action, answer)
+    assert ec2.network(["vpc-1"]).allowed_groups == frozenset()
+
+
 def test_an_unknown_instance_type_is_missing() -> None:
     ec2, stub = stubbed()
     stub.add_response("describe_instance_types", {"InstanceTypes": []}, {"Filters": ANY})

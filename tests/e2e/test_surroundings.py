@@ -1,0 +1,106 @@
+"""The network around a node changes: its interfaces follow, as far as the deployed policies let them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.scenes import dead_letters, mutations, new_scene, settle
+from tests.sandbox.account import wait_for
+from tests.sandbox.demo.stages import Scene, launch
+from tests.sandbox.landscape import NodeSpec
+
+TWO_LINKS = {"mode": "prefixes", "max-pods": "32", "minimum-addresses": "20"}
+"""On a t3.micro: one prefix on each of two interfaces."""
+CIDR = "2001:db8:1234:1a00::/64"
+
+
+GROUPS: dict[str, str] = {}
+"""Security groups by name, made before the function first asks: it remembers for a minute which are allowed."""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with new_scene(parameters={"ReconcileDelaySeconds": "2"}) as scene:
+        assert scene.landscape is not None
+        GROUPS["pods"], GROUPS["strange"] = new_group(scene, "pods", allowed=True), new_group(scene, "strange")
+        subnet = scene.landscape.subnets["a"]
+        scene.stack.client("ec2").associate_subnet_cidr_block(SubnetId=subnet, Ipv6CidrBlock=CIDR)
+        launch(scene, [NodeSpec("node", "a", "t3.micro", TWO_LINKS)])
+        wait_for("both interfaces", lambda: len(interfaces(scene)) == 2)
+        settle(scene)
+        yield scene
+        assert dead_letters(scene) == {}
+
+
+def interfaces(scene: Scene) -> list[dict[str, Any]]:
+    return list(scene.stack.interfaces(scene.machines["node"].id))
+
+
+def groups(interface: dict[str, Any]) -> list[str]:
+    return [g["GroupId"] for g in interface["Groups"]]
+
+
+def look(scene: Scene) -> None:
+    """Have the node looked at, as its agent's next report would."""
+    detail = {"instance-id": scene.machines["node"].id, "addresses": 1, "until": _later()}
+    entry = {
+        "EventBusName": scene.stack.outputs["BusName"],
+        "Source": "berth.request",
+        "DetailType": "Node Capacity Requested",
+        "Detail": json.dumps(detail),
+    }
+    assert scene.stack.client("events").put_events(Entries=[entry])["FailedEntryCount"] == 0
+    settle(scene)
+
+
+def _later() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
+
+
+def new_group(scene: Scene, name: str, *, allowed: bool = False) -> str:
+    assert scene.landscape is not None
+    tags = [{"ResourceType": "security-group", "Tags": [{"Key": "berth:allowed", "Value": "true"}]}] if allowed else []
+    made = scene.stack.client("ec2").create_security_group(
+        VpcId=scene.landscape.vpc, GroupName=name, Description=name, TagSpecifications=tags
+    )
+    return str(made["GroupId"])
+
+
+def test_groups_that_the_primary_interface_is_given_come_to_the_others(scene: Scene) -> None:
+    ec2, wanted = scene.stack.client("ec2"), GROUPS["pods"]
+    primary, secondary = interfaces(scene)
+    assert groups(secondary) == groups(primary)
+    ec2.modify_network_interface_attribute(NetworkInterfaceId=primary["NetworkInterfaceId"], Groups=[wanted])
+    before = mutations(scene)
+    look(scene)
+    assert [groups(i) for i in interfaces(scene)] == [[wanted], [wanted]]
+    assert mutations(scene) - before == {"ModifyNetworkInterfaceAttribute": 1}
+    look(scene)
+    assert mutations(scene) - before == {"ModifyNetworkInterfaceAttribute": 1}
+
+
+def test_groups_that_nobody_has_allowed_do_not(scene: Scene) -> None:
+    ec2, strange = scene.stack.client("ec2"), GROUPS["strange"]
+    primary, secondary = interfaces(scene)
+    ec2.modify_network_interface_attribute(NetworkInterfaceId=primary["NetworkInterfaceId"], Groups=[strange])
+    look(scene)
+    assert [groups(i) for i in interfaces(scene)] == [[strange], groups(secondary)]
+
+
+def test_a_node_that_is_told_to_have_both_families_gets_an_ipv6_prefix_on_each_interface(scene: Scene) -> None:
+    node = scene.machines["node"].id
+    scene.stack.client("ec2").create_tags(Resources=[node], Tags=[{"Key": "berth:ip-families", "Value": "dual"}])
+    before = mutations(scene)
+    look(scene)
+    shown = [p["Ipv6Prefix"] for i in interfaces(scene) for p in i["Ipv6Prefixes"]]
+    assert len(shown) == len(set(shown)) == 2
+    assert mutations(scene) - before == {"AssignIpv6Addresses": 2}
+    record = scene.stack.record(node)
+    assert record is not None
+    assert [a.cidr for i in record.interfaces for a in i.ipv6_assignments] == shown
+    assert record.policy.ip_families == "dual"
