@@ -519,3 +519,16 @@ class TestSubnets:
         (event,) = site.bus.named("Subnet Addresses Low")
         assert event.detail["shortage"] == ["addresses", "prefixes"]
         assert event.detail["free-prefixes"] == 0
+
+
+def test_a_node_with_ipv6_is_at_rest_and_a_lost_ipv6_prefix_is_drift() -> None:
+    site = Site()
+    site.ec2.subnets[SUBNET] = replace(site.ec2.subnets[SUBNET], ipv6=True)
+    site.ec2.types["m5.large"] = replace(site.ec2.types["m5.large"], ipv6=True)
+    site.node(berth__ip_families="dual")
+    site.pass_time(100)
+    assert any(i.ipv6_prefixes for i in site.ec2.all_interfaces.values())
+    assert site.asked() == []
+    primary = site.ec2.primary()
+    site.put(primary, ipv6_prefixes=())
+    assert site.sweep()["NodesDrifted"] == 1
