@@ -172,8 +172,9 @@ class Pool:
     def balanced(self, now: float, hold: float) -> Pool:
         """Take surrendered blocks back if demand returned; surrender idle ones after ``hold`` seconds of surplus.
 
-        Only whole idle blocks go, the last in lending order first, and only while the target stays covered. One block
-        always stays, even if nothing is wanted: a node without any address would never be ready, nor get a pod.
+        Only whole idle blocks go, prefixes before single addresses (one call gives back more), the last in lending
+        order first, and only while the target stays covered. One block always stays, even if nothing is wanted: a node
+        without any address would never be ready, nor get a pod.
         """
         pool = self._without_used_surrenders()._take_back()
         if pool.surrendered != self.surrendered:
@@ -209,7 +210,7 @@ class Pool:
         above_wanted = self.supply - self.wanted
         above_least = self._kept - max(1, min(self.policy.max_pods, self.policy.minimum_addresses))
         spare = []
-        for block in reversed(self.lendable):
+        for block in sorted(self.lendable[::-1], key=lambda b: -address_count(b.cidr)):
             size = address_count(block.cidr)
             idle = all(a not in used and a not in self.cooling for a in addresses_of(block.cidr))
             if idle and size <= above_wanted and size <= above_least:

@@ -105,6 +105,16 @@ def test_surplus_that_ends_starts_the_hold_again() -> None:
     assert again.balanced(100.0, 60.0).surrendered != ()
 
 
+def test_whole_prefixes_are_surrendered_before_single_addresses() -> None:
+    """A node that fell back to single addresses in a fragmented subnet gives back what one call frees most with."""
+    blocks = (block("10.0.0.16/28"), block("10.0.0.32/28"), block("10.0.1.7/32", 1), block("10.0.1.8/32", 1))
+    pool = Pool(Policy(warm_addresses=16, minimum_addresses=0), blocks)
+    given = pool.balanced(0, 0).surrendered
+    assert [s.cidr for s in given] == ["10.0.0.32/28", "10.0.1.8/32", "10.0.1.7/32"]
+    pool = Pool(Policy(warm_addresses=17, minimum_addresses=0), blocks)
+    assert [s.cidr for s in pool.balanced(0, 0).surrendered] == ["10.0.0.32/28", "10.0.1.8/32"]
+
+
 def test_only_whole_idle_blocks_are_surrendered_and_never_below_target_or_minimum() -> None:
     assert [s.cidr for s in idle(warm=16).balanced(0, 0).surrendered] == [C]
     assert [s.cidr for s in idle(minimum=32).balanced(0, 0).surrendered] == [C]
