@@ -92,7 +92,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with new_scene(parameters={"ReconcileDelaySeconds": "2", "LaunchHookName": HOOK}) as scene:
+    with new_scene(parameters={"ReconcileDelaySeconds": "2", "LaunchHookName": HOOK, "WatchCloudTrail": "true"}) as scene:
         launch(scene, [NodeSpec("node", "a", "t3.micro", TWO_LINKS)])
         found = Site(scene, scene.machines["node"].id)
         wait_for("both interfaces", lambda: len(found.listed()) == 2)
@@ -118,6 +118,29 @@ def test_an_interface_deleted_by_hand_is_made_again(site: Site) -> None:
     made = wait_for("another", lambda: [i for i in site.listed() if i != deleted][1:])
     assert deleted not in site.listed()
     assert [site.ours()["NetworkInterfaceId"]] == made
+
+
+def test_where_a_trail_tells_of_it_no_sweep_is_needed(site: Site) -> None:
+    """The trail's events are put by hand, as EventBridge has them; the account here has no trail."""
+    functions, start = site.scene.stack.client("lambda"), FunctionLog(site.scene)
+    (mapping,) = (
+        m for m in functions.list_event_source_mappings()["EventSourceMappings"] if "Drift" in m["EventSourceArn"]
+    )
+    functions.update_event_source_mapping(UUID=mapping["UUID"], MaximumBatchingWindowInSeconds=1)
+    deleted = site.detach()
+    site.ec2.delete_network_interface(NetworkInterfaceId=deleted)
+    detail = {
+        "eventSource": "ec2.amazonaws.com",
+        "eventName": "DeleteNetworkInterface",
+        "userIdentity": {"type": "IAMUser", "userName": "alice"},
+        "requestParameters": {"networkInterfaceId": deleted},
+        "responseElements": {"_return": True},
+    }
+    event = {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail}
+    tell(site.scene, "events", event)
+    made = wait_for("another", lambda: [i for i in site.listed() if i != deleted][1:])
+    assert [site.ours()["NetworkInterfaceId"]] == made
+    assert any("an interface was changed by hand" in line.get("reasons", ()) for line in start.lines())
 
 
 def test_an_interface_moved_by_hand_is_foreign_from_then_on_and_another_is_made(site: Site) -> None:
