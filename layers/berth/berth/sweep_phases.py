@@ -163,7 +163,9 @@ def records_page(run: Run, page: TablePage) -> None:
     # one whose next look is still to come is being seen to: an absence is believed after ten minutes
     waiting = [r.arn for r in page.records if not r.buried and r.next_look <= now]
     run.each_chunk("records", waiting, lambda chunk: _records(run, chunk))
-    run.ask(Kind.STUCK, [_id(arn) for arn, until in page.leases if until < now - LEASE_STUCK_SECONDS])
+    # others keep leases of their own in the same table
+    leases = [(arn, until) for arn, until in page.leases if arn.startswith(run.edges.settings.arn_prefix)]
+    run.ask(Kind.STUCK, [_id(arn) for arn, until in leases if until < now - LEASE_STUCK_SECONDS])
 
 
 def _records(run: Run, arns: Sequence[str]) -> None:

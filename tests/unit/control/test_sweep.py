@@ -263,6 +263,13 @@ class TestNeglect:
         site.look()
         assert site.asked() == []
 
+    def test_a_lease_that_is_no_nodes_is_none_of_its_business(self) -> None:
+        """The filler of standby pools takes one in the same table."""
+        site = settled()
+        site.store.take("standby", "dead", site.machine.now, site.machine.now + 80)
+        site.pass_time(1000)
+        assert site.asked() == []
+
 
 class TestRecordsWithoutNode:
     def test_a_record_whose_node_is_gone_is_found(self) -> None:
