@@ -210,7 +210,8 @@ class Pool:
         above_wanted = self.supply - self.wanted
         above_least = self._kept - max(1, min(self.policy.max_pods, self.policy.minimum_addresses))
         spare = []
-        for block in sorted(self.lendable[::-1], key=lambda b: -address_count(b.cidr)):
+        last_first = reversed(self.lendable)  # sorting leaves blocks of one size in this order
+        for block in sorted(last_first, key=lambda b: address_count(b.cidr), reverse=True):
             size = address_count(block.cidr)
             idle = all(a not in used and a not in self.cooling for a in addresses_of(block.cidr))
             if idle and size <= above_wanted and size <= above_least:

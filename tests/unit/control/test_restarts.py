@@ -28,7 +28,7 @@ HOLD_SECONDS = 60.0
 class Node:
     """A node whose agent's desk is the real one, and whose Lambda is. Everything happens at ``scene.machine.now``."""
 
-    def __init__(self, tmp_path: Path, policy: Policy) -> None:
+    def __init__(self, folder: Path, policy: Policy) -> None:
         self.scene = Scene(policy)
         self.scene.ec2.launch()
         self.names = itertools.count()
