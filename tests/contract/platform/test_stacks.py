@@ -179,6 +179,36 @@ def test_an_update_changes_code_and_policies_and_keeps_the_table(platform: Platf
     assert policy["PolicyDocument"]["Statement"][0]["Action"] == "sqs:SendMessage"
 
 
+def test_a_resource_comes_and_goes_with_its_condition(platform: Platform, tmp_path: Path) -> None:
+    """Docs: CloudFormation, "Conditions": one whose condition is false is not made; an update re-evaluates it."""
+    resources = {
+        "Always": {"Type": "AWS::SQS::Queue", "Properties": {"VisibilityTimeout": {"Ref": "Seconds"}}},
+        "Sometimes": {
+            "Type": "AWS::SQS::Queue",
+            "Condition": "Wanted",
+            "Properties": {"VisibilityTimeout": {"Ref": "Seconds"}, "QueueName": {"Fn::Sub": "${AWS::StackName}-more"}},
+        },
+        "Never": {"Type": "AWS::SQS::QueuePolicy", "Condition": "Wanted", "Properties": {
+            "Queues": [{"Ref": "Sometimes"}], "PolicyDocument": {"Statement": []}}},
+    }  # fmt: skip
+    declared = {"Seconds": {"Type": "Number"}, "More": {"Type": "String", "AllowedValues": ["yes", "no"]}}
+    conditions = {"Wanted": {"Fn::Equals": [{"Ref": "More"}, "yes"]}}
+    path = write(tmp_path, resources, Parameters=declared, Conditions=conditions)
+    sqs = client(platform.endpoint, "sqs")
+
+    def queues(seconds: str, more: str) -> set[str]:
+        deploy(platform.endpoint, path, "sometimes", {"Seconds": seconds, "More": more})
+        found = sqs.list_queues(QueueNamePrefix="sometimes-").get("QueueUrls", [])
+        for url in found:
+            attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
+            assert attributes["VisibilityTimeout"] == seconds
+        return {url.rpartition("/")[2].rpartition("-")[2] for url in found if url.endswith("-more")}
+
+    assert [queues(*p) for p in (("10", "no"), ("20", "no"), ("30", "yes"), ("40", "yes"), ("50", "no"))] == [
+        set(), set(), {"more"}, {"more"}, set(),
+    ]  # fmt: skip
+
+
 def test_a_policy_may_be_text_so_that_a_key_can_hold_a_parameter(platform: Platform, tmp_path: Path) -> None:
     text = (
         '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ec2:*","Resource":"*","Condition":'

@@ -205,10 +205,15 @@ def _change_all(self: ResourceMap, template: dict[str, Any], parameters: Any = N
         self.input_parameters = parameters
     self._resource_json_map = template["Resources"]
     self.load()
-    for name in actions["Add"]:
+    # a resource whose condition is false is in the template and not in the stack
+    there = {n for n in before if self._parsed_resources.get(n) is not None}
+    wanted = [n for n in self._resource_json_map if _is_wanted(self, n)]
+    for name in (n for n in wanted if n not in there):
+        self._parsed_resources.pop(name, None)
         _make(self, name)
-    _repeat(actions["Modify"], lambda name: self._parsed_resources.update({name: _changed(self, name)}))
-    gone = [n for n in actions["Remove"] if n in self._parsed_resources]
+    changed = [n for n in actions["Modify"] if n in wanted and n in there]
+    _repeat(changed, lambda name: self._parsed_resources.update({name: _changed(self, name)}))
+    gone = [n for n in before if n in there and n not in wanted]
     kept = [n for n in gone if before[n].get("DeletionPolicy") == "Retain"]
     _repeat(
         [n for n in gone if n not in kept],
@@ -216,6 +221,11 @@ def _change_all(self: ResourceMap, template: dict[str, Any], parameters: Any = N
     )
     for name in gone:
         self._parsed_resources.pop(name)
+
+
+def _is_wanted(resources_map: ResourceMap, name: str) -> bool:
+    condition = resources_map._resource_json_map[name].get("Condition")
+    return condition is None or bool(resources_map.lazy_condition_map[condition])
 
 
 def _make(resources_map: ResourceMap, name: str) -> None:
