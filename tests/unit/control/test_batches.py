@@ -1,0 +1,72 @@
+"""What a batch of steady nodes costs of EC2's API, counted where the requests leave."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+from berth.contract import Policy
+from berth.ec2 import Boto3Ec2
+from berth.events import Signal
+from berth.reconcile import reconcile
+from moto import mock_aws
+
+from tests.unit.control.fakes import ARN_PREFIX, Scene, settings
+
+NODES = 10
+
+
+@pytest.fixture
+def sent() -> Iterator[tuple[Any, list[tuple[str, dict[str, Any]]]]]:
+    """A client of an emulated EC2 with a VPC whose subnet and group are allowed, and every request it sends."""
+    with mock_aws():
+        client = boto3.client("ec2", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test")
+        vpc = client.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        subnet = client.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/20", AvailabilityZone="eu-west-1a")["Subnet"]
+        allowed = [{"Key": "berth:allowed", "Value": ""}]
+        client.create_tags(Resources=[subnet["SubnetId"]], Tags=allowed)
+        tags = [{"Key": "kubernetes.io/cluster/demo", "Value": "owned"}]
+        image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        client.run_instances(
+            ImageId=image,
+            InstanceType="m5.large",
+            MinCount=NODES,
+            MaxCount=NODES,
+            SubnetId=subnet["SubnetId"],
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
+        requests: list[tuple[str, dict[str, Any]]] = []
+
+        def leaves(params: dict[str, Any], model: Any, **_: Any) -> None:
+            requests.append((model.name, params["body"]))
+
+        client.meta.events.register("before-call.ec2", leaves)
+        yield client, requests
+
+
+def test_a_steady_batch_costs_one_describe_of_instances_by_filter_and_one_pair_of_interfaces(
+    sent: tuple[Any, list[tuple[str, dict[str, Any]]]],
+) -> None:
+    client, requests = sent
+    ids = [i["InstanceId"] for r in client.describe_instances()["Reservations"] for i in r["Instances"]]
+    scene = Scene()
+    edges = replace(
+        scene.edges,
+        ec2=Boto3Ec2(client, client, ARN_PREFIX),
+        settings=settings(defaults=Policy(mode="addresses", warm_addresses=4)),
+    )
+    batch = [Signal(i, "test") for i in ids]
+    assert not reconcile(edges, batch, 50.0).failed
+    first = Counter(action for action, _ in requests)
+    assert first["AssignPrivateIpAddresses"] == NODES
+    requests.clear()
+    assert not reconcile(edges, batch, 50.0).failed
+    assert Counter(action for action, _ in requests) == {"DescribeInstances": 1, "DescribeNetworkInterfaces": 2}
+    for _, body in requests:
+        assert body["Filter.1.Name"] in ("instance-id", "attachment.instance-id", "tag:berth:instance")
+        assert len([k for k in body if k.startswith("Filter.1.Value")]) == NODES
+        assert not any(k.startswith("InstanceId") for k in body)
