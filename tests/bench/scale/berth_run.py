@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -49,12 +50,14 @@ from tests.bench.scale.ec2 import Machine
 from tests.bench.scale.fleet import Fleet, capacity
 from tests.bench.scale.result import Result, bound_by_action, percentile
 from tests.bench.scale.serverless import Function, Message, Queue
+from tests.bench.scale.stock import Stock, stock
+from tests.sandbox.cloud.throttle import limit_of
 from tests.unit.control.fakes import FakeStore
 from tests.unit.control.fakes import Machine as NoMachine
 
 __all__ = ["SYSTEMS", "run_berth"]
 
-SYSTEMS: Final = ("berth-prefixes", "berth-addresses", "berth-launch-template")
+SYSTEMS: Final = ("berth-prefixes", "berth-addresses", "berth-standby", "berth-launch-template")
 ARN_PREFIX: Final = "arn:aws:ec2:eu-west-1:123456789012:instance/"
 REPORTS_ARN: Final = "arn:aws:sqs:eu-west-1:123456789012:node-reports"
 LIMIT_SECONDS: Final = 20_000.0
@@ -124,6 +127,7 @@ class _ControlPlane:
         self.budget_table = BudgetTable()
         self.counts: Counter[str] = Counter()
         self._tokens = itertools.count(1)
+        self.stock = Stock(self.rng)
         template = deployed()
         self.settings = Settings(
             clusters=("bench",),
@@ -158,6 +162,7 @@ class _ControlPlane:
             store=delayed(self.store, timeline, lambda: DYNAMODB.draw(rng)),
             bus=delayed(self.bus, timeline, lambda: PUT_EVENTS.draw(rng)),
             looks=delayed(_Looks(self.events), timeline, lambda: SQS_SEND.draw(rng)),
+            standby=delayed(self.stock, timeline, lambda: 2 * DYNAMODB.draw(rng)),
             settings=self.settings,
             clock=self.clock,
             token=lambda: f"{next(self._tokens):032x}",
@@ -253,6 +258,21 @@ def policy_for(system: str, pods: int) -> dict[str, str]:
     return {"berth:mode": mode, "berth:minimum-addresses": str(wanted)}
 
 
+def prefixes_for(tags: Mapping[str, str]) -> int:
+    return -(-int(tags["berth:minimum-addresses"]) // 16)
+
+
+def standby_size(nodes: int, subnets: int) -> int:
+    """How many interfaces make both buckets end together, and a tenth more; the same number in each subnet.
+
+    Attaching x nodes and assigning to the others takes equally long: (x - 50) / 5 = (nodes - x - 100) / 5.
+    """
+    attach, assign = limit_of("AttachNetworkInterface", {}), limit_of("AssignPrivateIpAddresses", {})
+    share = attach.refill / (attach.refill + assign.refill)
+    even = attach.capacity + share * max(0.0, nodes - attach.capacity - assign.capacity)
+    return math.ceil(1.1 * min(even, nodes) / subnets) * subnets
+
+
 def run_berth(system: str, nodes: int, pods: int, seed: int) -> Result:
     """One run of one of :data:`SYSTEMS`."""
     random.seed(seed)  # Berth's own jitter
@@ -260,13 +280,16 @@ def run_berth(system: str, nodes: int, pods: int, seed: int) -> Result:
     tags = policy_for(system, pods)
     plane = _ControlPlane(fleet, tags)
     wanted = min(pods, capacity(prefixes=tags["berth:mode"] == "prefixes"))
+    if system == "berth-standby":
+        count = standby_size(nodes, len(fleet.ec2.subnets))
+        plane.stock = stock(fleet.ec2, fleet.rng, count, prefixes_for(tags), "bench", "0123456789abcdef")
     fleet.ec2.told = lambda instance, when: plane.agents[ARN_PREFIX + instance].changed(when)
 
     def launched(machine: Machine) -> None:
         plane.node(machine, pods, wanted)
         plane.state_changed(machine)
 
-    at_launch = -(-int(tags["berth:minimum-addresses"]) // 16) if system == "berth-launch-template" else 0
+    at_launch = prefixes_for(tags) if system == "berth-launch-template" else 0
     fleet.launch(plane.tags, launched, plane.state_changed, plane.start_agent, at_launch)
     fleet.run()
     return _result(system, pods, wanted, plane)
@@ -275,7 +298,7 @@ def run_berth(system: str, nodes: int, pods: int, seed: int) -> Result:
 def _result(system: str, pods: int, wanted: int, plane: _ControlPlane) -> Result:
     fleet, ec2 = plane.fleet, plane.fleet.ec2
     reading = sum(n for action, n in ec2.calls.items() if action.startswith("Describe"))
-    bound, action = bound_by_action(ec2.calls, ec2.throttled)
+    bound, action = bound_by_action(ec2.calls - Counter({"CreateNetworkInterface": plane.stock.size}), ec2.throttled)
     floor = latency_floor()
     result = Result(
         nodes=fleet.nodes,
@@ -296,7 +319,14 @@ def _result(system: str, pods: int, wanted: int, plane: _ControlPlane) -> Result
         refused=dict(sorted(ec2.refused.items())),
         observed_seconds=round(fleet.timeline.now, 1),
     )
-    return replace(result, details=_details(plane))
+    return replace(result, details=_details(plane) | (_standby(plane, pods) if plane.stock.size else {}))
+
+
+def _standby(plane: _ControlPlane, pods: int) -> dict[str, Any]:
+    """How large the pool was, and the addresses it kept idle: before the launch and what is left after it."""
+    stock, each = plane.stock, 16 * prefixes_for(policy_for("berth-standby", pods)) + 1
+    idle = {"idle_addresses_before": stock.size * each, "idle_addresses_left": stock.left * each}
+    return {"standby_pool": stock.size, "standby_used": stock.size - stock.left, **idle, "claims": dict(stock.races)}
 
 
 def _details(plane: _ControlPlane) -> dict[str, Any]:
