@@ -24,6 +24,7 @@ LEASE_STUCK_SECONDS: Final = 120.0
 """A lease that ran out so long ago has no holder: its message has come again by now, or never will."""
 HOOK_SECONDS: Final = 48 * 3600.0
 """No instance waits longer in a lifecycle hook (Auto Scaling User Guide, "Lifecycle hooks": at most 48 hours)."""
+GROUPS_TAG: Final = "berth:security-groups"
 _HELD: Final = ("attaching", "attached")
 
 
@@ -34,6 +35,7 @@ class Kind(Enum):
     YOUNG = "NodesYoung"  # no record yet, but its events may be on their way
     DRIFTED = "NodesDrifted"
     UNPROTECTED = "NodesUnprotected"  # an interface would outlive its node: DeleteOnTermination was taken away
+    GROUPS = "NodesGroupsDiffer"  # an interface of ours is in other security groups than the primary: no event tells
     NEGLECTED = "NodesNeglected"
     UNMET = "NodesUnmet"  # wants addresses, of which there may be some by now
     IN_HOOK = "NodesInHook"
@@ -44,7 +46,7 @@ class Kind(Enum):
 
     @property
     def repair(self) -> bool:
-        return self not in (Kind.YOUNG, Kind.UNMET)
+        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS)
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class Shown:
     held: set[str] = field(default_factory=set)
     unprotected: bool = False
     singles: set[str] = field(default_factory=set)
+    primary_groups: tuple[str, ...] = ()
+    other_groups: set[tuple[str, ...]] = field(default_factory=set)
 
     def add(self, interface: InterfaceView, node: str, clusters: Container[str]) -> None:
         """Take note of an interface that is attached to ``node``."""
@@ -72,6 +76,11 @@ class Shown:
         self.unprotected |= not primary and at.status == "attached" and not at.delete_on_termination
         if interface.addresses:
             self.singles.add(interface.subnet_id)
+        groups = tuple(sorted(interface.groups))
+        if primary:
+            self.primary_groups = groups
+        else:
+            self.other_groups.add(groups)
 
 
 def listed(record: Record) -> set[tuple[str, str]]:
@@ -99,6 +108,9 @@ def judge(instance: Instance, record: Record | None, notes: Notes, shown: Shown,
         return Kind.UNPROTECTED
     if 0 < notes.next_look < now - OVERDUE_SECONDS:
         return Kind.NEGLECTED
+    # an instance that names its groups by a tag has others on purpose
+    if shown.other_groups - {shown.primary_groups} and GROUPS_TAG not in dict(instance.tags):
+        return Kind.GROUPS
     return Kind.UNMET if notes.unmet and notes.next_look <= now else None
 
 

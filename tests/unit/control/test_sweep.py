@@ -203,6 +203,15 @@ class TestDrift:
         site.put(mine, attachment=replace(mine.attachment, delete_on_termination=False))
         assert site.sweep()["NodesUnprotected"] == 1
 
+    def test_security_groups_that_a_person_changed_on_the_primary_interface_are_kept_in_step(self) -> None:
+        """No event tells of them, and the agent has nothing to report."""
+        site = settled()
+        site.ec2.groups |= {"sg-22222222"}
+        site.put(site.ec2.primary(), groups=("sg-22222222",))
+        assert site.sweep()["NodesGroupsDiffer"] == 1
+        site.look()
+        assert {i.groups for i in site.ec2.ours()} == {("sg-22222222",)}
+
     def test_what_describes_may_not_show_yet_is_no_drift(self) -> None:
         """A call of less than a minute ago: describes are eventually consistent."""
         site = Site()
