@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any, Final
 
 from berth.calls import (
@@ -24,6 +23,7 @@ from berth.calls import (
     TagForNode,
     Unassign,
 )
+from berth.ec2_errors import Ec2Error, Trouble, classify, ec2_name
 from berth.model import (
     CLUSTER_TAG,
     CREATED_TAG,
@@ -56,84 +56,6 @@ __all__ = [
 ]
 
 ALLOWED_TAG: Final = "berth:allowed"
-
-
-class Trouble(Enum):
-    """What to do about an error: the one thing callers ask."""
-
-    THROTTLED = "throttled"  # later
-    STATE = "state"  # later, when the instance or interface has settled
-    FRAGMENTED = "fragmented"  # no free prefix in the subnet: single addresses may still do
-    EXHAUSTED = "exhausted"  # no free address in the subnet
-    LIMIT = "limit"  # the type's or the account's limit; what we believed is out of date
-    GONE = "gone"  # the thing to change is not there
-    IN_DOUBT = "in doubt"  # perhaps done: look before doing anything
-    REFUSED = "refused"  # permission or a wrong request: a person has to act
-
-
-_TROUBLES: Final[Mapping[str, Trouble]] = {
-    code: trouble
-    for trouble, codes in {
-        Trouble.THROTTLED: ("RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"),
-        Trouble.STATE: (
-            "IncorrectState",
-            "IncorrectInstanceState",
-            "InvalidInstanceID.NotFound",  # not visible everywhere yet; describes have seen it
-            "InvalidNetworkInterface.InUse",
-            "ConcurrentTagAccess",
-            "DependencyViolation",
-        ),
-        Trouble.FRAGMENTED: ("InsufficientCidrBlocks",),
-        Trouble.EXHAUSTED: ("InsufficientFreeAddressesInSubnet",),
-        Trouble.LIMIT: (
-            "AttachmentLimitExceeded",
-            "PrivateIpAddressLimitExceeded",
-            "NetworkInterfaceLimitExceeded",
-            "NetworkAddressUsageLimitExceeded",
-            "NetworkAddressUsagePeeredLimitExceeded",
-            "SecurityGroupsPerInterfaceLimitExceeded",
-        ),
-        Trouble.GONE: (
-            "InvalidNetworkInterfaceID.NotFound",
-            "InvalidNetworkInterface.NotFound",
-            "InvalidAttachmentID.NotFound",
-            "InvalidNetworkInterfaceAttachmentID.NotFound",
-            "InvalidGroup.NotFound",
-            "InvalidSubnetID.NotFound",
-        ),
-        Trouble.IN_DOUBT: ("InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable", "RequestTimeout"),
-    }.items()
-    for code in codes
-}
-_NO_PREFIXES: Final = "sufficient free ipv4 addresses or prefixes"
-_INDEX_TAKEN: Final = "already has an interface attached at device index"
-_NOT_ASSIGNED: Final = "are not assigned to interface"
-
-
-class Ec2Error(Exception):
-    """EC2 said no, or nothing. ``trouble`` says what to do; the message has the action, code and EC2's own words."""
-
-    def __init__(self, action: str, code: str, message: str, trouble: Trouble) -> None:
-        super().__init__(f"{action}: {code}: {message}")
-        self.action, self.code, self.trouble = action, code, trouble
-
-
-def ec2_name(method: str) -> str:
-    """EC2's name of the action that a boto3 method makes: ``describe_instances`` → ``DescribeInstances``."""
-    return "".join(word.capitalize() for word in method.split("_"))
-
-
-def classify(code: str, message: str) -> Trouble:
-    if code == "InvalidParameterValue":
-        # EC2's other way to say that no prefix is free: "There aren't sufficient free Ipv4 addresses or prefixes"
-        text = message.lower()
-        if _NO_PREFIXES in text:
-            return Trouble.FRAGMENTED
-        if "in use" in text or _INDEX_TAKEN in text:
-            return Trouble.STATE  # deleting what is still attached; attaching where something unseen is attached
-        if _NOT_ASSIGNED in text:
-            return Trouble.GONE
-    return _TROUBLES.get(code, Trouble.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
