@@ -27,9 +27,8 @@ def sent() -> Iterator[tuple[Any, list[tuple[str, dict[str, Any]]]]]:
         client = boto3.client("ec2", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test")
         vpc = client.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         subnet = client.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/20", AvailabilityZone="eu-west-1a")["Subnet"]
-        allowed = [{"Key": "berth:allowed", "Value": ""}]
-        client.create_tags(Resources=[subnet["SubnetId"]], Tags=allowed)
-        tags = [{"Key": "kubernetes.io/cluster/demo", "Value": "owned"}]
+        client.create_tags(Resources=[subnet["SubnetId"]], Tags=[{"Key": "berth:allowed", "Value": ""}])
+        tags: list[Any] = [{"Key": "kubernetes.io/cluster/demo", "Value": "owned"}]
         image = client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
         client.run_instances(
             ImageId=image,
