@@ -92,7 +92,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with new_scene(parameters={"ReconcileDelaySeconds": "2", "LaunchHookName": HOOK, "WatchCloudTrail": "true"}) as scene:
+    with new_scene(
+        parameters={"ReconcileDelaySeconds": "2", "LaunchHookName": HOOK, "WatchCloudTrail": "true"}
+    ) as scene:
         launch(scene, [NodeSpec("node", "a", "t3.micro", TWO_LINKS)])
         found = Site(scene, scene.machines["node"].id)
         wait_for("both interfaces", lambda: len(found.listed()) == 2)

@@ -7,7 +7,6 @@ from berth.converge import Convergence
 from berth.hooks import WORKING_SECONDS, Hook
 from berth.model import NodeView
 from berth.plan import Plan
-from berth.positions import unattached
 from berth.records import usable_addresses
 from berth.visit import Visit
 
