@@ -50,10 +50,12 @@ def models(names: set[str]) -> dict[str, str]:
     files: dict[str, str] = {}
     for service in SERVICES:
         model = loader.load_service_model(service, "service-2")
-        operations = sorted(o for o in model["operations"] if xform_name(o) in names)
-        if operations:
+        used = {o for o in model["operations"] if xform_name(o) in names}
+        if used:
+            # botocore asks this one for endpoints, where the user has switched that on
+            discovery = {o for o, about in model["operations"].items() if about.get("endpointoperation")}
             version = loader.determine_latest_version(service, "service-2")
-            files[f"{service}/{version}/service-2.json"] = _text(_trim(model, operations))
+            files[f"{service}/{version}/service-2.json"] = _text(_trim(model, sorted(used | discovery)))
     files["endpoints.json"] = _text(_endpoints(loader.load_data("endpoints")))
     return files
 

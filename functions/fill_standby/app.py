@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import berth.coldstart
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -17,6 +18,7 @@ logger = Logger()
 copy_config_to_registered_loggers(logger, include={"berth"})
 metrics = Metrics()
 edges = connect_fill(Settings.from_environment(os.environ))
+berth.coldstart.started()
 
 
 @logger.inject_lambda_context

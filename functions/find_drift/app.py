@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import berth.coldstart
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
@@ -25,6 +26,7 @@ copy_config_to_registered_loggers(logger, include={"berth"})
 metrics = Metrics()
 meters = Meters()
 edges = connect_drift(Settings.from_environment(os.environ), meters)
+berth.coldstart.started()
 
 
 @logger.inject_lambda_context

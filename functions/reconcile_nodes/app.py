@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import berth.coldstart
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
@@ -24,6 +25,7 @@ logger = Logger()
 copy_config_to_registered_loggers(logger, include={"berth"})
 metrics = Metrics()
 edges = connect(Settings.from_environment(os.environ))
+berth.coldstart.started()
 
 
 def count(name: str, value: int = 1) -> None:

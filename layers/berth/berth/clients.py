@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError
+from botocore.handlers import BUILTIN_HANDLERS, REGISTER_FIRST, REGISTER_LAST
 from botocore.loaders import Loader
 from botocore.session import Session
 
-__all__ = ["MODELS", "ModelsFirst", "make_client"]
+__all__ = ["MODELS", "ModelsFirst", "make_client", "quick_session"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class ModelsFirst(Loader):
         super().__init__(extra_search_paths=[str(folder)])
         self._folder = str(folder)
         self._versions = {p.parent.name: p.name for p in folder.glob("*/*")}
+        self.services = frozenset(self._versions)
 
     def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
         version = self._versions.get(service_name)
@@ -50,16 +52,33 @@ class ModelsFirst(Loader):
         return path.startswith(self._folder) or bool(super().is_builtin_path(path))
 
 
+def _concerns_us(event: str, services: frozenset[str]) -> bool:
+    """Whether an event is every client's or one of ours': ``before-call``, ``before-call.ec2``, not ``before-call.s3``.
+
+    Most of botocore's handlers are for other services or for its documentation, and each client copies them all.
+    """
+    kind, _, rest = event.partition(".")
+    return not rest or (kind != "docs" and rest.partition(".")[0] in services)
+
+
 @functools.cache
-def _session() -> Session:
-    session = Session()
-    session.register_component("data_loader", ModelsFirst())
+def quick_session() -> Session:
+    """The session that all clients are made of. Another thread must not make the first one."""
+    loader = ModelsFirst()
+    session = Session(include_builtin_handlers=False)
+    session.register_component("data_loader", loader)
+    for event, handler, *place in BUILTIN_HANDLERS:
+        if _concerns_us(event, loader.services):
+            emitter = session.get_component("event_emitter")
+            first, last = REGISTER_FIRST in place, REGISTER_LAST in place
+            register = emitter.register_first if first else emitter.register_last if last else emitter.register
+            register(event, handler)
     return session
 
 
 def make_client(service: str, config: Config) -> Any:
     """A client in the region and with the credentials of the environment."""
-    client = _session().create_client(service, config=config)
+    client = quick_session().create_client(service, config=config)
 
     @functools.cache
     def whole() -> Any:

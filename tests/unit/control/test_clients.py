@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from berth.clients import MODELS, ModelsFirst, make_client
+from berth.clients import MODELS, ModelsFirst, make_client, quick_session
 from botocore.config import Config
 from botocore.loaders import Loader
 from botocore.session import Session
 
 from scripts.trim_models import LAYER, calls_in, models
+
+_WHOLE = Session()
+"""botocore as it is. Its models are slow to load, so once."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +36,9 @@ def test_the_models_are_cut_from_the_installed_botocore_for_the_calls_of_the_lay
     assert not different, f"{different}: run `make models` and commit what it writes"
 
 
-@pytest.mark.parametrize("service", ["ec2", "dynamodb", "sqs", "events", "autoscaling"])
+@pytest.mark.parametrize("service", ["ec2", "dynamodb", "sqs", "events", "autoscaling", "ssm"])
 def test_requests_and_endpoints_are_those_of_the_whole_model(service: str) -> None:
-    small, whole = make_client(service, Config()), Session().create_client(service)
+    small, whole = make_client(service, Config()), _WHOLE.create_client(service)
     assert small.meta.endpoint_url == whole.meta.endpoint_url
     assert small.meta.service_model.metadata == whole.meta.service_model.metadata
     for name in small.meta.service_model.operation_names:
@@ -58,10 +61,8 @@ def _shape(shape: Any, above: tuple[str, ...] = ()) -> Any:
 
 @pytest.mark.parametrize("region", ["us-gov-west-1", "cn-north-1", "eu-south-2", "xx-new-9"])
 def test_endpoints_of_every_partition_are_those_of_botocore(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session()
-    session.register_component("data_loader", ModelsFirst())
     for service in ("ec2", "sqs"):
-        ours, theirs = (_signed_in(s, service, region) for s in (session, Session()))
+        ours, theirs = (_signed_in(s, service, region) for s in (quick_session(), _WHOLE))
         assert ours == theirs
 
 
@@ -69,6 +70,39 @@ def _signed_in(session: Session, service: str, region: str) -> tuple[str, str, s
     """Where requests go, and the names that their signatures have."""
     client: Any = session.create_client(service, region_name=region)
     return client.meta.endpoint_url, client._request_signer.signing_name, client._request_signer.region_name
+
+
+_EVENTS = (
+    "choose-service-name",
+    "creating-client-class",
+    "provide-client-params",
+    "before-parameter-build",
+    "before-endpoint-resolution",
+    "before-call",
+    "request-created",
+    "choose-signer",
+    "before-sign",
+    "before-send",
+    "needs-retry",
+    "response-received",
+    "before-parse",
+    "after-call",
+    "after-call-error",
+)
+
+
+@pytest.mark.parametrize("service", ["ec2", "dynamodb", "sqs", "events", "autoscaling", "ssm"])
+def test_nothing_that_botocore_does_for_our_calls_is_left_out(service: str) -> None:
+    ours, theirs = make_client(service, Config()), _WHOLE.create_client(service)
+    for operation in ours.meta.service_model.operation_names:
+        for event in _EVENTS:
+            name = f"{event}.{ours.meta.service_model.service_id.hyphenize()}.{operation}"
+            assert _handlers(ours, name) == _handlers(theirs, name), name
+
+
+def _handlers(client: Any, event: str) -> list[str]:
+    found = client.meta.events._emitter._handlers.prefix_search(event)
+    return [getattr(h, "__qualname__", type(h).__qualname__) for h in found]
 
 
 def test_pages_and_waiters_are_botocores_own() -> None:

@@ -1,0 +1,1 @@
+"""How long a function takes from nothing to ready, beside a plain start of boto3."""
