@@ -12,7 +12,16 @@ from berth.model import InterfaceView, SubnetView
 from berth.standby_items import REAPER, StandbyItem
 from berth.standby_pools import StandbyPool
 
-__all__ = ["FORGET_SECONDS", "FRESH_SECONDS", "REPLAY_SECONDS", "SETTLE_SECONDS", "Level", "level", "obstacle"]
+__all__ = [
+    "FORGET_SECONDS",
+    "FRESH_SECONDS",
+    "GIVE_BACK_SECONDS",
+    "REPLAY_SECONDS",
+    "SETTLE_SECONDS",
+    "Level",
+    "level",
+    "obstacle",
+]
 
 FORGET_SECONDS: Final = 600.0
 """So long after it was settled an interface is remembered: a describe that lags must not bring it back to its pool."""
@@ -20,6 +29,9 @@ REPLAY_SECONDS: Final = 600.0
 """After this long what EC2 was asked for is certain to be described, if it was done."""
 FRESH_SECONDS: Final = 120.0
 """So long after it was made an interface may not be described yet."""
+GIVE_BACK_SECONDS: Final = 3600.0
+"""So long a claimed interface may be attached to nothing before it goes back to its pool. Only a claimer that nobody
+remembers leaves it so: what a living or dying node has claimed, its own looks attach or delete."""
 SETTLE_SECONDS: Final = 120.0
 """A claim that is this old and not settled is worth a look at its node."""
 
@@ -62,8 +74,9 @@ class Level:
         return max(min(pool.count - len(self.ready) - len(self.strays), pool.most - self.unsettled), 0)
 
     def surplus(self, pool: StandbyPool | None) -> tuple[StandbyItem, ...]:
-        """Ready ones beyond the count, the oldest first; all of a pool that is no longer wanted."""
-        oldest = sorted(self.ready, key=lambda i: (i.created_at, i.interface.id))
+        """Those beyond the count, the oldest first; all of a pool that is no longer wanted. Strays must be adopted."""
+        strays = (StandbyItem(i, i.created_at or 0.0) for i in self.strays)
+        oldest = sorted((*self.ready, *strays), key=lambda i: (i.created_at, i.interface.id))
         return tuple(oldest[: max(len(oldest) - (pool.count if pool else 0), 0)])
 
 

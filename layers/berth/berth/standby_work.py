@@ -21,7 +21,7 @@ from berth.model import InterfaceView
 from berth.settings import Settings
 from berth.standby_ec2 import StandbyEc2
 from berth.standby_items import StandbyItem
-from berth.standby_levels import REPLAY_SECONDS
+from berth.standby_levels import GIVE_BACK_SECONDS, REPLAY_SECONDS
 from berth.standby_pools import StandbyPool
 from berth.standby_stock import Creating, Stock
 
@@ -167,14 +167,18 @@ class StandbyWork:
     # ------------------------------------------------------------------------------------------- claims
 
     def chase(self, held: Sequence[StandbyItem]) -> None:
-        """Claims that are not settled: have their nodes looked at, and end those that nobody can settle."""
+        """Claims that are not settled: have their nodes looked at, and end those that nobody will settle.
+
+        What is attached to nothing is then back in its pool: the next run finds it there, and no item of it.
+        """
         if not held:
             return
         old = [i for i in held if self.edges.clock() - i.claimed_at > REPLAY_SECONDS]
         lost: set[str] = set()
         if old and self.may("DescribeNetworkInterfaces"):
             shown = self.edges.ec2.shown([i.interface.id for i in old])
-            lost = {i.interface.id for i in old if _is_lost(i, shown.get(i.interface.id))}
+            now = self.edges.clock()
+            lost = {i.interface.id for i in old if _is_lost(i, shown.get(i.interface.id), now)}
         for item in old:
             if item.interface.id in lost:
                 self.counts["StandbyClaimsLost"] += self.edges.stock.forget(item)
@@ -190,9 +194,10 @@ class StandbyWork:
             self.edges.budget.throttled(action, self.edges.clock())
 
 
-def _is_lost(item: StandbyItem, shown: InterfaceView | None) -> bool:
-    """It is gone, or somebody has moved it elsewhere."""
+def _is_lost(item: StandbyItem, shown: InterfaceView | None, now: float) -> bool:
+    """It is gone, somebody has moved it elsewhere, or nobody has attached it for an hour."""
     if shown is None:
         return True
-    holder = shown.attachment.instance_id if shown.attachment else item.claimed_by
-    return holder != item.claimed_by
+    if shown.attachment is None:
+        return shown.node is None and now - item.claimed_at > GIVE_BACK_SECONDS
+    return shown.attachment.instance_id != item.claimed_by

@@ -349,6 +349,14 @@ class TestReaping:
         assert site.stock.pools() == frozenset()
         assert [i["kind"]["S"] for i in site.items()] == ["pools"]
 
+    def test_one_that_the_table_does_not_know_goes_with_its_pool(self, site: Site) -> None:
+        site.run()
+        for item in site.stock.items(site.key)[0]:
+            site.stock.forget(item)
+        site.entries = ()
+        site.run()
+        assert site.ec2.interfaces == {}
+
     def test_a_describe_that_lags_brings_nothing_deleted_back(self, site: Site) -> None:
         site.run()
         lagging = dict(site.ec2.interfaces)
@@ -456,6 +464,18 @@ class TestLeftovers:
         counts = site.run()
         assert counts["StandbyClaimsLost"] == 1
         assert site.nodes().claimed([NODE]) == {}
+
+    def test_one_whose_claimer_nobody_remembers_goes_back_to_its_pool(self, site: Site) -> None:
+        site.run()
+        claimed = site.claim("i-0000000000000beef")
+        site.machine.now += 700
+        site.run()
+        assert claimed.id not in site.ready()
+        site.machine.now += 3600
+        for _ in range(2):
+            site.run()
+        assert claimed.id in site.ready()
+        assert site.nodes().claimed(["i-0000000000000beef"]) == {}
 
     def test_a_settled_one_is_remembered_for_a_while_and_then_forgotten(self, site: Site) -> None:
         site.entries = (entry(1),)
