@@ -142,7 +142,8 @@ def test_where_a_trail_tells_of_it_no_sweep_is_needed(site: Site) -> None:
     tell(site.scene, "events", event)
     made = wait_for("another", lambda: [i for i in site.listed() if i != deleted][1:])
     assert [site.ours()["NetworkInterfaceId"]] == made
-    assert any("an interface was changed by hand" in line.get("reasons", ()) for line in start.lines())
+    told = "an interface was changed by hand"
+    wait_for("the look it led to", lambda: any(told in line.get("reasons", ()) for line in start.lines()))
 
 
 def test_an_interface_moved_by_hand_is_foreign_from_then_on_and_another_is_made(site: Site) -> None:

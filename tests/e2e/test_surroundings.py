@@ -24,7 +24,7 @@ GROUPS: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
+def site() -> Iterator[Scene]:
     with new_scene(parameters={"ReconcileDelaySeconds": "2"}) as scene:
         assert scene.landscape is not None
         GROUPS["pods"], GROUPS["strange"] = new_group(scene, "pods", allowed=True), new_group(scene, "strange")
@@ -71,36 +71,36 @@ def new_group(scene: Scene, name: str, *, allowed: bool = False) -> str:
     return str(made["GroupId"])
 
 
-def test_groups_that_the_primary_interface_is_given_come_to_the_others(scene: Scene) -> None:
-    ec2, wanted = scene.stack.client("ec2"), GROUPS["pods"]
-    primary, secondary = interfaces(scene)
+def test_groups_that_the_primary_interface_is_given_come_to_the_others(site: Scene) -> None:
+    ec2, wanted = site.stack.client("ec2"), GROUPS["pods"]
+    primary, secondary = interfaces(site)
     assert groups(secondary) == groups(primary)
     ec2.modify_network_interface_attribute(NetworkInterfaceId=primary["NetworkInterfaceId"], Groups=[wanted])
-    before = mutations(scene)
-    look(scene)
-    assert [groups(i) for i in interfaces(scene)] == [[wanted], [wanted]]
-    assert mutations(scene) - before == {"ModifyNetworkInterfaceAttribute": 1}
-    look(scene)
-    assert mutations(scene) - before == {"ModifyNetworkInterfaceAttribute": 1}
+    before = mutations(site)
+    look(site)
+    assert [groups(i) for i in interfaces(site)] == [[wanted], [wanted]]
+    assert mutations(site) - before == {"ModifyNetworkInterfaceAttribute": 1}
+    look(site)
+    assert mutations(site) - before == {"ModifyNetworkInterfaceAttribute": 1}
 
 
-def test_groups_that_nobody_has_allowed_do_not(scene: Scene) -> None:
-    ec2, strange = scene.stack.client("ec2"), GROUPS["strange"]
-    primary, secondary = interfaces(scene)
+def test_groups_that_nobody_has_allowed_do_not(site: Scene) -> None:
+    ec2, strange = site.stack.client("ec2"), GROUPS["strange"]
+    primary, secondary = interfaces(site)
     ec2.modify_network_interface_attribute(NetworkInterfaceId=primary["NetworkInterfaceId"], Groups=[strange])
-    look(scene)
-    assert [groups(i) for i in interfaces(scene)] == [[strange], groups(secondary)]
+    look(site)
+    assert [groups(i) for i in interfaces(site)] == [[strange], groups(secondary)]
 
 
-def test_a_node_that_is_told_to_have_both_families_gets_an_ipv6_prefix_on_each_interface(scene: Scene) -> None:
-    node = scene.machines["node"].id
-    scene.stack.client("ec2").create_tags(Resources=[node], Tags=[{"Key": "berth:ip-families", "Value": "dual"}])
-    before = mutations(scene)
-    look(scene)
-    shown = [p["Ipv6Prefix"] for i in interfaces(scene) for p in i["Ipv6Prefixes"]]
+def test_a_node_that_is_told_to_have_both_families_gets_an_ipv6_prefix_on_each_interface(site: Scene) -> None:
+    node = site.machines["node"].id
+    site.stack.client("ec2").create_tags(Resources=[node], Tags=[{"Key": "berth:ip-families", "Value": "dual"}])
+    before = mutations(site)
+    look(site)
+    shown = [p["Ipv6Prefix"] for i in interfaces(site) for p in i["Ipv6Prefixes"]]
     assert len(shown) == len(set(shown)) == 2
-    assert mutations(scene) - before == {"AssignIpv6Addresses": 2}
-    record = scene.stack.record(node)
+    assert mutations(site) - before == {"AssignIpv6Addresses": 2}
+    record = site.stack.record(node)
     assert record is not None
     assert [a.cidr for i in record.interfaces for a in i.ipv6_assignments] == shown
     assert record.policy.ip_families == "dual"
