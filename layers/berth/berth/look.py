@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,11 +47,17 @@ class Look:
     hooked: set[str] = field(default_factory=set)
     postponed: set[str] = field(default_factory=set)
 
-    def at(self, ids: Sequence[str]) -> None:
-        """Look at these nodes. Never raises for one node's trouble; the others go on."""
+    def at(self, ids: Sequence[str], done: Callable[[str], None]) -> None:
+        """Look at these nodes. Never raises for one node's trouble; the others go on.
+
+        ``done`` is called with each node that needs its lease no longer, as soon as that is so: calls take most of a
+        batch's time, and who knocks at the last node's lease meanwhile would have it looked at twice.
+        """
         visit = Visit(self.edges, self.deadline, self.signals, self.counts, self.events, self.hooked)
         world = self._describe(ids)
         if world is None:
+            for instance_id in ids:
+                done(instance_id)
             return
         visit.level, visit.claimed = self.edges.brake.level(), world.claimed
         self.counts["BatchesBraked"] += visit.level is not Level.NORMAL
@@ -59,6 +65,8 @@ class Look:
             if self.edges.clock() > self.deadline - SPARE_SECONDS:
                 self.counts["TimeUp"] += 1
                 self._postpone(ids[number:], "the function's time is up", 1)
+                for late in ids[number:]:
+                    done(late)
                 return
             visit.ran = None
             try:
@@ -68,6 +76,7 @@ class Look:
                 self.failed[instance_id] = error
                 outcome = f"failed: {error}"
             log_look(instance_id, self.signals, outcome, visit.ran)
+            done(instance_id)
 
     def _describe(self, ids: Sequence[str]) -> World | None:
         """None: the nodes are looked at later."""

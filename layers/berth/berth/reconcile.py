@@ -49,12 +49,18 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
         for instance_id in sorted({s.instance_id for s in wanted}):
             if _take(edges, look, instance_id, holder, deadline + LEASE_SLACK_SECONDS):
                 mine.append(instance_id)
-        seen = dict.fromkeys(mine, 0)
+        seen, knocked = dict.fromkeys(mine, 0), list[str]()
+
+        def done(instance_id: str) -> None:
+            if _let_go(edges, look, instance_id, holder, seen):
+                knocked.append(instance_id)
+
         for again in range(ROUNDS):
             if mine and not (again and edges.clock() > deadline - SPARE_SECONDS):
-                look.at(mine)
+                knocked.clear()
+                look.at(mine, done)
                 unheard = _remember_now(edges, look, unheard)
-                mine = _let_go(edges, look, mine, holder, seen)
+                mine = [*knocked]
         _come_again(edges, look, [s for s in unheard if s.instance_id not in seen or s.instance_id in look.postponed])
         _refuse(look, [s for s in unheard if s.instance_id in seen and s.instance_id not in look.postponed])
         if mine:
@@ -123,15 +129,12 @@ def _take(edges: Edges, look: Look, instance_id: str, holder: str, until: float)
     return taken
 
 
-def _let_go(edges: Edges, look: Look, ids: list[str], holder: str, seen: dict[str, int]) -> list[str]:
-    """Release what is done. Returns the nodes somebody knocked for meanwhile."""
-    knocked: list[str] = []
-    for instance_id in ids:
-        arn = edges.settings.arn(instance_id)
-        failed = instance_id in look.failed
-        knocks = edges.store.release(arn, holder, None if failed else seen[instance_id])
-        if knocks is not None and not failed:
-            seen[instance_id] = knocks
-            knocked.append(instance_id)
-            look.counts["LooksRepeated"] += 1
-    return knocked
+def _let_go(edges: Edges, look: Look, instance_id: str, holder: str, seen: dict[str, int]) -> bool:
+    """Release the lease of what is done. True: somebody knocked meanwhile, so it is still held, to look again."""
+    failed = instance_id in look.failed
+    knocks = edges.store.release(edges.settings.arn(instance_id), holder, None if failed else seen[instance_id])
+    if knocks is None or failed:
+        return False
+    seen[instance_id] = knocks
+    look.counts["LooksRepeated"] += 1
+    return True
