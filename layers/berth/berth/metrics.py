@@ -23,8 +23,8 @@ def publish(metrics: Metrics, counts: Mapping[str, int], readings: Readings | No
             metrics.add_metric(name, unit=MetricUnit.Milliseconds, value=milliseconds)
     for (action, outcome), count in sorted(readings.calls.items()):
         _apart(metrics, "Ec2Calls", count, action=action, outcome=outcome)
-    for (name, key, value), level in sorted(readings.levels.items()):
-        _apart(metrics, name, level, **{key: value})
+    for (name, key, of), level in sorted(readings.levels.items()):
+        _apart(metrics, name, level, **{key: of})
 
 
 def _apart(metrics: Metrics, name: str, value: float, **dimensions: str) -> None:

@@ -81,10 +81,10 @@ class FakeWire:
         self.status, self.body = status, body
 
     def __call__(self, request: Any, **_: Any) -> Any:
-        from botocore.awsrequest import AWSResponse
+        from botocore.awsrequest import AWSResponse, HeadersDict
 
         raw = type("Raw", (), {"stream": lambda _, **__: iter([self.body.encode()])})()
-        return AWSResponse(request.url, self.status, {}, raw)
+        return AWSResponse(request.url, self.status, HeadersDict(), raw)  # type: ignore[arg-type]
 
 
 def test_every_attempt_at_a_call_is_counted() -> None:
