@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam plugin lock clean
+.PHONY: help setup demo stop test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate bench-scale bench-cold bench-sweep plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,18 @@ prepare: setup ## what the sandbox cannot fetch from inside: the plugin, and the
 test-sam: setup ## the unmodified SAM CLI: validate, build, deploy, invoke, delete, against the sandbox
 	@$(TIED) scripts/bootstrap.sh sam
 	@$(TIED) $(PY) -m pytest tests/sam
+
+simulate: setup ## random schedules of bad luck in virtual time: SCHEDULES=100000, SEED=n the first, TRACE=n tells one
+	@$(TIED) $(PY) -m tests.simulator $(if $(TRACE),--trace $(TRACE),--schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0))
+
+bench-scale: setup ## 10 to 5,000 nodes at once, beside a model of the VPC CNI, in virtual time
+	@$(TIED) $(PY) -m tests.bench.scale
+
+bench-cold: setup prepare ## cold starts of the functions, beside a plain start of boto3
+	@$(TIED) $(PY) -m tests.bench.cold
+
+bench-sweep: setup ## the sweep's memory, calls and time for 5,000 nodes and 100,000 interfaces
+	@$(TIED) $(PY) -m tests.bench.sweep
 
 plugin: setup ## build the CNI plugin for x86_64 and arm64
 	@$(TIED) $(PY) scripts/build_plugin.py
