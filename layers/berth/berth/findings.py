@@ -53,7 +53,8 @@ class Kind(Enum):
 class Shown:
     """What EC2 shows on one node, gathered page by page: (interface, block) pairs and little else, for the memory.
 
-    ``held`` are all interfaces attached to it; ``singles`` the subnets in which it has single addresses.
+    ``held`` are all interfaces attached to it; ``singles`` the subnets in which it has single addresses; ``claimed``
+    blocks are on standby interfaces that the node must have claimed, since they are attached, and whose tag follows.
     """
 
     blocks: set[tuple[str, str]] = field(default_factory=set)
@@ -62,6 +63,7 @@ class Shown:
     singles: set[str] = field(default_factory=set)
     primary_groups: tuple[str, ...] = ()
     other_groups: set[tuple[str, ...]] = field(default_factory=set)
+    claimed: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, interface: InterfaceView, node: str, clusters: Container[str]) -> None:
         """Take note of an interface that is attached to ``node``."""
@@ -71,6 +73,8 @@ class Shown:
         self.held.add(interface.id)
         primary = interface.is_primary_of(node)
         if not primary and not interface.is_ours(clusters, node):
+            if interface.standby is not None and interface.node is None:
+                self.claimed.update((interface.id, block) for block in interface.blocks)
             return
         self.blocks.update((interface.id, block) for block in (*interface.blocks, *interface.ipv6_prefixes))
         self.unprotected |= not primary and at.status == "attached" and not at.delete_on_termination
@@ -89,10 +93,13 @@ def listed(record: Record) -> set[tuple[str, str]]:
 
 
 def drifted(record: Record, shown: Shown) -> bool:
-    """Whether EC2 shows other IPv4 blocks than the record, or lacks an IPv6 prefix that it lists."""
+    """Whether EC2 shows other IPv4 blocks than the record, or lacks an IPv6 prefix that it lists.
+
+    A claim that is not settled is the filler's to chase, so its blocks are no drift whether or not they are listed.
+    """
     ipv4 = {(i, b) for i, b in shown.blocks if ":" not in b}
     ipv6 = {(i.id, a.cidr) for i in record.interfaces for a in i.ipv6_assignments}
-    return listed(record) != ipv4 or not ipv6 <= shown.blocks
+    return listed(record) - shown.claimed != ipv4 or not ipv6 <= shown.blocks
 
 
 def judge(instance: Instance, record: Record | None, notes: Notes, shown: Shown, now: float) -> Kind | None:

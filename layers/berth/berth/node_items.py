@@ -5,6 +5,7 @@ Partition key ``node`` = instance ARN, sort key ``kind``::
     record   body (contract.Record), revision, digest, marks, notes; what the node reads
     report   body (contract.Report), boot, sequence; the last accepted one
     intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
+    standby  claims; where to look for what the node has claimed (berth.standby_items)
     lease    holder, until, wakeups; exists only while somebody holds it
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "INTENTS_KIND",
     "LEASE_KIND",
     "REPORT_KIND",
+    "STANDBY_KIND",
     "NodeState",
     "digest",
     "item_key",
@@ -47,6 +49,7 @@ __all__ = [
 
 REPORT_KIND: Final = "report"
 INTENTS_KIND: Final = "intents"
+STANDBY_KIND: Final = "standby"
 LEASE_KIND: Final = "lease"
 EXPIRES: Final = "expires_at"
 
@@ -109,6 +112,7 @@ def _notes(record: Mapping[str, Any]) -> Notes:
         unmet=int(noted("unmet")),
         problems=record.get("problems", {}).get("S", ""),
         wanted_since=noted("wanted_since"),
+        listed_at=noted("listed_at"),
         unwanted=tuple(sorted(json.loads(record.get("unwanted", {}).get("S", "{}")).items())),
         hook_group=record.get("hook_group", {}).get("S", ""),
         hook_name=record.get("hook_name", {}).get("S", ""),

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from berth.contract import KIND, NODE
 from berth.model import InterfaceView
+from berth.node_items import STANDBY_KIND
 from berth.standby_items import CREATING, PARTITION, StandbyTable, key, read_item
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["CLAIMS_KIND", "DynamoStandby"]
+__all__ = ["DynamoStandby"]
 
-CLAIMS_KIND: Final = "standby"
 _ENOUGH: Final = 8
 """Candidates of a pool for one look: a race that is lost costs one of them."""
 _PAGE: Final = 40
@@ -52,7 +52,7 @@ class DynamoStandby:
         arns = {self._arn(i): i for i in instance_ids}
         pointers = {
             arns[item[NODE]["S"]]: sorted(c.split("/", 1) for c in item["claims"]["SS"])
-            for item in self._table.get([key(arn, CLAIMS_KIND) for arn in arns])
+            for item in self._table.get([key(arn, STANDBY_KIND) for arn in arns])
             if "claims" in item
         }
         wanted = sorted({(pool, eni) for claims in pointers.values() for pool, eni in claims})
@@ -79,7 +79,7 @@ class DynamoStandby:
 
     def _mine(self, interface: InterfaceView, instance_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The node's own item, and its pointer to the interface."""
-        return key(self._arn(instance_id), CLAIMS_KIND), {":c": {"SS": [f"{interface.standby}/{interface.id}"]}}
+        return key(self._arn(instance_id), STANDBY_KIND), {":c": {"SS": [f"{interface.standby}/{interface.id}"]}}
 
     def _unpoint(self, mine: dict[str, Any], pointer: dict[str, Any]) -> None:
         self._table.update(mine, "DELETE claims :c", None, pointer)

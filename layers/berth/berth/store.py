@@ -27,6 +27,7 @@ from berth.node_items import (
     INTENTS_KIND,
     LEASE_KIND,
     REPORT_KIND,
+    STANDBY_KIND,
     NodeState,
     digest,
     item_key,
@@ -131,7 +132,7 @@ class DynamoStore:
             record,
             # requested…, draining… and hook… are written by `hint` alone: a holder that wrote them back could undo one
             sets="marks = :marks, absent_since = :absent, next_look = :next, looks = :looks, unmet = :unmet, "
-            "problems = :problems, unwanted = :unwanted, wanted_since = :wanted",
+            "problems = :problems, unwanted = :unwanted, wanted_since = :wanted, listed_at = :listed",
             removes=f" REMOVE {EXPIRES}",
             values={
                 ":marks": {"S": json.dumps(dict(marked), sort_keys=True)},
@@ -141,19 +142,20 @@ class DynamoStore:
                 ":unmet": number(notes.unmet),
                 ":problems": {"S": notes.problems},
                 ":wanted": number(notes.wanted_since),
+                ":listed": number(notes.listed_at),
                 ":unwanted": {"S": json.dumps(dict(notes.unwanted), sort_keys=True)},
             },
         )
 
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
-        for kind in (REPORT_KIND, INTENTS_KIND):
+        for kind in (REPORT_KIND, INTENTS_KIND, STANDBY_KIND):
             self._client.delete_item(TableName=self._table, Key=item_key(arn, kind))
         self._write_record(
             arn,
             record,
             sets=f"{EXPIRES} = :expires",
             removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, unwanted, wanted_since, "
-            "draining_until, requested, requested_until, requested_at, hook_group, hook_name, hook_at",
+            "listed_at, draining_until, requested, requested_until, requested_at, hook_group, hook_name, hook_at",
             values={":expires": number(int(expires_at))},
         )
 

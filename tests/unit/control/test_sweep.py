@@ -341,6 +341,13 @@ class TestUnattachedInterfaces:
         assert site.looks.asked == []
         assert counts["InterfacesStranded"] == 1
 
+    def test_one_that_a_node_has_claimed_is_no_drift_before_its_tag_is_there(self) -> None:
+        site = settled()
+        mine = site.ours()
+        site.put(mine, standby="pool", node=None)
+        site.pass_time(101)
+        assert site.asked() == []
+
     def test_a_standby_interface_has_no_node_and_is_no_orphan(self) -> None:
         site = settled()
         site.put(site.ours(), id="eni-standby", node=None, attachment=None, created_at=0.0)

@@ -27,6 +27,7 @@ _PARAMETERS = {
     "NO_SNAT_CIDRS": "NoSnatCidrs",
     "RECONCILE_DELAY_SECONDS": "ReconcileDelaySeconds",
     "SUBNET_LOW_PERCENT": "SubnetLowPercent",
+    "STANDBY_POOLS": "StandbyPools",
 }
 _OUTPUTS = {"TABLE_NAME": "TableName", "NODE_EVENTS_QUEUE_URL": "NodeEventsQueueUrl", "BUS_NAME": "BusName"}
 
