@@ -1,0 +1,1 @@
+"""Seeded schedules against the sandbox over the wire: real edges, real HTTP, scripted faults."""

@@ -1,0 +1,1 @@
+"""Fixtures of the schedules over the wire."""
