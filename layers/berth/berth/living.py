@@ -8,6 +8,7 @@ from berth.bus import addresses_ready, demand_unmet, policy_invalid
 from berth.calls import GROWING
 from berth.claims import offer
 from berth.converge import Convergence
+from berth.decision import Rules
 from berth.launch import serve_hook
 from berth.model import Instance, NodePolicy, PolicyProblem
 from berth.plan import Plan, planner
@@ -42,6 +43,7 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
         planner(policy, limits, world.network.subnets),
         world.network,
         policy.policy,
+        Rules(policy, limits, world.network.subnets),
     )
     last = visit.run(convergence)
     note(visit, convergence, state, last, policy)

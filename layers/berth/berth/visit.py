@@ -12,6 +12,7 @@ from berth.brake import Level
 from berth.bus import Event, policy_invalid
 from berth.contract import Policy
 from berth.converge import Convergence
+from berth.decision import Recorder, Rules
 from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.events import Signal
@@ -71,14 +72,15 @@ class Visit:
         planner: Callable[[NodeView], Plan],
         network: Network | None = None,
         policy: Policy | None = None,
+        rules: Rules | None = None,
     ) -> Convergence:
-        """Without ``network`` the record stays as it is."""
+        """Without ``network`` the record stays as it is. ``rules`` are what ``planner`` plans by, for the log."""
         cidrs = dict(network.vpc_cidrs).get(view.instance.vpc_id, ()) if network else ()
         return Convergence(
             edges=self.edges,
             view=view,
             state=state,
-            planner=planner,
+            planner=Recorder(planner, rules),
             policy=policy or self.edges.settings.defaults,
             subnet_cidrs={s.id: s.cidr for s in network.subnets if s.cidr} if network else {},
             no_snat_cidrs=(*cidrs, *self.edges.settings.no_snat_cidrs),

@@ -5,8 +5,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from berth.cli import launch_template
+from berth.cli import launch_template, replay, standby
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: Final[tuple[ModuleType, ...]] = (launch_template,)
+COMMANDS: Final[tuple[ModuleType, ...]] = (
+    launch_template,
+    replay,
+    standby,
+)
