@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate bench-scale bench-cold bench-sweep plugin lock clean
+.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate bench-scale bench-cold bench-sweep plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,8 @@ test: setup plugin prepare ## all tests, under 10 minutes on 2 cores
 	@echo "Two lanes at once; each suite's output comes when it is done."
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
+
+ci: test test-sam simulate ## what CI runs: all tests, the SAM CLI, 10,000 random schedules
 
 # The lanes: one computes, the other mostly waits for real processes and packets.
 checks:
