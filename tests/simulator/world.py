@@ -70,12 +70,19 @@ class Queues:
     def put(self, body: Any, delay: float = 0.0) -> None:
         self.messages.append(Message(body, self.kernel.now + delay, self.kernel.now))
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
         self.kernel.step("SendMessage")
         group, name, at = hook or ("", "", 0.0)
         for instance_id in instance_ids:
             self.kernel.say(f"  a look at {instance_id} in {delay} s: {reason}")
-            self.put(Signal(instance_id, reason, hook_group=group, hook_name=name, hook_at=at), delay)
+            self.put(Signal(instance_id, reason, hook_group=group, hook_name=name, hook_at=at, due=due), delay)
 
     def due(self) -> list[Message]:
         now = self.kernel.now

@@ -101,7 +101,10 @@ def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport])
                 continue
             order = sent.report.order
             signals[sent.instance_id] = Signal(
-                sent.instance_id, f"report ({order.boot}, {order.sequence})", at=sent.sent_at
+                sent.instance_id,
+                f"report ({order.boot}, {order.sequence})",
+                at=sent.sent_at,
+                boot=not needs_look(sent.report, _with_boot(state, sent.report), sent.sent_at),
             )
         else:
             if state.report is not None and needs_look(state.report, state):
@@ -141,6 +144,11 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     assigned = sum(address_count(a.cidr) for a in blocks)
     warm, minimum = _kept_ready(record.policy)
     return min(record.policy.max_pods, report.in_use + warm) > supply or min(record.policy.max_pods, minimum) > assigned
+
+
+def _with_boot(state: NodeState, report: Report) -> NodeState:
+    """``state`` as if the record said already which boot ``report`` is of."""
+    return replace(state, record=replace(state.record, accepted=report.order)) if state.record else state
 
 
 def _asks_beside_tokens(report: Report, state: NodeState) -> bool:

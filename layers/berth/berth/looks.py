@@ -36,8 +36,18 @@ def delay_until(at: float, now: float) -> int:
 class Looks(Protocol):
     """Where looks are asked for."""
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
-        """Have somebody look at these nodes in ``delay`` seconds (0 to 900). ``hook`` is what they wait in."""
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
+        """Have somebody look at these nodes in ``delay`` seconds (0 to 900). ``hook`` is what they wait in.
+
+        ``due`` is what the nodes' notes say of that look: once they say another time, or none, it is not needed.
+        """
 
 
 class LookQueue:
@@ -46,13 +56,20 @@ class LookQueue:
     def __init__(self, client: SQSClient, url: str) -> None:
         self._client, self._url = client, url
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
         waiting = list(instance_ids)
         for start in range(0, len(waiting), _ENTRIES):
             answer = self._client.send_message_batch(
                 QueueUrl=self._url,
                 Entries=[
-                    {"Id": str(n), "MessageBody": body(instance_id, reason, hook), "DelaySeconds": delay}
+                    {"Id": str(n), "MessageBody": body(instance_id, reason, hook, due), "DelaySeconds": delay}
                     for n, instance_id in enumerate(waiting[start : start + _ENTRIES])
                 ],
             )

@@ -16,6 +16,7 @@ from berth.converge import SPARE_SECONDS
 from berth.edges import Edges
 from berth.events import Signal
 from berth.hooks import only_ours
+from berth.idle import settle_idle
 from berth.look import Look
 from berth.trail import log_look
 
@@ -58,7 +59,12 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
         for again in range(ROUNDS):
             if mine and not (again and edges.clock() > deadline - SPARE_SECONDS):
                 knocked.clear()
-                look.at(mine, done)
+                idle = settle_idle(edges, wanted, mine) if not again else frozenset()
+                for instance_id in idle:
+                    done(instance_id)
+                    log_look(instance_id, wanted, "nothing is left to see to")
+                if len(idle) < len(mine):
+                    look.at([i for i in mine if i not in idle], done)
                 unheard = _remember_now(edges, look, unheard)
                 mine = [*knocked]
         _come_again(edges, look, [s for s in unheard if s.instance_id not in seen or s.instance_id in look.postponed])

@@ -115,7 +115,7 @@ class Visit:
             backoff(self.edges.settings.delay, notes.looks) if waits else MAX_DELAY_SECONDS,
             delay_until(due, now) if due else MAX_DELAY_SECONDS,
         )
-        self.edges.looks.ask([instance_id], reason, delay)
+        self.edges.looks.ask([instance_id], reason, delay, due=now + delay)
         return replace(notes, next_look=now + delay, looks=notes.looks + waits)
 
     def tell(self) -> None:

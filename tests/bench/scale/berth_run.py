@@ -108,11 +108,18 @@ class _Looks:
 
     queue: Queue
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
         if not 0 <= delay <= 900 or delay != int(delay):
             raise ValueError(f"DelaySeconds: SQS takes 0 to 900 whole seconds, got {delay}")
         for instance_id in instance_ids:
-            self.queue.send(Message(body(instance_id, reason, hook)), delay)
+            self.queue.send(Message(body(instance_id, reason, hook, due)), delay)
 
 
 class _ControlPlane:

@@ -103,7 +103,14 @@ class LazyTable:
 
 
 class Nobody:
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
         """Nobody looks."""
 
     def send(self, events: Iterable[Event]) -> int:

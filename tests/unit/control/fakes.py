@@ -491,7 +491,14 @@ class FakeLooks:
         self.asked: list[tuple[str, str, int]] = []
         self.hooks: dict[str, HookWait] = {}
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
         for instance_id in instance_ids:
             self.asked.append((instance_id, reason, delay))
             if hook is not None:

@@ -217,10 +217,17 @@ class Queue:
     def put(self, message: Any, delay: float = 0.0) -> None:
         self.waiting.append((self._machine.now + delay, next(self._numbers), message))
 
-    def ask(self, instance_ids: Iterable[str], reason: str, delay: int = 0, hook: HookWait | None = None) -> None:
+    def ask(
+        self,
+        instance_ids: Iterable[str],
+        reason: str,
+        delay: int = 0,
+        hook: HookWait | None = None,
+        due: float = 0.0,
+    ) -> None:
         group, name, at = hook or ("", "", 0.0)
         for instance_id in instance_ids:
-            self.put(Signal(instance_id, reason, hook_group=group, hook_name=name, hook_at=at), delay)
+            self.put(Signal(instance_id, reason, hook_group=group, hook_name=name, hook_at=at, due=due), delay)
 
     def due(self) -> list[tuple[float, int, Any]]:
         return [w for w in self.waiting if w[0] <= self._machine.now]

@@ -21,18 +21,21 @@ KEY: Final = ("berth", "Node Look Requested")
 
 
 def parse(event: Envelope) -> Signal:
-    signal = Signal(event.instance_id(), event.text("reason"))
+    due = event.detail.get("due", 0.0)
+    signal = Signal(event.instance_id(), event.text("reason"), due=due if isinstance(due, float) else 0.0)
     if "hook-name" not in event.detail:
         return signal
     group, name = event.text("hook-group"), event.text("hook-name")
     return replace(signal, hook_group=group, hook_name=name, hook_at=event.sent_at())
 
 
-def body(instance_id: str, reason: str, hook: HookWait | None = None) -> str:
-    """The message that :func:`parse` reads."""
+def body(instance_id: str, reason: str, hook: HookWait | None = None, due: float = 0.0) -> str:
+    """The message that :func:`parse` reads. ``due`` is when the node's notes say that its next look is."""
     source, detail_type = KEY
     message: dict[str, Any] = {"source": source, "detail-type": detail_type}
-    detail = {"instance-id": instance_id, "reason": reason or "look"}
+    detail: dict[str, Any] = {"instance-id": instance_id, "reason": reason or "look"}
+    if due:
+        detail["due"] = due
     if hook is not None:
         group, name, found = hook
         detail |= {"hook-group": group, "hook-name": name}

@@ -29,7 +29,8 @@ class Signal:
     Only what EC2 cannot be asked about comes along: until when warm growth is off, addresses asked for ahead of need,
     with the time of asking since the latest request counts, and the launch hook (of which group) that the instance
     waits in, with the time since when. ``event_id`` is EventBridge's, for logs; ``at`` is when it happened, for metrics
-    (0: nobody said); ``reports`` says that an agent runs there. Times are Unix seconds.
+    (0: nobody said); ``reports`` says that an agent runs there. ``due`` is when a delayed look of our own is, and
+    ``boot`` marks a report that asks for nothing but is the first of its agent's boot. Times are Unix seconds.
     """
 
     instance_id: str
@@ -44,6 +45,8 @@ class Signal:
     hook_group: str = ""
     hook_name: str = ""
     hook_at: float = 0.0
+    due: float = 0.0
+    boot: bool = False
 
     @property
     def has_hints(self) -> bool:
