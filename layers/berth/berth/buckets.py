@@ -5,8 +5,8 @@ when it would be full again. Taking ``n`` tokens moves it on by ``n / refill`` f
 later (generic cell rate algorithm, ITU-T I.371). It never goes back, so nobody who knows an old value takes too much.
 
 Who finds no token may take one of the future: a *slot*. Slots follow one another at the refill's rate, so the bucket
-is empty whenever one comes up; used late, what it did not take is still there, until the bucket is full. That is why a
-slot is good for ``capacity / refill`` seconds and not longer (:meth:`Bucket.until`).
+is empty whenever one comes up; used late, what it did not take is still there, until the bucket is full. After that it
+is no longer good (:meth:`Bucket.until`).
 """
 
 from __future__ import annotations
@@ -111,12 +111,11 @@ class Bucket:
     def _margin(self) -> float:
         return min(MARGIN_SECONDS, _MARGIN_SHARE * self.capacity / self.refill)
 
-    def until(self, at: float, count: int, now: float) -> float:
-        """How long ``count`` tokens may be used that were taken now for ``at``.
-
-        What is taken at once must be used at once: the bucket goes on filling, and may be full.
-        """
-        return at + (max(self.tolerance - count / self.refill, 1 / self.refill) if at > now else self._margin / 2)
+    def until(self, tat: float, count: int, now: float) -> float:
+        """How long ``count`` tokens may be used whose taking has led to ``tat``: until the bucket, in which they still
+        are, would be full. Tokens of a full bucket are to be used at once."""
+        at = self.slot(tat, now)
+        return at + max(tat - at - count / self.refill, self._margin / 2)
 
     def draw(self, level: Level, count: int, now: float, *, share: float = 1.0, ahead: float = AHEAD_SECONDS) -> Draw:
         """Taking ``count`` tokens: ``share`` of the bucket may be used up, and slots be had ``ahead`` seconds ahead.

@@ -152,7 +152,7 @@ class DynamoBudget:
             if self._write(kind, draw, now):
                 level = self._level(kind)
                 at = bucket.slot(level.tat, now)
-                return Slot(at, until=bucket.until(at, count, now), left=bucket.left(level, now))
+                return Slot(at, until=bucket.until(level.tat, count, now), left=bucket.left(level, now))
         return None
 
     def _turn(self, action: str, bucket: Bucket, count: int, now: float, share: float) -> Slot:

@@ -78,6 +78,7 @@ class Convergence:
     made: list[str] = field(default_factory=list)
     purse: Purse = field(init=False)
     _blocked: dict[str, float] = field(default_factory=dict)
+    _unrepeated: dict[str, float] = field(default_factory=dict)
     _held: int = 0
 
     def __post_init__(self) -> None:
@@ -132,26 +133,33 @@ class Convergence:
     # ------------------------------------------------------------------------------------------- what may be done now
 
     def _possible(self, calls: Sequence[Call]) -> Call | None:
-        """The first call that the brake allows and that has its token, if there is one."""
+        """A call that the brake allows and that has its token, if there is one.
+
+        First what tokens are in hand for. So all interfaces are made before the first is attached, and the tokens to
+        attach them are taken together: one by one, each would wait behind everybody who came in between.
+        """
         allowed = [c for c in calls if self.level.allows(c)]
         wanted = Counter(action_of(c) for c in allowed)
+        self._blocked, self._held = {}, len(calls) - len(allowed)
+        ready = next((c for c in allowed if self.purse.has(action_of(c))), None)
+        if ready is not None:
+            return ready
         for call in allowed:
             action = action_of(call)
             at = self.purse.due(action, wanted[action], priority_of(call, self.view))
             if not at:
-                self._blocked.pop(action, None)
                 return call
             self._blocked[action] = at
-        self._held += len(calls) - len(allowed)
         return None
 
     def _say_what_waits(self) -> None:
         """Be looked at again when the first of the tokens is there, or when the brake may have been let go."""
         reasons = [self.again] if self.again else []
-        if self._blocked:
+        blocked = self._unrepeated | self._blocked
+        if blocked:
             self.counts["PlansDelayed"] += 1
-            reasons.append(f"no token yet for {', '.join(sorted(self._blocked))}")
-            soonest = min(self._blocked.values())
+            reasons.append(f"no token yet for {', '.join(sorted(blocked))}")
+            soonest = min(blocked.values())
             self.due = soonest if math.isfinite(soonest) else 0.0
         if self._held:
             self.counts["CallsHeldByBrake"] += self._held
@@ -201,6 +209,7 @@ class Convergence:
 
     def _repeat(self, intent: Intent) -> None:
         if self._possible([intent.call]) is None:
+            self._unrepeated |= self._blocked
             # another creation would be one too many: this one may have been done
             self.view = replace(self.view, setbacks=replace(self.view.setbacks, no_create=True))
             return

@@ -34,82 +34,80 @@ def priority_of(call: Call, view: NodeView) -> Priority:
 
 @dataclass(slots=True)
 class Purse:
-    """``held`` are tokens by action; those with a time ahead are ``stored`` with the node's intents, so that whoever
-    looks next takes no second slot."""
+    """``held`` are tokens to be had at once, ``ahead`` those for later. The latter are ``stored`` with the node's
+    intents, so that whoever looks next takes no second slot. ``missed`` counts slots that are no longer good."""
 
     budget: Budget
     meters: Meters
     clock: Callable[[], float]
-    held: dict[str, Reservation] = field(default_factory=dict)
+    held: list[Reservation] = field(default_factory=list)
+    ahead: list[Reservation] = field(default_factory=list)
     stored: tuple[Reservation, ...] = ()
     missed: int = 0
-    _ahead: set[str] = field(default_factory=set)
     _refused: dict[str, float] = field(default_factory=dict)
 
     def fill(self, stored: tuple[Reservation, ...]) -> None:
-        """Take up what earlier looks have reserved. A slot that was missed is no longer good, and counted."""
+        """Take up what earlier looks have reserved."""
         now, self.stored = self.clock(), stored
-        for held in stored:
-            if held.until < now:
-                self.missed += 1
-            else:
-                self.held[held.action] = held
-                self._ahead.add(held.action)
+        self.ahead = [r for r in stored if r.until >= now]
+        self.missed = len(stored) - len(self.ahead)
+
+    def has(self, action: str) -> bool:
+        """Whether a call of ``action`` may be made with a token in hand."""
+        now = self.clock()
+        return any(r.at <= now for r in self._good(action, now))
 
     def due(self, action: str, count: int, priority: Priority) -> float:
         """When the next call of ``action`` may be made: 0 for now, else Unix seconds (infinity: nobody can tell).
 
-        Takes up to ``count`` tokens if none are held.
+        Takes what is missing of ``count`` tokens.
         """
         if not action:
             return 0.0
         now = self.clock()
-        held = self.held.get(action)
-        if held is not None and held.until < now:
-            self._drop(action)
-            held = None
-        if held is None and action in self._refused:
-            return self._refused[action]
-        if held is None:
-            held = self._take(action, min(count, MOST_TOKENS), priority, now)
-        if held is None:
-            return self._refused[action]
-        return 0.0 if held.at <= now else held.at
+        missing = count - sum(r.count for r in self._good(action, now))
+        if missing > 0 and action not in self._refused:
+            self._take(action, min(missing, MOST_TOKENS), priority, now)
+        first = min((r.at for r in self._good(action, now)), default=self._refused.get(action, math.inf))
+        return 0.0 if first <= now else first
 
     def spend(self, action: str) -> None:
-        """One call is about to be made, for which :meth:`due` gave 0."""
-        held = self.held.get(action)
-        if held is not None and held.count > 1:
-            self.held[action] = replace(held, count=held.count - 1)
-        elif held is not None:
-            self._drop(action)
+        """One call is about to be made, for which there is a token."""
+        now = self.clock()
+        usable = sorted((r for r in self._good(action, now) if r.at <= now), key=lambda r: r.until)
+        for first in usable[:1]:
+            where = self.held if first in self.held else self.ahead
+            where.remove(first)
+            if first.count > 1:
+                where.append(replace(first, count=first.count - 1))
 
     def throttled(self, action: str, priority: Priority) -> None:
         """EC2 had no token in spite of ours: what is held is worth nothing. Nobody tries again before a later slot."""
         now = self.clock()
         self._drop(action)
         self.budget.throttled(action, now)
-        held = self._take(action, 1, priority, now)
-        if held is not None and held.at <= now:
+        self._take(action, 1, priority, now)
+        if any(r.action == action for r in self.held):
             self._drop(action)
             self._refused[action] = math.inf
 
     def kept(self) -> tuple[Reservation, ...]:
         """What the node's next look is to find. What was to be had at once and was not used is gone."""
-        return tuple(self.held[a] for a in sorted(self._ahead & self.held.keys()))
+        return tuple(sorted(self.ahead, key=lambda r: (r.action, r.at)))
 
-    def _take(self, action: str, count: int, priority: Priority, now: float) -> Reservation | None:
+    def _good(self, action: str, now: float) -> list[Reservation]:
+        return [r for r in (*self.held, *self.ahead) if r.action == action and r.until >= now]
+
+    def _take(self, action: str, count: int, priority: Priority, now: float) -> None:
         slot = self.budget.reserve(action, count, priority, now)
         if slot.left is not None:
             self.meters.stands("TokensLeft", slot.left, action=action)
         if not slot.reserved:
             self._refused[action] = slot.at
-            return None
-        if slot.at > now:
-            self._ahead.add(action)
-        held = self.held[action] = Reservation(action, count, slot.at, slot.until)
-        return held
+            return
+        where = self.ahead if slot.at > now else self.held
+        where.append(Reservation(action, count, slot.at, slot.until))
 
     def _drop(self, action: str) -> None:
-        self.held.pop(action, None)
-        self._ahead.discard(action)
+        self.held = [r for r in self.held if r.action != action]
+        self.ahead = [r for r in self.ahead if r.action != action]

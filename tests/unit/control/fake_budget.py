@@ -27,7 +27,7 @@ class FakeBudget:
             return Slot(min(free, now + AHEAD_SECONDS), reserved=False, left=bucket.left(level, now))
         self.levels[action] = level = Level(draw.tat, level.slow_until)
         self.taken.append((action, count, draw.at))
-        return Slot(draw.at, until=bucket.until(draw.at, count, now), left=bucket.left(level, now))
+        return Slot(draw.at, until=bucket.until(draw.tat, count, now), left=bucket.left(level, now))
 
     def waits(self, actions: frozenset[str], now: float) -> Mapping[str, float]:
         return {a: self.buckets.of(a).draw(self.levels.get(a, Level()), 1, now).at - now for a in actions}

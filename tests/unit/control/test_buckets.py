@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 import pytest
-from berth.buckets import AHEAD_SECONDS, MOST_TOKENS, Bucket, Buckets, Level, parse_buckets
+from berth.buckets import AHEAD_SECONDS, MOST_TOKENS, Bucket, Buckets, Draw, Level, parse_buckets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +41,10 @@ wishes = st.lists(
 
 def served(bucket: Bucket, wished: list[Wish], slow_until: float = 0.0) -> list[tuple[float, Wish, float]]:
     """(now, wish, slot) of each wish that was granted."""
+    return [(now, wish, draw.at) for now, wish, draw in drawn(bucket, wished, slow_until)]
+
+
+def drawn(bucket: Bucket, wished: list[Wish], slow_until: float = 0.0) -> list[tuple[float, Wish, Draw]]:
     now, level, granted = 1_700_000_000.0, Level(slow_until=1_700_000_000.0 + slow_until), []
     for wish in wished:
         now += wish.after
@@ -48,7 +52,7 @@ def served(bucket: Bucket, wished: list[Wish], slow_until: float = 0.0) -> list[
         assert draw.tat > level.tat, "the time never goes back"
         if draw.allowed:
             level = Level(draw.tat, level.slow_until)
-            granted.append((now, wish, draw.at))
+            granted.append((now, wish, draw))
     return granted
 
 
@@ -83,7 +87,7 @@ def test_ec2_refuses_none_though_slots_are_used_late_and_calls_arrive_a_moment_a
 ) -> None:
     """EC2's bucket has the whole capacity; Berth keeps a margin back."""
     uses = sorted(
-        (at + w.late * (bucket.until(at, w.count, now) - at), w.count) for now, w, at in served(bucket, wished)
+        (d.at + w.late * (bucket.until(d.tat, w.count, now) - d.at), w.count) for now, w, d in drawn(bucket, wished)
     )
     tokens, counted_at = bucket.capacity, 0.0
     for at, count in uses:
