@@ -208,9 +208,11 @@ def _change_all(self: ResourceMap, template: dict[str, Any], parameters: Any = N
     # a resource whose condition is false is in the template and not in the stack
     there = {n for n in before if self._parsed_resources.get(n) is not None}
     wanted = [n for n in self._resource_json_map if _is_wanted(self, n)]
-    for name in (n for n in wanted if n not in there):
+    added = [n for n in wanted if n not in there]
+    for name in added:
         self._parsed_resources.pop(name, None)
-        _make(self, name)
+    for name in added:
+        _make(self, name)  # and what it refers to
     changed = [n for n in actions["Modify"] if n in wanted and n in there]
     _repeat(changed, lambda name: self._parsed_resources.update({name: _changed(self, name)}))
     gone = [n for n in before if n in there and n not in wanted]
