@@ -73,7 +73,7 @@ def test_the_template_is_valid(project: Project) -> None:
     assert "is a valid SAM Template" in project.sam("validate", "--lint")
 
 
-def test_the_build_holds_the_functions_and_one_layer_for_both(built: Path) -> None:
+def test_the_build_holds_the_functions_and_one_layer_for_all(built: Path) -> None:
     assert (built / "ReconcileNodes" / "app.py").exists()
     assert (built / "Sweep" / "app.py").exists()
     layer = built / "BerthLayer"
