@@ -70,7 +70,7 @@ class Look:
                 return
             visit.ran = None
             try:
-                outcome = self._node(visit, instance_id, world)
+                outcome = self.node(visit, instance_id, world)
             except Exception as error:  # one node's defect or permission must not stop the others
                 logger.exception("node failed", extra={"node": instance_id})
                 self.failed[instance_id] = error
@@ -104,7 +104,7 @@ class Look:
         for instance_id in ids:
             log_look(instance_id, self.signals, f"looked at again later: {reason}")
 
-    def _node(self, visit: Visit, instance_id: str, world: World) -> str:
+    def node(self, visit: Visit, instance_id: str, world: World) -> str:
         """Bring one node to its plan. Returns what came of it, in words."""
         state = world.states[instance_id]
         if state.broken:

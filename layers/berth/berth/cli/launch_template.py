@@ -53,7 +53,7 @@ def add_parser(commands: Commands) -> None:
     policy.add_argument("--minimum-addresses", type=int, metavar="N", help="what a node is to have at the least")
     policy.add_argument("--warm-addresses", type=int, metavar="N", help="what it is to have beyond its pods")
     policy.add_argument("--no-instance-tags", action="store_true", help="tag the interface alone")
-    add_stack_option(policy)  # type: ignore[arg-type]
+    add_stack_option(policy)
     limits = parser.add_argument_group("limits of the instance type, where EC2 is not to be asked")
     limits.add_argument("--interfaces", type=int, metavar="N")
     limits.add_argument("--addresses-per-interface", type=int, metavar="N", help="the primary one included")

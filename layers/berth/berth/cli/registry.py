@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from berth.cli import launch_template, replay, standby
+from berth.cli import launch_template, look, replay, standby
 
 __all__ = ["COMMANDS"]
 
 COMMANDS: Final[tuple[ModuleType, ...]] = (
     launch_template,
+    look,
     replay,
     standby,
 )

@@ -1,9 +1,8 @@
-"""What a deployed stack says of itself: its parameters and outputs as the functions' own settings."""
+"""What a deployed stack says of itself: the settings that its functions have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from berth.cli.account import aws_errors
 from berth.cli.command import CliError
@@ -16,41 +15,25 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_STACK", "add_stack_option", "stack_settings"]
 
-DEFAULT_STACK = "berth"
-_PARAMETERS = {
-    "CLUSTER_NAMES": "ClusterNames",
-    "DEFAULT_MODE": "DefaultMode",
-    "DEFAULT_WARM_ADDRESSES": "DefaultWarmAddresses",
-    "DEFAULT_MINIMUM_ADDRESSES": "DefaultMinimumAddresses",
-    "DEFAULT_MAX_PODS": "DefaultMaxPods",
-    "DEFAULT_COOLDOWN_SECONDS": "DefaultCooldownSeconds",
-    "NO_SNAT_CIDRS": "NoSnatCidrs",
-    "RECONCILE_DELAY_SECONDS": "ReconcileDelaySeconds",
-    "SUBNET_LOW_PERCENT": "SubnetLowPercent",
-    "STANDBY_POOLS": "StandbyPools",
-}
-_OUTPUTS = {"TABLE_NAME": "TableName", "NODE_EVENTS_QUEUE_URL": "NodeEventsQueueUrl", "BUS_NAME": "BusName"}
+DEFAULT_STACK: Final = "berth"
+_FUNCTION: Final = "ReconcileFunctionName"
+"""The output that names the function whose environment is read."""
 
 
-def add_stack_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", metavar="NAME", help="Berth's stack, whose defaults and table are used")
+def add_stack_option(parser: argparse._ActionsContainer, default: str | None = None) -> None:
+    shown = f"; default: {default}" if default else ""
+    parser.add_argument("--stack", metavar="NAME", default=default, help=f"Berth's stack{shown}")
 
 
 def stack_settings(session: boto3.Session, name: str) -> Settings:
-    """The settings that the functions of this stack have. Raises :class:`CliError`."""
+    """The settings that the functions of this stack have, from the environment of one. Raises :class:`CliError`."""
     with aws_errors(f"read the stack {name}"):
         stack = session.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
-    parameters = {p["ParameterKey"]: p.get("ParameterValue", "") for p in stack.get("Parameters", ())}
-    outputs = {o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", ())}
+        outputs = {o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", ())}
+        if _FUNCTION not in outputs:
+            raise CliError(f"the stack {name} has no output {_FUNCTION}: is it Berth's, and finished? See --stack")
+        about = session.client("lambda").get_function_configuration(FunctionName=outputs[_FUNCTION])
     try:
-        environ = {k: parameters[v] for k, v in _PARAMETERS.items()} | {k: outputs[v] for k, v in _OUTPUTS.items()}
-    except KeyError as error:
-        raise CliError(f"the stack {name} has no {error}: is it Berth's, and finished? See --stack") from None
-    return Settings.from_environment({**environ, **_places(stack["StackId"])})
-
-
-def _places(stack_id: str) -> Mapping[str, str]:
-    """A stack's id is an ARN: it tells partition, region and account."""
-    _, partition, _, region, account, _ = stack_id.split(":", 5)
-    prefix = f"arn:{partition}:ec2:{region}:{account}:instance/"
-    return {"INSTANCE_ARN_PREFIX": prefix, "NODE_REPORTS_QUEUE_ARN": ""}
+        return Settings.from_environment(about.get("Environment", {}).get("Variables", {}))
+    except (KeyError, ValueError) as error:
+        raise CliError(f"the stack {name} is of another version: {error}; use the command of that version") from None
