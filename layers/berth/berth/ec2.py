@@ -20,6 +20,7 @@ from berth.ec2_wire import (
     Network,
     Trouble,
     classify,
+    read_attached,
     read_instance,
     read_interface,
     read_limits,
@@ -75,7 +76,7 @@ class Ec2(Protocol):
         """By id; instances that EC2 does not show are missing."""
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
-        """By instance id: all that are attached to it or tagged for it."""
+        """By instance id: all that are attached to it or tagged for it. Ask for the instances first, in one call."""
 
     def limits(self, types: Iterable[str]) -> dict[str, Limits]:
         """By instance type; unknown types are missing."""
@@ -102,29 +103,27 @@ class Boto3Ec2:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader, self._writer, self._arn_prefix = reader, writer, arn_prefix
+        self._attached: dict[str, tuple[InterfaceView, ...]] = {}
         self._limits = Remembered(TYPES_SECONDS, clock, self._ask_limits)
         self._subnets = Remembered(SUBNETS_SECONDS, clock, self._ask_subnets)
         self._cidrs = Remembered(CIDRS_SECONDS, clock, self._ask_cidrs)
         self._groups = Remembered(GROUPS_SECONDS, clock, self._ask_groups)
 
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
-        found = (
-            read_instance(instance, self._arn_prefix)
-            for page in self._pages("describe_instances", "instance-id", ids)
-            for reservation in page["Reservations"]
-            for instance in reservation["Instances"]
-        )
-        return {instance.id: instance for instance in found}
+        pages = self._pages("describe_instances", "instance-id", ids)
+        found = [i for page in pages for reservation in page["Reservations"] for i in reservation["Instances"]]
+        self._attached = {i["InstanceId"]: read_attached(i) for i in found}
+        return {i["InstanceId"]: read_instance(i, self._arn_prefix) for i in found}
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
-        found: dict[str, dict[str, InterfaceView]] = {i: {} for i in ids}
-        for name in ("attachment.instance-id", f"tag:{INSTANCE_TAG}"):
-            for page in self._pages("describe_network_interfaces", name, ids):
-                for interface in map(read_interface, page["NetworkInterfaces"]):
-                    holder = interface.attachment.instance_id if interface.attachment else None
-                    for owner in {holder, interface.node} & found.keys():
-                        if owner is not None:
-                            found[owner][interface.id] = interface
+        """What is attached was in the answer of :meth:`instances`; EC2 is asked for what is tagged."""
+        found = {i: {view.id: view for view in self._attached.get(i, ())} for i in ids}
+        for page in self._pages("describe_network_interfaces", f"tag:{INSTANCE_TAG}", ids):
+            for interface in map(read_interface, page["NetworkInterfaces"]):
+                holder = interface.attachment.instance_id if interface.attachment else None
+                for owner in {holder, interface.node} & found.keys():
+                    if owner is not None:
+                        found[owner][interface.id] = interface
         return {i: tuple(sorted(by_id.values(), key=lambda n: n.id)) for i, by_id in found.items()}
 
     def limits(self, types: Iterable[str]) -> dict[str, Limits]:

@@ -45,6 +45,7 @@ __all__ = [
     "Trouble",
     "classify",
     "ec2_name",
+    "read_attached",
     "read_instance",
     "read_interface",
     "read_limits",
@@ -110,6 +111,16 @@ def read_interface(item: Mapping[str, Any]) -> InterfaceView:
         ipv6_prefixes=tuple(sorted(p["Ipv6Prefix"] for p in item.get("Ipv6Prefixes", ()))),
         standby=tags.get(STANDBY_TAG),
     )
+
+
+def read_attached(item: Mapping[str, Any]) -> tuple[InterfaceView, ...]:
+    """The interfaces that an instance shows as attached to it: all but their tags, which it does not show."""
+    zone = {"AvailabilityZone": item.get("Placement", {}).get("AvailabilityZone", "")}
+    found = []
+    for shown in item.get("NetworkInterfaces", ()):
+        at = {**shown.get("Attachment", {}), "InstanceId": item["InstanceId"]}
+        found.append(read_interface({**shown, **zone, "Attachment": at}))
+    return tuple(i for i in found if i.attachment is not None)
 
 
 def _attachment(item: Mapping[str, Any] | None) -> Attachment | None:

@@ -146,7 +146,14 @@ def with_claimed(
     known = {i.id: i for i in shown}
     named = frozenset(i for i in held.keys() & known.keys() if known[i].node == instance_id)
     for interface_id, interface in held.items():
-        known[interface_id] = replace(known.get(interface_id, interface), node=instance_id)
+        known[interface_id] = replace(
+            known.get(interface_id, interface),
+            node=instance_id,
+            # once it is attached its instance shows it, without the tags that it had while it stood by
+            cluster=interface.cluster,
+            standby=interface.standby,
+            created_at=interface.created_at,
+        )
     return tuple(known[i] for i in sorted(known)), frozenset(held) - named, named
 
 

@@ -1,8 +1,8 @@
 """What EC2 and the table say about a batch of nodes, described together.
 
-A batch costs one DescribeInstances and, if there are nodes in it, one pair of DescribeNetworkInterfaces (by attachment
-and by tag: EC2 joins filters with AND). Both draw on the token budget; what else is described is remembered by the EC2
-edge for longer than a batch takes, and costs next to nothing.
+A batch costs one DescribeInstances, which shows what is attached to each, and, if there are nodes in it, one
+DescribeNetworkInterfaces by tag, which shows what is not attached and what is ours. Both draw on the token budget; what
+else is described is remembered by the EC2 edge for longer than a batch takes, and costs next to nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
     states = {i: by_arn[settings.arn(i)] for i in ids}
     ours = [i for i in ids if i not in instances or states[i].record or _cluster(edges, instances[i])]
     if ours:
-        _pay(edges, "DescribeNetworkInterfaces", 2)
+        _pay(edges, "DescribeNetworkInterfaces", 1)
     interfaces, claimed = take_in(edges, edges.ec2.interfaces(ours), ours) if ours else ({}, {})
     living = [i for i in (instances[n] for n in ours if n in instances) if not i.dead]
     return World(

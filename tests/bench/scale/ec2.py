@@ -231,8 +231,14 @@ class VirtualEc2:
     def _describe_instances(self, params: Mapping[str, Any], _done: float) -> Mapping[str, Any]:
         now = self._timeline.now
         ids = params.get("InstanceIds") or next((f["Values"] for f in params.get("Filters", ())), ())
-        shown = (self.machines[i].shown.at(now) for i in ids if i in self.machines)
-        return {"Reservations": [{"Instances": [s]} for s in shown if s is not None]}
+        shown = ((i, self.machines[i].shown.at(now)) for i in ids if i in self.machines)
+        found = [{**s, "NetworkInterfaces": self._attached(i, now)} for i, s in shown if s is not None]
+        return {"Reservations": [{"Instances": [s]} for s in found]}
+
+    def _attached(self, instance_id: str, now: float) -> list[Mapping[str, Any]]:
+        """As describing the interfaces shows them, with as much lag."""
+        views = (n.shown.at(now) for n in self._held.get(instance_id, {}).values())
+        return [v for v in views if v is not None and v.get("Attachment", {}).get("InstanceId") == instance_id]
 
     def _describe_interfaces(self, params: Mapping[str, Any], _done: float) -> Mapping[str, Any]:
         now = self._timeline.now

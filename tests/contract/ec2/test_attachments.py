@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from berth.ec2_wire import read_attached, read_interface
 
 from .conftest import Network, refused
 from .waiting import eventually
@@ -39,6 +41,22 @@ def test_an_attachment_shows_what_ec2_shows(network: Network, ec2: Any, subnet: 
     }
     described = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
     assert {e["NetworkInterfaceId"] for e in described["NetworkInterfaces"]} >= {interface}
+
+
+def test_an_instance_shows_its_interfaces_as_they_are_described_themselves(
+    network: Network, ec2: Any, subnet: str
+) -> None:
+    """But for their tags: Berth reads what is attached from there."""
+    tags = [{"ResourceType": "network-interface", "Tags": [{"Key": "berth:cluster", "Value": "demo"}]}]
+    instance, interface = network.instance(subnet), network.interface(subnet, Ipv4PrefixCount=2, TagSpecifications=tags)
+    _attach(ec2, interface, instance, 1)
+    ec2.assign_private_ip_addresses(NetworkInterfaceId=interface, SecondaryPrivateIpAddressCount=3)
+    described = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+    shown = {view.id: view for view in read_attached(described)}
+    assert len(shown) == 2
+    for view in shown.values():
+        assert view == replace(read_interface(network.shown(view.id)), cluster=None)
+    assert (len(shown[interface].prefixes), len(shown[interface].addresses)) == (2, 3)
 
 
 def test_a_pending_instance_takes_no_interface(

