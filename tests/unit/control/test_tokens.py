@@ -113,6 +113,29 @@ def test_a_second_look_at_a_node_that_holds_a_slot_takes_no_other_and_sends_no_o
     assert (scene.taken(ASSIGN), len(scene.looks.asked), scene.ec2.calls) == (1, 1, [])
 
 
+def test_a_nodes_attachments_stand_in_line_together_and_not_one_by_one() -> None:
+    scene = Budgeted()
+    scene.ec2.add_subnet(SUBNET, "10.0.0.0/20")
+    scene.ec2.launch(berth__minimum_addresses="300", berth__max_pods="300")
+    scene.budget.exhaust(ATTACH, scene.machine.now + 60)
+    scene.look()
+    assert [type(c) for c in scene.ec2.calls] == [AssignPrefixes, CreateInterface, CreateInterface]
+    assert [n for a, n, _ in scene.budget.taken if a == ATTACH] == [2]
+
+
+def test_tokens_that_are_missing_are_added_to_those_held(scene: Budgeted) -> None:
+    scene.look()
+    scene.budget.exhaust(ATTACH, scene.machine.now + 60)
+    for number in range(2):
+        view = scene.ec2._new(SUBNET, ("sg-11111111",))
+        scene.ec2.all_interfaces[view.id] = replace(view, cluster="demo", node=NODE, created_at=1.0)
+        scene.look()
+        assert [n for a, n, _ in scene.budget.taken if a == ATTACH] == [1] * (number + 1)
+    scene.machine.now += 61
+    scene.look()
+    assert [type(c) for c in scene.ec2.calls].count(Attach) == 2
+
+
 def test_a_slot_is_kept_where_a_crash_cannot_lose_it_once_it_is_written(scene: Budgeted) -> None:
     scene.budget.exhaust(ASSIGN, scene.machine.now + 100)
     scene.look()
