@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from berth.buckets import Buckets
 from berth.budget import DynamoBudget
@@ -81,13 +81,13 @@ class _Store(FakeStore):
 class _CountedEc2(Boto3Ec2):
     """Counts the rounds of describing: a batch's, and those for nodes that somebody knocked for meanwhile."""
 
-    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float], counts: Counter[str]) -> None:
+    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float]) -> None:
         super().__init__(client, client, arn_prefix, clock)
-        self._counts = counts
+        self.rounds = self.nodes = 0
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
-        self._counts["Rounds"] += 1
-        self._counts["NodesDescribed"] += len(ids)
+        self.rounds += 1
+        self.nodes += len(ids)
         return super().interfaces(ids)
 
 
@@ -164,7 +164,7 @@ class _ControlPlane:
         delayed: Any = Delayed
         budget_client = delayed(self.budget_table, timeline, lambda: DYNAMODB.draw(rng))
         return Edges(
-            ec2=_CountedEc2(client, ARN_PREFIX, self.clock, self.counts),
+            ec2=_CountedEc2(client, ARN_PREFIX, self.clock),
             budget=DynamoBudget(budget_client, "budget", "bench", Buckets()),
             store=delayed(self.store, timeline, lambda: DYNAMODB.draw(rng)),
             bus=delayed(self.bus, timeline, lambda: PUT_EVENTS.draw(rng)),
@@ -193,11 +193,15 @@ class _ControlPlane:
         self, edges: Edges, messages: Sequence[Message], signals: list[Signal], senders: list[str]
     ) -> Sequence[Message]:
         """As ``functions/reconcile_nodes`` does. Messages of nodes that failed come again."""
-        began = self.timeline.now
+        began, counted = self.timeline.now, cast("_CountedEc2", edges.ec2)
+        rounds, nodes = counted.rounds, counted.nodes
         result = reconcile(edges, signals, self.timeout - 0.5)
         if self.timeline.now - began > self.timeout:
             raise RuntimeError(f"an invocation took {self.timeline.now - began:.0f} s, longer than its time-out")
         self.counts.update(result.counts)
+        self.counts["BatchesDescribed"] += counted.rounds > rounds
+        self.counts["Rounds"] += counted.rounds - rounds
+        self.counts["NodesDescribed"] += counted.nodes - nodes
         self.counts["Looks"] += len(signals)
         self.counts["Batches"] += bool(signals)
         for error in result.failed.values():
@@ -339,6 +343,7 @@ def _standby(plane: _ControlPlane, pods: int) -> dict[str, Any]:
 def _details(plane: _ControlPlane) -> dict[str, Any]:
     return {
         "batches": plane.counts["Batches"],
+        "batches_described": plane.counts["BatchesDescribed"],
         "rounds_of_describing": plane.counts["Rounds"],
         "nodes_described": plane.counts["NodesDescribed"],
         "budget_writes": plane.budget_table.writes,

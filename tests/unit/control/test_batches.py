@@ -47,7 +47,7 @@ def sent() -> Iterator[tuple[Any, list[tuple[str, dict[str, Any]]]]]:
         yield client, requests
 
 
-def test_a_steady_batch_costs_one_describe_of_instances_by_filter_and_one_pair_of_interfaces(
+def test_a_steady_batch_costs_one_describe_of_instances_by_filter_and_one_of_interfaces(
     sent: tuple[Any, list[tuple[str, dict[str, Any]]]],
 ) -> None:
     client, requests = sent
