@@ -17,7 +17,8 @@ from berth.brake import Level as Pull
 from berth.bus import Event, standby_pool_invalid
 from berth.model import InterfaceView, PolicyProblem
 from berth.policy import fingerprint
-from berth.standby_levels import Level, level, obstacle
+from berth.standby_items import StandbyItem
+from berth.standby_levels import REPLAY_SECONDS, Level, level, obstacle
 from berth.standby_pools import PARAMETER, StandbyPool, parse_pools
 from berth.standby_stock import Creating
 from berth.standby_work import FillEdges, StandbyWork
@@ -102,11 +103,20 @@ def _look(edges: FillEdges) -> _Stand:
         edges.stock.register(new)
     stand = _Stand(wanted, {}, {}, problems=list(problems), unreadable=bool(problems))
     for key in sorted({*known, *new}):
-        items, stand.creating[key] = edges.stock.items(key)
+        items, noted = edges.stock.items(key)
         stand.levels[key] = level(items, loose.get(key, {}), now)
+        stand.creating[key] = _in_doubt(noted, items, stand.levels[key].strays, now)
     if pools:
         _judge(edges, stand)
     return stand
+
+
+def _in_doubt(noted: Creating, items: Iterable[StandbyItem], strays: Iterable[InterfaceView], now: float) -> Creating:
+    """Creations that nobody has heard of: not those that are certain to be described by now, nor if all are found."""
+    began = float(int(noted.at))
+    found = [i for i in (*(i.created_at for i in items), *(i.created_at for i in strays)) if i == began]
+    over = now - noted.at >= REPLAY_SECONDS or len(found) >= noted.noted + len(noted.tokens)
+    return Creating() if over else noted
 
 
 def _judge(edges: FillEdges, stand: _Stand) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from berth.contract import BODY, KIND, NODE
@@ -36,10 +36,14 @@ _REGISTRY: Final = key(f"{PARTITION}pools", "pools")
 
 @dataclass(frozen=True, slots=True)
 class Creating:
-    """ClientTokens of creations begun at ``at`` (Unix seconds), whose outcome nobody noted yet."""
+    """ClientTokens of creations begun at ``at`` (Unix seconds), whose outcome nobody noted yet.
+
+    ``noted`` others that were begun with them have their items; all carry ``at`` as the time they were created.
+    """
 
     tokens: tuple[str, ...] = ()
     at: float = 0.0
+    noted: int = 0
 
 
 class Stock(Protocol):
@@ -107,7 +111,7 @@ class DynamoStock:
     def note_creating(self, pool: str, creating: Creating) -> None:
         item = key(PARTITION + pool, CREATING)
         if creating.tokens:
-            body = json.dumps({"tokens": creating.tokens, "at": creating.at})
+            body = json.dumps(asdict(creating))
             self._table.put({**item, BODY: {"S": body}})
         else:
             self._table.delete(item)
@@ -133,4 +137,4 @@ class DynamoStock:
 
 def _creating(item: Mapping[str, Any]) -> Creating:
     body = json.loads(item[BODY]["S"])
-    return Creating(tuple(body["tokens"]), body["at"])
+    return Creating(tuple(body["tokens"]), body["at"], body["noted"])

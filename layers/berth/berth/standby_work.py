@@ -97,37 +97,40 @@ class StandbyWork:
 
     def make(self, pool: StandbyPool, wanted: int, left: Creating) -> None:
         """Make ``wanted`` interfaces, after those of which an earlier run did not hear (``left``)."""
-        now, stock = self.edges.clock(), self.edges.stock
+        stock = self.edges.stock
         if left.tokens:
-            fresh = now - left.at < REPLAY_SECONDS
-            rest = self._chunk(pool, left) if fresh else ()
-            stock.note_creating(pool.key, Creating(rest, left.at))
-            if rest:
+            if wanted <= 0:
                 return
-            wanted -= len(left.tokens) if fresh else 0
+            rest = self._chunk(pool, left)
+            stock.note_creating(pool.key, rest)
+            if rest.tokens:
+                return
+            wanted -= len(left.tokens)
         while wanted > 0:
             chunk = Creating(tuple(self.edges.token() for _ in range(min(wanted, CHUNK))), self.edges.clock())
             if not self.may("CreateNetworkInterface", 1):
                 return
             stock.note_creating(pool.key, chunk)
             rest = self._chunk(pool, chunk, paid=1)
-            stock.note_creating(pool.key, Creating(rest, chunk.at))
-            if rest or "CreateNetworkInterface" in self._over:
+            stock.note_creating(pool.key, rest)
+            if rest.tokens or "CreateNetworkInterface" in self._over:
                 return
             wanted -= len(chunk.tokens)
 
-    def _chunk(self, pool: StandbyPool, chunk: Creating, paid: int = 0) -> tuple[str, ...]:
+    def _chunk(self, pool: StandbyPool, chunk: Creating, paid: int = 0) -> Creating:
         """Make these, ``paid`` of which have their budget already. Returns those that may have been made unheard."""
+        noted = chunk.noted
         for n, token in enumerate(chunk.tokens):
             if n >= paid and not self.may("CreateNetworkInterface", 1):
-                return ()
+                break
             try:
                 made = self.edges.ec2.create(pool, token, chunk.at)
             except Ec2Error as error:
-                return self._not_made(pool, token, error)
-            self.edges.stock.add(made, self.edges.clock())
-            self.counts["StandbyMade"] += 1
-        return ()
+                return Creating(self._not_made(pool, token, error), chunk.at, noted)
+            noted += 1
+            # one whose answer was lost may have been found by its tag, and even deleted, since
+            self.counts["StandbyMade"] += self.edges.stock.add(made, self.edges.clock())
+        return Creating()
 
     def _not_made(self, pool: StandbyPool, token: str, error: Ec2Error) -> tuple[str, ...]:
         self._failed("CreateNetworkInterface", error, f"pool {pool.key}, {pool.subnet_id}")

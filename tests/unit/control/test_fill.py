@@ -46,7 +46,7 @@ class FakeStandbyEc2:
         self.refuse: dict[str, list[Ec2Error]] = {}
         self.calls: list[str] = []
         self.loses_answer = False
-        self._made: dict[str, str] = {}
+        self._made: dict[str, InterfaceView] = {}
         self._ids = itertools.count(1)
 
     def loose(self, clusters: Sequence[str]) -> tuple[InterfaceView, ...]:
@@ -79,12 +79,12 @@ class FakeStandbyEc2:
                 created_at=float(int(at)),
                 standby=pool.key,
             )
-            self.interfaces[made.id], self._made[token] = made, made.id
+            self.interfaces[made.id] = self._made[token] = made
         if self.loses_answer:
             self.loses_answer = False
             raise refusal("ReadTimeoutError", Trouble.IN_DOUBT)
         self._machine.step()  # a process may die after EC2 has acted and before it heard of it
-        return self.interfaces[self._made[token]]
+        return self._made[token]
 
     def delete(self, interface_id: str) -> None:
         self._begin("delete")
