@@ -7,6 +7,7 @@ from typing import Final
 
 __all__ = [
     "GROWING",
+    "GROWING_ACTIONS",
     "MUTATING",
     "AssignAddresses",
     "AssignIpv6Prefixes",
@@ -161,6 +162,10 @@ _ACTIONS: Final[dict[type[Call], str]] = {
     Detach: "DetachNetworkInterface",
     DeleteInterface: "DeleteNetworkInterface",
 }
+
+
+GROWING_ACTIONS: Final = frozenset(filter(None, (_ACTIONS[kind] for kind in GROWING)))
+"""EC2's names of the actions that bring a node addresses."""
 
 
 def action_of(call: Call) -> str:

@@ -55,8 +55,8 @@ class Convergence:
     """One node's run. ``planner`` gives the plan for a view; ``deadline`` is Unix time.
 
     After :meth:`run`, ``view`` is what the node has come to, ``again`` says why it must be looked at again ("" if it
-    need not) and ``due`` when (Unix time; 0 if nobody can tell), and ``events`` are to be sent. ``planned`` is the
-    first plan and ``made`` each call with its outcome.
+    need not) and ``due`` when (Unix time; 0 if nobody can tell; ``restless``: something else than a token is waited for
+    too), and ``events`` are to be sent. ``planned`` is the first plan and ``made`` each call with its outcome.
     """
 
     edges: Edges
@@ -71,6 +71,7 @@ class Convergence:
     level: Level = Level.NORMAL
     again: str = ""
     due: float = 0.0
+    restless: bool = False
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     intents: list[Intent] = field(default_factory=list)
@@ -155,6 +156,7 @@ class Convergence:
     def _say_what_waits(self) -> None:
         """Be looked at again when the first of the tokens is there, or when the brake may have been let go."""
         reasons = [self.again] if self.again else []
+        self.restless = bool(reasons or self._held)
         blocked = self._unrepeated | self._blocked
         if blocked:
             self.counts["PlansDelayed"] += 1

@@ -52,7 +52,8 @@ def clear(
             _bury(visit, instance.arn, state)
         return "gone, and nothing is left"
     if known or waiting:
-        _wait_for_death(visit, convergence, state, waiting, known, restless=bool(last.waiting))
+        restless = convergence.restless or bool(last.waiting or convergence.unborn)
+        _wait_for_death(visit, convergence, state, waiting, known, restless=restless)
     return f"gone; looking again: {waiting}" if waiting else "not shown; not believed yet"
 
 

@@ -5,6 +5,7 @@ Looks cost describes, and a launch of thousands of nodes has none to spare.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -15,6 +16,8 @@ from berth.ingest import needs_look
 from berth.store import NodeState
 
 __all__ = ["settle_idle"]
+
+logger = logging.getLogger(__name__)
 
 _SAME: Final = 0.01
 """Two times this close are the same; they were written as decimal numbers."""
@@ -31,8 +34,20 @@ def settle_idle(edges: Edges, signals: Sequence[Signal], ids: Sequence[str]) -> 
     perhaps = [i for i in ids if all((s.due or s.boot) and not s.has_hints for s in why[i])]
     if not perhaps:
         return frozenset()
-    states = edges.store.load([edges.settings.arn(i) for i in perhaps])
-    return frozenset(i for i in perhaps if _settled(edges, states[edges.settings.arn(i)], why[i]))
+    try:
+        states = edges.store.load([edges.settings.arn(i) for i in perhaps])
+    except TimeoutError:
+        return frozenset()  # the look will find the same, and put itself off
+    return frozenset(i for i in perhaps if _settled_alone(edges, states[edges.settings.arn(i)], why[i]))
+
+
+def _settled_alone(edges: Edges, state: NodeState, why: Sequence[Signal]) -> bool:
+    """One node's trouble is left to its look, which fails alone."""
+    try:
+        return _settled(edges, state, why)
+    except Exception:
+        logger.exception("not settled; the node is looked at", extra={"node": why[0].instance_id})
+        return False
 
 
 def _settled(edges: Edges, state: NodeState, why: Sequence[Signal]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from berth.calls import GROWING_ACTIONS
 from berth.contract import ContractError, Policy, Record, Report, address_count, decode_report
 from berth.events import Signal
 from berth.store import NodeState, Store
@@ -123,10 +124,11 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     which the record has to say. What EC2 and the record disagree about is for events and the sweep to find. In doubt it
     is true: a look costs describes and nothing else.
 
-    A node that holds a slot ahead is looked at when it comes up; before that there is no token for what it lacks.
+    A node that lacks addresses and holds a slot for them is looked at when it comes up; before that there is no token
+    for what it lacks. A slot for anything else, or one that its addresses have come without, says nothing about those.
     """
     record, notes = state.record, state.notes
-    if record is not None and now and any(s.at > now for s in state.slots) and not _asks_beside_tokens(report, state):
+    if record is not None and now and _has_its_turn(state, now) and not _asks_beside_tokens(report, state):
         return False
     if record is None or report.order.boot > record.accepted.boot:
         return True
@@ -137,7 +139,7 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     if any(i.outcome is None for i in state.intents):
         return True  # a function was killed: the message that it died of may be an older report, which starts no look
     blocks = [a for i in record.interfaces for a in i.assignments]
-    if any(a.releasing for a in blocks):
+    if any(a.releasing for a in blocks) or _lacks_ipv6(record):
         return True
     unusable = {*report.unusable}
     supply = sum(address_count(a.cidr) for a in blocks if a.cidr not in unusable) - report.cooling
@@ -149,6 +151,16 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
 def _with_boot(state: NodeState, report: Report) -> NodeState:
     """``state`` as if the record said already which boot ``report`` is of."""
     return replace(state, record=replace(state.record, accepted=report.order)) if state.record else state
+
+
+def _lacks_ipv6(record: Record) -> bool:
+    """Its policy has IPv6 and it has no prefix: the subnet had none to give when it asked."""
+    return record.policy.ip_families != "ipv4" and not any(i.ipv6_assignments for i in record.interfaces)
+
+
+def _has_its_turn(state: NodeState, now: float) -> bool:
+    ahead = {s.action for s in state.slots if s.at > now}
+    return state.notes.wanted_since > 0 and not ahead.isdisjoint(GROWING_ACTIONS)
 
 
 def _asks_beside_tokens(report: Report, state: NodeState) -> bool:

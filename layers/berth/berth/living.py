@@ -81,7 +81,7 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     new = replace(new, unwanted=tuple((i, known.get(i, now)) for i in last.unwanted))
     # the record as it is was written by the run: what is left to save is beside it
     hook = serve_hook(visit, done, record, last)
-    reason, restless = done.again or last.waiting or hook, bool(last.waiting or hook)
+    reason, restless = done.again or last.waiting or hook, bool(done.restless or last.waiting or hook)
     new = visit.look_again(instance_id, new, reason, done.due, restless=restless)
     if (record, new) != (done.view.record, notes):
         if (new.unmet, new.problems) != (notes.unmet, notes.problems):

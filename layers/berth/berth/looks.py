@@ -12,7 +12,7 @@ from berth.events.node_look_requested import HookWait, body
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-__all__ = ["MAX_DELAY_SECONDS", "LookQueue", "Looks", "backoff", "delay_until"]
+__all__ = ["MAX_DELAY_SECONDS", "LookQueue", "Looks", "backoff", "delay_until", "longest"]
 
 MAX_DELAY_SECONDS: Final = 900
 """The longest DelaySeconds of a message (SQS API reference)."""
@@ -24,8 +24,12 @@ def backoff(base: float, looks: int) -> int:
 
     It also keeps the chain of messages short: Lambda stops a function that feeds its own queue after about 16 rounds.
     """
-    delay = min(base * 2.0 ** min(looks, 10), MAX_DELAY_SECONDS)
-    return max(1, round(delay * random.uniform(0.8, 1.0)))  # noqa: S311 - jitter, not a secret
+    return max(1, round(longest(base, looks) * random.uniform(0.8, 1.0)))  # noqa: S311 - jitter, not a secret
+
+
+def longest(base: float, looks: int) -> float:
+    """The most seconds that :func:`backoff` may give."""
+    return min(base * 2.0 ** min(looks, 10), MAX_DELAY_SECONDS)
 
 
 def delay_until(at: float, now: float) -> int:

@@ -17,7 +17,7 @@ from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.events import Signal
 from berth.ingest import believe
-from berth.looks import MAX_DELAY_SECONDS, backoff, delay_until
+from berth.looks import MAX_DELAY_SECONDS, backoff, delay_until, longest
 from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem
 from berth.plan import Plan
 from berth.policy import fingerprint
@@ -103,14 +103,15 @@ class Visit:
     ) -> Notes:
         """Ask for another look, unless one is already on its way. Returns the notes that say so.
 
-        ``due`` is when a token is there, if that is what is waited for; ``restless``: for something else too.
+        ``due`` is when a token is there, if that is what is waited for; ``restless``: for something else too. A look
+        that is noted for later than that does not stand in for this one.
         """
         if not reason:
             return replace(notes, next_look=0.0, looks=0)
-        now = self.edges.clock()
-        if now + _SKEW_SECONDS < notes.next_look <= (due + _SKEW_SECONDS if due else math.inf):
+        now, waits = self.edges.clock(), restless or not due
+        latest = min(now + longest(self.edges.settings.delay, notes.looks) if waits else math.inf, due or math.inf)
+        if now + _SKEW_SECONDS < notes.next_look <= latest + _SKEW_SECONDS:
             return notes
-        waits = restless or not due
         delay = min(
             backoff(self.edges.settings.delay, notes.looks) if waits else MAX_DELAY_SECONDS,
             delay_until(due, now) if due else MAX_DELAY_SECONDS,

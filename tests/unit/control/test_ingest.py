@@ -199,7 +199,7 @@ def test_a_node_that_something_is_noted_of_is_looked_at_with_its_next_report(not
 def test_a_node_that_holds_a_slot_is_looked_at_when_it_comes_up_and_not_for_each_report_until_then() -> None:
     slot = Reservation("AssignPrivateIpAddresses", 1, at=1_000.0, until=1_018.0)
     short = quiet(waiting=("pod",), order=Order(2, 1))
-    state = replace(SETTLED, slots=(slot,))
+    state = replace(SETTLED, slots=(slot,), notes=Notes(wanted_since=890.0))
     assert not needs_look(short, state, now=900.0)
     assert needs_look(short, state, now=1_001.0)
     assert needs_look(short, state)
@@ -222,6 +222,7 @@ def test_fewer_addresses_than_the_minimum_are_looked_at() -> None:
     assert settled is not None
     policy = Policy(warm_addresses=0, minimum_addresses=33, max_pods=110)
     assert needs_look(quiet(in_use=0), replace(SETTLED, record=replace(settled, policy=policy)))
-    assert not needs_look(
-        quiet(in_use=0), replace(SETTLED, record=replace(settled, policy=replace(policy, ip_families="ipv6")))
-    )
+    first, *rest = settled.interfaces
+    first = replace(first, ipv6_assignments=(Assignment("2001:db8::/80", "1:c"),))
+    ipv6 = replace(settled, policy=replace(policy, ip_families="ipv6"), interfaces=(first, *rest))
+    assert not needs_look(quiet(in_use=0), replace(SETTLED, record=ipv6))
