@@ -95,3 +95,12 @@ def test_more_prefixes_than_the_type_allows_are_refused(ec2: Any) -> None:
     template = _template(ec2, "beyond", {"DeviceIndex": 0, "Ipv4PrefixCount": 10})
     with refused("PrivateIpAddressLimitExceeded"):
         _launch(ec2, template)
+
+
+def test_an_ipv6_prefix_comes_with_the_launch(ec2: Any, network: Network) -> None:
+    ec2.associate_vpc_cidr_block(VpcId=network.vpc, AmazonProvidedIpv6CidrBlock=True)
+    block = ec2.describe_vpcs(VpcIds=[network.vpc])["Vpcs"][0]["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"]
+    subnet = ec2.create_subnet(VpcId=network.vpc, CidrBlock="10.0.9.0/24", Ipv6CidrBlock=block.replace("/56", "/64"))
+    first = {"DeviceIndex": 0, "SubnetId": subnet["Subnet"]["SubnetId"], "Ipv4PrefixCount": 1, "Ipv6PrefixCount": 1}
+    shown = _primary(network, _launch(ec2, _template(ec2, "both", first)))
+    assert (len(shown["Ipv4Prefixes"]), len(shown["Ipv6Prefixes"])) == (1, 1)

@@ -19,6 +19,7 @@ from .ec2_errors import error, invalid
 from .ec2_instances import CODES, boot
 from .ec2_interface_api import remember_token
 from .ec2_interfaces import Wanted, assign, remove
+from .ec2_ipv6 import assign_prefixes
 from .ec2_limits import limits_of
 from .patching import replace
 
@@ -135,6 +136,8 @@ def _prep_nics(original: Callable[..., Any]) -> Callable[..., Any]:
             )
             if wanted.slots:
                 assign(backend, eni.id, wanted)
+            if nic.get("Ipv6PrefixCount"):
+                assign_prefixes(backend, eni, [], int(nic["Ipv6PrefixCount"]))
         primary = instance.nics.get(0)
         if primary is not None and 0 not in existing | unwanted:
             primary.delete_on_termination = True  # EC2's default for the primary interface that a launch creates

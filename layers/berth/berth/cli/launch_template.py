@@ -12,7 +12,7 @@ from berth.cli.account import aws_errors, session
 from berth.cli.command import OK, CliError, UsageError, add_account_options, add_command, show_json, warn
 from berth.cli.stack import add_stack_option, stack_settings
 from berth.cli.template_data import Sizing, merge, size, template_data
-from berth.contract import MODES, Policy
+from berth.contract import IP_FAMILIES, MODES, Policy
 from berth.ec2_wire import read_limits
 from berth.model import Limits
 
@@ -32,6 +32,7 @@ profile, so managed node groups take it. What is printed goes into
 The policy that is given here is put on the instances as berth: tags; what is not given is the stack's (--stack)."""
 
 _GROUP: Final = re.compile(r"sg-[0-9a-f]{8,17}")
+_POLICY: Final = ("mode", "ip_families", "max_pods", "minimum_addresses", "warm_addresses")
 _CLUSTER: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 
 
@@ -49,6 +50,7 @@ def add_parser(commands: Commands) -> None:
     add("--hop-limit", type=int, default=1, metavar="N", help="of instance metadata; default: %(default)s")
     policy = parser.add_argument_group("policy of these nodes")
     policy.add_argument("--mode", choices=MODES)
+    policy.add_argument("--ip-families", choices=IP_FAMILIES)
     policy.add_argument("--max-pods", type=int, metavar="N")
     policy.add_argument("--minimum-addresses", type=int, metavar="N", help="what a node is to have at the least")
     policy.add_argument("--warm-addresses", type=int, metavar="N", help="what it is to have beyond its pods")
@@ -113,20 +115,20 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:
     """Policy tags for what the command line says of it."""
-    names = ("mode", "max_pods", "minimum_addresses", "warm_addresses")
-    given = {name: getattr(arguments, name) for name in names}
+    given = {name: getattr(arguments, name) for name in _POLICY}
     return {f"berth:{name.replace('_', '-')}": str(v) for name, v in given.items() if v is not None}
 
 
 def _policy(arguments: argparse.Namespace) -> Policy:
     defaults = stack_settings(session(arguments), arguments.stack).defaults if arguments.stack else Policy()
-    names = ("mode", "max_pods", "minimum_addresses", "warm_addresses")
-    return replace(defaults, **{n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None})
+    return replace(defaults, **{n: getattr(arguments, n) for n in _POLICY if getattr(arguments, n) is not None})
 
 
 def _limits(arguments: argparse.Namespace) -> Mapping[str, Limits]:
     if arguments.interfaces is not None:
-        return {kind: Limits(arguments.interfaces, arguments.addresses_per_interface) for kind in arguments.types}
+        return {
+            kind: Limits(arguments.interfaces, arguments.addresses_per_interface, ipv6=True) for kind in arguments.types
+        }
     filters: Any = [{"Name": "instance-type", "Values": sorted(set(arguments.types))}]
     with aws_errors("ask EC2 for the limits of the instance type"):
         shown = session(arguments).client("ec2").describe_instance_types(Filters=filters)["InstanceTypes"]

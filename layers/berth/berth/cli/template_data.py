@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from berth.calls import AssignAddresses, AssignPrefixes
+from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes
 from berth.contract import Policy
 from berth.growth import deficit
 from berth.model import (
@@ -44,7 +44,7 @@ _SUBNET = "subnet-0"
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """What the first interface carries at launch: either prefixes or single addresses.
+    """What the first interface carries at launch: either prefixes or single addresses, and IPv6 prefixes (/80).
 
     ``wanted`` addresses are what the planner would give a new node; ``missing`` of them find no room on its first
     interface.
@@ -54,6 +54,7 @@ class Sizing:
     addresses: int
     wanted: int
     missing: int
+    ipv6_prefixes: int = 0
 
 
 def size(policy: Policy, limits: Mapping[str, Limits]) -> Sizing:
@@ -64,20 +65,21 @@ def size(policy: Policy, limits: Mapping[str, Limits]) -> Sizing:
     return min((_size_one(policy, kind, limits[kind]) for kind in sorted(limits)), key=_carried)
 
 
-def _carried(sizing: Sizing) -> tuple[bool, int]:
+def _carried(sizing: Sizing) -> tuple[bool, int, int]:
     # single addresses go on every type, prefixes not
-    return bool(sizing.prefixes), sizing.prefixes + sizing.addresses
+    return bool(sizing.prefixes), sizing.ipv6_prefixes, sizing.prefixes + sizing.addresses
 
 
 def _size_one(policy: Policy, kind: str, limits: Limits) -> Sizing:
     fitted = fit_policy(NodePolicy(policy), kind, limits)
     view = _new_node(kind)
-    roomy = SubnetView(_SUBNET, "10.0.0.0/8", "vpc-0", "zone", 1 << 20, allowed=True)
+    roomy = SubnetView(_SUBNET, "10.0.0.0/8", "vpc-0", "zone", 1 << 20, allowed=True, ipv6=True)
     calls = plan(view, fitted, limits, [roomy]).calls
     prefixes = sum(c.count for c in calls if isinstance(c, AssignPrefixes))
     addresses = sum(c.count for c in calls if isinstance(c, AssignAddresses))
     wanted = deficit(view, fitted)
-    return Sizing(prefixes, addresses, wanted, max(0, wanted - 16 * prefixes - addresses))
+    ipv6 = sum(c.count for c in calls if isinstance(c, AssignIpv6Prefixes))
+    return Sizing(prefixes, addresses, wanted, max(0, wanted - 16 * prefixes - addresses), ipv6)
 
 
 def _new_node(kind: str) -> NodeView:
@@ -107,6 +109,8 @@ def template_data(
         interface["Ipv4PrefixCount"] = sizing.prefixes
     elif sizing.addresses:
         interface["SecondaryPrivateIpAddressCount"] = sizing.addresses
+    if sizing.ipv6_prefixes:
+        interface["Ipv6PrefixCount"] = sizing.ipv6_prefixes
     tags = [_tags("network-interface", {CLUSTER_TAG: cluster})]
     if instance_tags:
         tags.append(_tags("instance", {NODE_TAG_PREFIX + cluster: "owned", **(policy_tags or {})}))
@@ -149,7 +153,7 @@ def merge(known: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_COUNTS = ("Ipv4PrefixCount", "Ipv4Prefixes", "SecondaryPrivateIpAddressCount")
+_COUNTS = ("Ipv4PrefixCount", "Ipv4Prefixes", "SecondaryPrivateIpAddressCount", "Ipv6PrefixCount", "Ipv6Prefixes")
 
 
 def _settable(options: Mapping[str, Any]) -> dict[str, Any]:
