@@ -35,7 +35,7 @@ from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.model import Intent, NodeView, Outcome
-from berth.overlay import apply, fresh_blocks, just_tagged, leaving_blocks, listed_blocks, overlay
+from berth.overlay import apply, fresh_blocks, just_tagged, leaving_blocks, listed_blocks, overlay, with_listed
 from berth.plan import Plan
 from berth.purse import Purse, priority_of
 from berth.records import next_record
@@ -91,14 +91,15 @@ class Convergence:
 
         Raises :class:`Ec2Error` for what only a person can put right (permissions, a wrong request).
         """
-        now, known = self.edges.clock(), self.state.intents
+        now, known = self.view.now, self.state.intents
         if self.view.instance.dead:
             # what was created a moment ago may not be described yet, and EC2 may have deleted it already: asking for
             # its deletion tells. Whether it is attached is EC2's to say.
             known = tuple(i for i in known if isinstance(i.call, CreateInterface | Detach | DeleteInterface))
         listed = listed_blocks(self.state.record)
         shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
-        self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown), now=now)
+        shown = with_listed(shown, self.state.record, self.view.notes.listed_at, now)
+        self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown))
         self.view = replace(self.view, claimed=self.view.claimed - just_tagged(known, now))
         if self.view.report is not None:
             unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
@@ -283,7 +284,7 @@ class Convergence:
             # settled when EC2 shows the tag: until then no describe of ours need show the interface
             self.view = replace(self.view, claimed=self.view.claimed - {call.interface_id})
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
-        self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone, now=now)
+        self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone)
 
     # ------------------------------------------------------------------------------------------- refusals
 
@@ -314,8 +315,12 @@ class Convergence:
             return
         record, marked = self.next_record()
         if self.view.record is None or record.revision != self.view.record.revision:
-            self.edges.store.save(self.view.instance.arn, record, marked, self.view.notes)
-            self.view = replace(self.view, record=record, marked=marked)
+            self._hurry("the record is not written")
+            notes = self.view.notes
+            if listed_blocks(record) - listed_blocks(self.view.record):
+                notes = replace(notes, listed_at=self.edges.clock())
+            self.edges.store.save(self.view.instance.arn, record, marked, notes)
+            self.view = replace(self.view, record=record, marked=marked, notes=notes)
             self.counts["RecordsWritten"] += 1
 
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:

@@ -59,7 +59,7 @@ class Look:
             for instance_id in ids:
                 done(instance_id)
             return
-        visit.level, visit.claimed = self.edges.brake.level(), world.claimed
+        visit.level, visit.claimed, visit.at = self.edges.brake.level(), world.claimed, world.at
         self.counts["BatchesBraked"] += visit.level is not Level.NORMAL
         for number, instance_id in enumerate(ids):
             if self.edges.clock() > self.deadline - SPARE_SECONDS:

@@ -17,6 +17,7 @@ __all__ = [
     "CLUSTER_TAG",
     "CREATED_TAG",
     "INSTANCE_TAG",
+    "LAG_SECONDS",
     "NODE_TAG_PREFIX",
     "PREFIX_SIZE",
     "STANDBY_TAG",
@@ -39,6 +40,10 @@ CLUSTER_TAG: Final = "berth:cluster"
 INSTANCE_TAG: Final = "berth:instance"
 CREATED_TAG: Final = "berth:created-at"
 STANDBY_TAG: Final = "berth:standby"
+LAG_SECONDS: Final = 60.0
+"""One describe may show a moment before that of another (EC2 developer guide, "Eventual consistency"), by less than
+this. What a record has listed for longer and EC2 does not show was taken away; what it has listed for less is there, and
+pods may use it."""
 PREFIX_SIZE: Final = 16
 """Addresses in a prefix: EC2 assigns IPv4 prefixes as /28 alone (EC2 User Guide, "Prefix delegation")."""
 
@@ -208,7 +213,7 @@ class Notes:
     ``absent_since`` is when describes first left the node out; ``next_look`` is when a delayed message is due.
     ``unwanted`` are (interface, since when) of unattached ones that the plan has no use for. The instance has waited
     in the launch hook ``hook_name`` of the group ``hook_group`` since ``hook_at``. ``wanted_since`` is when the
-    addresses that are still missing began to be.
+    addresses that are still missing began to be. ``listed_at`` is when the record last listed something new.
     """
 
     requested: int = 0
@@ -224,6 +229,7 @@ class Notes:
     hook_name: str = ""
     hook_at: float = 0.0
     wanted_since: float = 0.0
+    listed_at: float = 0.0
 
     def minimum(self, usual: int, now: float) -> int:
         """Addresses to be assigned at the least: the policy's, or more while somebody has asked for more."""

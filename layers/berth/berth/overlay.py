@@ -24,10 +24,19 @@ from berth.calls import (
     TagForNode,
     Unassign,
 )
-from berth.contract import Record
-from berth.model import Attachment, Intent, InterfaceView, Outcome
+from berth.contract import Interface, Record
+from berth.model import LAG_SECONDS, Attachment, Intent, InterfaceView, Outcome
 
-__all__ = ["OVERLAY_SECONDS", "apply", "fresh_blocks", "just_tagged", "leaving_blocks", "listed_blocks", "overlay"]
+__all__ = [
+    "OVERLAY_SECONDS",
+    "apply",
+    "fresh_blocks",
+    "just_tagged",
+    "leaving_blocks",
+    "listed_blocks",
+    "overlay",
+    "with_listed",
+]
 
 OVERLAY_SECONDS: Final = 60
 
@@ -71,6 +80,29 @@ def just_tagged(intents: Iterable[Intent], now: float) -> frozenset[str]:
         i.call.interface_id
         for i in intents
         if isinstance(i.call, TagForNode) and i.outcome is not None and now - i.done_at < OVERLAY_SECONDS
+    )
+
+
+def with_listed(
+    interfaces: Iterable[InterfaceView], record: Record | None, listed_at: float, now: float
+) -> tuple[InterfaceView, ...]:
+    """``interfaces`` with the blocks that ``record`` lists on them and that a describe which lags does not show.
+
+    ``listed_at`` is when the record last listed something new.
+    """
+    if record is None or now - listed_at >= LAG_SECONDS:
+        return tuple(interfaces)
+    listed = {i.id: i for i in record.interfaces}
+    return tuple(_with_blocks(i, listed[i.id]) if i.id in listed else i for i in interfaces)
+
+
+def _with_blocks(shown: InterfaceView, listed: Interface) -> InterfaceView:
+    blocks = [a.cidr for a in listed.assignments]
+    return replace(
+        shown,
+        prefixes=_union(shown.prefixes, (b for b in blocks if not b.endswith("/32"))),
+        addresses=_union(shown.addresses, (b.removesuffix("/32") for b in blocks if b.endswith("/32"))),
+        ipv6_prefixes=_union(shown.ipv6_prefixes, (a.cidr for a in listed.ipv6_assignments)),
     )
 
 

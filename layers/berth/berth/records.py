@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
-from berth.model import InterfaceView, NodeView
+from berth.model import LAG_SECONDS, InterfaceView, NodeView
 
 __all__ = ["next_record", "tombstone", "usable_addresses"]
 
@@ -22,19 +22,23 @@ def next_record(
     """The record ``view`` calls for, and the revision at which each releasing assignment was marked.
 
     ``subnet_cidrs`` maps subnet ids to CIDRs; an interface in a subnet that is missing there waits for the next look.
-    Blocks in ``view.leaving`` are left out. New assignments get ids that no earlier one of this node had.
+    Blocks in ``view.leaving`` are left out. New assignments get ids that no earlier one of this node had. Interfaces
+    that the record began to list a moment ago stay in it although EC2 does not show them (:data:`LAG_SECONDS`).
     """
     old = view.record or Record(instance_arn=view.instance.arn, revision=0)
     known = {(i.id, a.cidr): a for i in old.interfaces for a in (*i.assignments, *i.ipv6_assignments)}
     revision = old.revision + 1
     marked = dict(view.marked)
     interfaces: list[Interface] = []
+    young = old.interfaces if view.now - view.notes.listed_at < LAG_SECONDS else ()
     for shown in sorted(view.managed, key=_position):
         if shown.attachment is None or shown.attachment.status not in ("attaching", "attached"):
             continue
         if shown.subnet_id in subnet_cidrs:
             made = _interface(shown, subnet_cidrs[shown.subnet_id], _assignments(view, shown, known, marked, revision))
             interfaces.append(replace(made, ipv6_assignments=_ipv6(shown, known, revision)))
+    interfaces += _not_shown_any_more(view, young, marked)
+    interfaces.sort(key=lambda i: (i.network_card, i.device_index, i.id))
     accepted = max(old.accepted, view.report.order) if view.report else old.accepted
     new = Record(
         instance_arn=view.instance.arn,
@@ -110,6 +114,23 @@ def _assignments(
         else:
             found.append(replace(old, releasing=_releasing(old, shown.mac.lower(), view.report, marked)))
     return tuple(found)
+
+
+def _not_shown_any_more(view: NodeView, young: Sequence[Interface], marked: Mapping[str, int]) -> list[Interface]:
+    """Listed interfaces that EC2 does not show, or shows attached to nothing: as before they were attached."""
+    shown = {i.id for i in view.interfaces if i.attachment is not None}
+    return [
+        replace(
+            i,
+            assignments=tuple(
+                replace(a, releasing=_releasing(a, i.mac, view.report, marked))
+                for a in i.assignments
+                if (i.id, a.cidr) not in view.leaving
+            ),
+        )
+        for i in young
+        if i.id not in shown
+    ]
 
 
 def _ipv6(shown: InterfaceView, known: Mapping[tuple[str, str], Assignment], revision: int) -> tuple[Assignment, ...]:

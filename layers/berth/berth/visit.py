@@ -36,7 +36,8 @@ _SKEW_SECONDS: Final = 2.0
 class Visit:
     """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run.
 
-    ``hooked`` are the nodes whose launch hook has been completed; ``claimed`` as in :class:`berth.world.World`.
+    ``hooked`` are the nodes whose launch hook has been completed; ``claimed`` and ``at`` as in
+    :class:`berth.world.World`.
     """
 
     edges: Edges
@@ -48,6 +49,7 @@ class Visit:
     ran: Convergence | None = None
     level: Level = Level.NORMAL
     claimed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    at: float = 0.0
 
     def view(
         self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
@@ -60,7 +62,7 @@ class Visit:
             marked=state.marked,
             report=believe(state.report, state.record),
             notes=state.notes,
-            now=self.edges.clock(),
+            now=self.at,
             served=frozenset(self.edges.settings.clusters),
             claimed=self.claimed.get(instance.id, frozenset()),
         )

@@ -31,8 +31,13 @@ class OutOfTokensError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Instances, interfaces and states are by instance id; an instance that EC2 does not show is missing."""
+    """Instances, interfaces and states are by instance id; an instance that EC2 does not show is missing.
 
+    ``at`` is when it began to be described (Unix seconds): how old an outcome is must be reckoned from there, since a
+    function may be held up between a describe and what it makes of it.
+    """
+
+    at: float
     instances: dict[str, Instance]
     interfaces: dict[str, tuple[InterfaceView, ...]]
     states: dict[str, NodeState]
@@ -47,7 +52,7 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
 
     Raises :class:`OutOfTokensError`, and what the edges raise.
     """
-    settings = edges.settings
+    settings, at = edges.settings, edges.clock()
     _pay(edges, "DescribeInstances", 1)
     instances = edges.ec2.instances(ids)
     by_arn = edges.store.load([settings.arn(i) for i in ids])
@@ -58,6 +63,7 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
     interfaces, claimed = take_in(edges, edges.ec2.interfaces(ours), ours) if ours else ({}, {})
     living = [i for i in (instances[n] for n in ours if n in instances) if not i.dead]
     return World(
+        at=at,
         instances=instances,
         interfaces=interfaces,
         states=states,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
 from berth.buckets import Reservation
 from berth.calls import Unassign
 from berth.contract import Assignment, Interface, Order, Policy, Record, Report
+from berth.ec2_wire import Network
 from berth.events import Signal
 from berth.ingest import SentReport, ingest, needs_look
-from berth.model import Intent
+from berth.model import LAG_SECONDS, Intent
+from berth.overlay import OVERLAY_SECONDS
 from berth.reconcile import reconcile
 from berth.store import NodeState
 
@@ -81,3 +83,60 @@ def test_an_older_report_that_comes_again_has_its_node_looked_at_while_the_last_
     reconcile(scene.edges, intake.signals, SECONDS)
     again = ingest(scene.store, {NODE: ARN}, [SentReport(NODE, earlier)])
     assert len(again.older) == 1
+
+
+def test_what_the_record_has_just_listed_stays_in_it_although_a_describe_of_an_earlier_moment_does_not_show_it() -> (
+    None
+):
+    """Two describes need not show moments in order. The node was launched with its addresses, so no call of ours, which
+    would be remembered for a minute, says that they are there; and pods use them by now."""
+    scene = Scene()
+    scene.ec2.launch()
+    before = dict(scene.ec2.all_interfaces)
+    scene.ec2._assign(scene.ec2.primary(), prefixes=1)
+    after = dict(scene.ec2.all_interfaces)
+    look(scene)
+    listed = scene.store.record()
+    assert listed is not None
+    assert listed.interfaces[0].assignments
+    for lagging in (before, {}):
+        scene.ec2.all_interfaces = dict(lagging)
+        look(scene)
+        assert scene.store.record() == listed
+        assert scene.ec2.calls == []
+    scene.ec2.all_interfaces = dict(after)
+    look(scene)
+    assert scene.store.record() == listed
+
+
+def test_what_somebody_took_away_leaves_the_record_once_no_describe_can_lag_behind_it() -> None:
+    scene = Scene()
+    scene.ec2.launch()
+    look(scene)
+    (block,) = scene.ec2.primary().blocks
+    scene.ec2._unassign(scene.ec2.primary(), (block,))
+    scene.machine.now += LAG_SECONDS + 1
+    look(scene)
+    record = scene.store.record()
+    assert record is not None
+    assert block not in {a.cidr for a in record.interfaces[0].assignments if a.id.startswith("1:")}
+
+
+def test_an_outcome_is_as_old_as_it_was_when_its_node_was_described() -> None:
+    """A function held up between a describe and its plan must not take an assignment for one that has failed."""
+    scene = Scene()
+    scene.ec2.launch()
+    before = dict(scene.ec2.all_interfaces)
+    look(scene)
+    after, scene.ec2.all_interfaces = scene.ec2.all_interfaces, before  # a describe that lags
+    scene.machine.now += OVERLAY_SECONDS - 5
+    describe = scene.ec2.network
+
+    def held_up(vpc_ids: Iterable[str]) -> Network:
+        scene.machine.now += 20
+        return describe(vpc_ids)
+
+    scene.ec2.network = held_up  # type: ignore[method-assign]
+    look(scene)
+    assert scene.ec2.all_interfaces == before, "addresses were assigned twice"
+    scene.ec2.all_interfaces = after
