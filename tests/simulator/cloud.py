@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -25,9 +26,10 @@ TYPES = {
     "m6i.xlarge": Limits(interfaces=4, addresses_per_interface=15),
     "t3.nano": Limits(interfaces=2, addresses_per_interface=2),
     "t3.medium": Limits(interfaces=3, addresses_per_interface=6),
+    "c6in.32xlarge": Limits(interfaces=4, addresses_per_interface=6, cards=((0, 2), (1, 2))),
     "t2.large": Limits(interfaces=3, addresses_per_interface=12, prefixes=False),
 }
-"""As DescribeInstanceTypes gives them."""
+"""As DescribeInstanceTypes gives them, but for the one with two network cards, which is made small."""
 
 _T = TypeVar("_T")
 
@@ -75,7 +77,7 @@ class Cloud:
     rng: random.Random
     watch: Callable[[InterfaceView | None, InterfaceView | None], None] = lambda _old, _new: None
     types: dict[str, Limits] = field(default_factory=lambda: dict(TYPES))
-    groups: frozenset[str] = frozenset({GROUP})
+    groups: frozenset[str] = frozenset({GROUP, "sg-22222222"})
     instances: dict[str, Instance] = field(default_factory=dict)
     interfaces: dict[str, InterfaceView] = field(default_factory=dict)
     subnets: dict[str, SubnetView] = field(default_factory=dict)
@@ -126,6 +128,16 @@ class Cloud:
         self.put_instance(instance)
         self.put(replace(primary, attachment=self.attachment(instance_id, 0, delete=True)))
         return instance
+
+    def free_position(self, instance_id: str) -> tuple[int, int] | None:
+        """The last (card, index) where something can be attached."""
+        limits = self.types[self.instances[instance_id].type]
+        there = [i.attachment for i in self.attached(instance_id) if i.attachment]
+        for card, most in reversed(limits.by_card):
+            used = {a.device_index for a in there if a.network_card == card}
+            if len(used) < most and len(there) < limits.interfaces:
+                return card, max(set(range(most)) - used)
+        return None
 
     def attachment(self, instance_id: str, index: int, card: int = 0, *, delete: bool = False) -> Attachment:
         return Attachment(f"eni-attach-{next(self._ids)}", instance_id, index, card, "attached", delete)
@@ -179,7 +191,12 @@ class Cloud:
         """Whether its type allows what is attached: StartInstances fails otherwise."""
         limits = self.types[self.instances[instance_id].type]
         there = self.attached(instance_id)
-        return len(there) <= limits.interfaces and all(i.slots <= limits.addresses_per_interface for i in there)
+        cards = Counter(i.attachment.network_card for i in there if i.attachment)
+        return (
+            len(there) <= limits.interfaces
+            and all(count <= dict(limits.by_card).get(card, 0) for card, count in cards.items())
+            and all(i.slots <= limits.addresses_per_interface for i in there)
+        )
 
     # ------------------------------------------------------------------------------------------- changes
 

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from berth.calls import (
     AssignAddresses,
@@ -18,6 +18,7 @@ from berth.calls import (
     Detach,
     SetDeleteOnTermination,
     SetGroups,
+    TagForNode,
     Unassign,
 )
 from berth.ec2_wire import Network
@@ -34,12 +35,14 @@ ACTIONS: Final[dict[type, str]] = {
     Attach: "AttachNetworkInterface",
     SetDeleteOnTermination: "ModifyNetworkInterfaceAttribute",
     SetGroups: "ModifyNetworkInterfaceAttribute",
+    TagForNode: "CreateTags",
     AssignPrefixes: "AssignPrivateIpAddresses",
     AssignAddresses: "AssignPrivateIpAddresses",
     Unassign: "UnassignPrivateIpAddresses",
     Detach: "DetachNetworkInterface",
     DeleteInterface: "DeleteNetworkInterface",
 }
+_T = TypeVar("_T")
 IN_FLIGHT_SECONDS: Final = 12.0
 """A request arrives within the client's connect and read time-outs (2 s and 10 s) or not at all."""
 
@@ -111,6 +114,11 @@ class SimEc2:
         for start in range(0, len(shown), 2):
             yield tuple(shown[start : start + 2])
 
+    def shown_interfaces(self, action: str) -> list[InterfaceView]:
+        """All there were at the moment that this describe shows."""
+        self._describe(action, ())
+        return self.cloud.past_interfaces.at(self._moment())
+
     def tagged_interface_pages(self) -> Iterator[tuple[InterfaceView, ...]]:
         self._describe("DescribeNetworkInterfaces", ())
         shown = [i for i in self.cloud.past_interfaces.at(self._moment()) if i.node]
@@ -133,22 +141,31 @@ class SimEc2:
     # ------------------------------------------------------------------------------------------- changing
 
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
-        call, sent = intent.call, self.kernel.now
+        call = intent.call
         action = ACTIONS[type(call)]
+
+        def apply() -> Outcome:
+            self.judge(call, instance_id)
+            return self._apply(action, call, intent, instance_id, cluster)
+
+        return self.call(action, f"{call} for {instance_id}", apply)
+
+    def call(self, action: str, what: str, apply: Callable[[], _T]) -> _T:
+        """A mutating call: it may be refused, or not be answered, or be held up on its way."""
+        sent = self.kernel.now
         self.kernel.step(action)
         code = self._fails_before(action, sent)
         if code:
-            self._tell(action, code, intent, instance_id)
+            self._tell(action, code, what)
             raise refusal(action, code)
-        self.judge(call, instance_id)
         try:
-            outcome = self._apply(action, call, intent, instance_id, cluster)
+            outcome = apply()
         except Exception as error:
-            self._tell(action, getattr(error, "code", str(error)), intent, instance_id)
+            self._tell(action, getattr(error, "code", str(error)), what)
             raise
         self.changes += 1
         lost = self.rng.random() < self.faults.lost or self.kernel.fate() == "lost"
-        self._tell(action, "done, answer lost" if lost else "ok", intent, instance_id, outcome)
+        self._tell(action, "done, answer lost" if lost else "ok", what, outcome)
         self.kernel.pause()
         if lost:
             raise refusal(action, "ReadTimeoutError" if self.rng.random() < 0.5 else "InternalError")
@@ -162,11 +179,15 @@ class SimEc2:
         dropped = self.rng.random() < self.faults.dropped or self.kernel.fate() == "dropped"
         return "InternalError" if dropped else ""
 
-    def _tell(self, action: str, code: str, intent: Intent, instance_id: str, outcome: Outcome | None = None) -> None:
+    def _tell(self, action: str, code: str, what: str, outcome: object = None) -> None:
         self.outcomes[action, code] += 1
         if self.kernel.trace is not None:
-            brought = f" {outcome.interface.id if outcome.interface else ''} {outcome.blocks or ''}" if outcome else ""
-            self.kernel.say(f"  EC2 {intent.call} for {instance_id}: {code}{brought}")
+            brought = ""
+            if isinstance(outcome, Outcome):
+                brought = f" {outcome.interface.id if outcome.interface else ''} {outcome.blocks or ''}"
+            elif isinstance(outcome, InterfaceView):
+                brought = f" {outcome.id}"
+            self.kernel.say(f"  EC2 {what}: {code}{brought}")
 
     def _apply(self, action: str, call: Call, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         if isinstance(call, CreateInterface):
@@ -185,10 +206,9 @@ class SimEc2:
                 self._check_attachment(action, view, attachment_id)
                 self.cloud.detach(view)
             case DeleteInterface():
-                if view.attachment is not None:
-                    message = f"Network interface '{view.id}' is currently in use."
-                    raise refusal(action, "InvalidParameterValue", message)
-                self.cloud.delete(view)
+                self.delete(action, view)
+            case TagForNode():
+                self.cloud.put(replace(view, node=instance_id))
             case AssignPrefixes(count=count):
                 self._check_room(action, view, count, prefixes=True)
                 return Outcome(blocks=self.cloud.assign(view, prefixes=count))
@@ -203,6 +223,13 @@ class SimEc2:
                     raise refusal(action, "InvalidParameterValue", message)
                 self.cloud.unassign(view, blocks)
         return Outcome()
+
+    def delete(self, action: str, view: InterfaceView) -> None:
+        """Delete an interface that is attached to nothing."""
+        if view.attachment is not None:
+            message = f"Network interface '{view.id}' is currently in use."
+            raise refusal(action, "InvalidParameterValue", message)
+        self.cloud.delete(view)
 
     def _create(self, action: str, call: CreateInterface, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         known = self._made.get(intent.token)
@@ -231,13 +258,16 @@ class SimEc2:
             raise refusal(action, "InvalidInstanceID.NotFound")
         if instance.state not in ("running", "stopped"):
             raise refusal(action, "IncorrectState")
+        there = [i.attachment for i in self.cloud.attached(instance_id) if i.attachment]
         limits = self.cloud.types[instance.type]
-        there = self.cloud.attached(instance_id)
-        if len(there) >= limits.interfaces:
+        if len(there) >= limits.interfaces or card not in dict(limits.by_card):
             raise refusal(action, "AttachmentLimitExceeded")
-        if any(i.attachment and i.attachment.device_index == index for i in there):
+        here = {a.device_index for a in there if a.network_card == card}
+        if index in here:
             text = f"Instance '{instance_id}' already has an interface attached at device index '{index}'."
             raise refusal(action, "InvalidParameterValue", text)
+        if len(here) >= dict(limits.by_card)[card]:
+            raise refusal(action, "AttachmentLimitExceeded")
         if view.attachment is not None:
             raise refusal(action, "InvalidNetworkInterface.InUse")
         return Outcome(attachment_id=self.cloud.attach(view, instance_id, index, card).id)

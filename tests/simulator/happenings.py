@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from berth.brake import Level
 from berth.ec2_wire import Ec2Error
+from berth.events import Signal
 from berth.model import Attachment, InterfaceView
 
 from tests.simulator.agent import Agent
 from tests.simulator.cloud import ZONE
 from tests.simulator.ec2 import ACTIONS
-from tests.simulator.world import World
+from tests.simulator.world import HOOK, World
 
 __all__ = ["Profile", "draw_profile", "happen", "prepare"]
 
-_SWAPS = {"m5.large": ("m6i.xlarge", "t3.nano", "t3.medium"), "m6i.xlarge": ("m5.large", "t3.medium")}
+SUBNET_A, SUBNET_B, SUBNET_C = "subnet-0000000a", "subnet-0000000b", "subnet-0000000c"
+_SWAPS = {
+    "m5.large": ("m6i.xlarge", "t3.nano", "t3.medium"),
+    "m6i.xlarge": ("m5.large", "t3.medium", "c6in.32xlarge"),
+    "c6in.32xlarge": ("m6i.xlarge", "t3.medium"),
+}
 """What an instance's type may be changed to while it is stopped."""
 
 
@@ -31,6 +38,9 @@ class Profile:
     by_hand: float = 0.0
     scale: float = 1.0
     latency: float = 0.02
+    hooks: bool = False
+    standby: int = 0
+    brake: float = 0.0
 
 
 def draw_profile(world: World) -> Profile:
@@ -43,7 +53,7 @@ def draw_profile(world: World) -> Profile:
     world.faults.table = rng.choice([0, 0, 0, 0.03])
     world.cloud.slow = rng.choice([0, 0, 1, 4])
     return Profile(
-        happenings=rng.randint(100, 220) if long else rng.randint(20, 60),
+        happenings=rng.randint(60, 120) if long else rng.randint(10, 35),
         nodes=rng.randint(2, 4) if long else rng.randint(1, 2),
         types=tuple(rng.sample(sorted(world.cloud.types), 2)),
         crash=rng.choice([0, 0, 0.1, 0.3]),
@@ -51,6 +61,9 @@ def draw_profile(world: World) -> Profile:
         by_hand=rng.choice([0, 0, 0.05, 0.1]),
         scale=rng.choice([1, 1, 1, 0.1, 0.02]),
         latency=rng.choice([0.02, 0.02, 0.3, 2.5]),
+        hooks=rng.random() < 0.3,
+        standby=rng.choice([0, 0, 0, 1, 3]),
+        brake=rng.choice([0, 0, 0, 0.03]),
     )
 
 
@@ -59,11 +72,35 @@ def prepare(world: World, profile: Profile) -> None:
     rng = world.rng
     world.ec2.buckets.scale = profile.scale
     world.kernel.latency = profile.latency
-    world.cloud.add_subnet("subnet-a", rng.choice(["10.0.1.0/24", "10.0.1.0/26", "10.0.1.0/27"]))
-    world.cloud.add_subnet("subnet-b", rng.choice(["10.0.2.0/25", "10.0.2.0/27"]), allowed=rng.random() < 0.8)
-    world.cloud.add_subnet("subnet-c", "10.0.3.0/25", zone="eu-west-1b")
+    world.cloud.add_subnet(SUBNET_A, rng.choice(["10.0.1.0/24", "10.0.1.0/26", "10.0.1.0/27"]))
+    world.cloud.add_subnet(SUBNET_B, rng.choice(["10.0.2.0/25", "10.0.2.0/27"]), allowed=rng.random() < 0.8)
+    world.cloud.add_subnet(SUBNET_C, "10.0.3.0/25", zone="eu-west-1b")
+    if profile.standby:
+        world.keep_standby(SUBNET_A, prefixes=rng.choice([1, 3]), count=profile.standby)
+        world.fill()
     if rng.random() < 0.25:
         fragment(world)
+    for _ in range(rng.randint(1, profile.nodes)):
+        launch(world, profile)
+    if rng.random() < 0.6:
+        _calm_start(world)
+
+
+def _calm_start(world: World) -> None:
+    """The nodes run and have what they want before the first bad luck."""
+    kept, latency = replace(world.faults), world.kernel.latency
+    world.faults.lag = world.faults.dropped = world.faults.lost = world.faults.table = 0.0
+    world.kernel.latency = 0.02
+    for agent in world.agents.values():
+        change(world, agent.id, "running")
+        world.queues.put(Signal(agent.id, "running"))
+    for _ in range(12):
+        if world.queues.due():
+            world.invoke()
+    world.kernel.advance(world.rng.choice([0, 70]))
+    world.faults.lag, world.faults.dropped = kept.lag, kept.dropped
+    world.faults.lost, world.faults.table = kept.lost, kept.table
+    world.kernel.latency = latency
 
 
 def happen(world: World, profile: Profile) -> None:
@@ -90,13 +127,15 @@ def launch(world: World, profile: Profile) -> None:
     kind = rng.choice(profile.types)
     tags = {"berth:mode": rng.choice(["prefixes", "addresses"])}
     tags["berth:max-pods"] = rng.choice(["8", "30", "60"])
-    tags["berth:warm-addresses"] = rng.choice(["0", "4", "8"])
+    tags["berth:warm-addresses"] = rng.choice(["0", "0", "4", "8"])
     tags["berth:minimum-addresses"] = rng.choice(["0", "0", "20"])
-    tags["berth:cooldown-seconds"] = rng.choice(["0", "30"])
+    tags["berth:cooldown-seconds"] = rng.choice(["0", "0", "30"])
+    if profile.hooks:
+        tags["aws:autoscaling:groupName"] = HOOK.group
     room = cloud.types[kind].prefixes and cloud.types[kind].addresses_per_interface > 1
     prefixes = rng.choice([0, 0, 0, 1]) if room else 0
     try:
-        cloud.launch(instance_id, kind, "subnet-a", tags, prefixes)
+        cloud.launch(instance_id, kind, SUBNET_A, tags, prefixes)
     except Ec2Error:
         world.kernel.say("    a launch fails: the subnet is too full")
         world.kernel.advance(20)
@@ -105,6 +144,15 @@ def launch(world: World, profile: Profile) -> None:
     agent = Agent(instance_id, rng, skew=rng.choice([0, -300, 300]), lent=world.promises.lent)
     world.agents[instance_id] = agent
     world.tell(instance_id, "pending")
+    if profile.hooks:
+        wait_in_hook(world, instance_id)
+
+
+def wait_in_hook(world: World, instance_id: str) -> None:
+    """Auto Scaling waits for the launch hook to be completed, and says so once."""
+    world.hooks.waiting[instance_id] = HOOK
+    at = world.kernel.now
+    world.tell(instance_id, "launch hook", hook_group=HOOK.group, hook_name=HOOK.name, hook_at=at)
 
 
 def change(world: World, instance_id: str, state: str) -> None:
@@ -116,6 +164,7 @@ def change(world: World, instance_id: str, state: str) -> None:
     agent = world.agents[instance_id]
     if state in ("shutting-down", "terminated"):
         agent.evict(set(agent.used))
+        world.hooks.waiting.pop(instance_id, None)
     if state == "stopped" and not agent.asleep:
         agent.reboot()
         _change_type(world, instance_id)
@@ -209,6 +258,33 @@ def _lose_files(world: World, _profile: Profile, agent: Agent) -> None:
         agent.lose_files(world.table.record(agent.arn), world.kernel.now)
 
 
+def _surge(world: World, profile: Profile, agent: Agent) -> None:
+    """Pods come, the node asks for more, and somebody hears it."""
+    _pods(world, profile, agent)
+    _cycle(world, profile, agent)
+    _see(world, profile, agent)
+
+
+def _shrink(world: World, profile: Profile, agent: Agent) -> None:
+    """Pods end, and what they had is given back, as far as that comes."""
+    if _running(world, agent):
+        for address in sorted(agent.used):
+            if world.rng.random() < 0.8:
+                agent.end_pod(address, world.kernel.now)
+        agent.cooling.clear()
+        agent.waiting = 0
+    for _ in range(world.rng.randint(1, 3)):
+        _cycle(world, profile, agent)
+
+
+def _cycle(world: World, profile: Profile, agent: Agent) -> None:
+    """An agent's usual round, and a function that takes its report in."""
+    _see(world, profile, agent)
+    _report(world, profile, agent)
+    world.kernel.advance(world.rng.choice([0, 0, 1, 30]))
+    _serve(world, profile, agent)
+
+
 def _request(world: World, _profile: Profile, agent: Agent) -> None:
     now = world.kernel.now
     if world.rng.random() < 0.5:
@@ -241,6 +317,24 @@ def _pause(world: World, _profile: Profile, _agent: Agent) -> None:
     world.kernel.advance(world.rng.choice([60, 130, 700]))
 
 
+def _brake(world: World, profile: Profile, _agent: Agent) -> None:
+    if world.rng.random() < profile.brake * 10:
+        world.brake.move(world.rng.choice(list(Level)))
+
+
+def _fill(world: World, profile: Profile, _agent: Agent) -> None:
+    if profile.standby:
+        world.fill(dies_at=world.rng.randint(0, 12) if world.rng.random() < profile.crash else None)
+
+
+def _groups(world: World, _profile: Profile, agent: Agent) -> None:
+    """A person changes the primary interface's security groups: ours are kept in step."""
+    primary = next(i for i in world.cloud.attached(agent.id) if i.is_primary_of(agent.id))
+    groups = tuple(sorted(world.rng.sample(sorted(world.cloud.groups), world.rng.randint(1, 2))))
+    world.kernel.say(f"    {agent.id}'s primary interface is in {groups}")
+    world.cloud.put(replace(primary, groups=groups))
+
+
 def _throttle(world: World, _profile: Profile, _agent: Agent) -> None:
     world.ec2.buckets.drain(world.rng.choice(sorted({*ACTIONS.values(), "DescribeInstances"})), world.kernel.now)
 
@@ -251,25 +345,23 @@ def _throttle(world: World, _profile: Profile, _agent: Agent) -> None:
 def foreign(world: World, agent: Agent) -> None:
     """Somebody else's interface is attached."""
     cloud = world.cloud
-    used = {i.attachment.device_index for i in cloud.attached(agent.id) if i.attachment}
-    most = cloud.types[cloud.instances[agent.id].type].interfaces
-    if len(used) >= most or cloud.instances[agent.id].state not in ("running", "stopped"):
+    where = cloud.free_position(agent.id)
+    if where is None or cloud.instances[agent.id].state not in ("running", "stopped"):
         return
     try:
-        view = cloud.new_interface("subnet-a")
+        view = cloud.new_interface(SUBNET_A)
     except Ec2Error:
         return
     world.promises.foreign.add(view.id)
-    index = max(set(range(most)) - used)
-    at = Attachment(f"foreign-{view.id}", agent.id, index, 0, "attached", True)
-    world.kernel.say(f"    {view.id}, a foreign one, is attached to {agent.id} at {index}")
+    at = Attachment(f"foreign-{view.id}", agent.id, where[1], where[0], "attached", True)
+    world.kernel.say(f"    {view.id}, a foreign one, is attached to {agent.id} at {where}")
     cloud.put(replace(view, attachment=at))
 
 
 def fragment(world: World) -> None:
     """Others take single addresses all over a subnet, or give them back."""
     rng = world.rng
-    space = world.cloud.spaces[rng.choice(["subnet-a", "subnet-b"])]
+    space = world.cloud.spaces[rng.choice([SUBNET_A, SUBNET_B])]
     taken = world.others.setdefault(space.cidr, [])
     if taken and rng.random() < 0.5:
         for address in taken:
@@ -316,7 +408,7 @@ def _touch(world: World, kind: str, view: InterfaceView, agent: Agent) -> None:
         slow, cloud.slow = cloud.slow, 0.0
         if view.attachment:
             cloud.detach(view)
-        foreign_index(world, cloud.interfaces[view.id], agent)
+        attach_by_hand(world, cloud.interfaces[view.id], agent)
         cloud.slow = slow
     elif kind == "delete" and view.attachment is None:
         cloud.delete(view)
@@ -328,27 +420,29 @@ def _touch(world: World, kind: str, view: InterfaceView, agent: Agent) -> None:
             cloud.assign(view, addresses=1)
 
 
-def foreign_index(world: World, view: InterfaceView, agent: Agent) -> None:
-    """Attach an interface of ours to some node, at its last free index."""
+def attach_by_hand(world: World, view: InterfaceView, agent: Agent) -> None:
+    """Attach an interface of ours to some node, at its last free place."""
     cloud = world.cloud
-    used = {i.attachment.device_index for i in cloud.attached(agent.id) if i.attachment}
+    where = cloud.free_position(agent.id)
     limits = cloud.types[cloud.instances[agent.id].type]
-    free = set(range(limits.interfaces)) - used
     fits = view.slots <= limits.addresses_per_interface and (limits.prefixes or not view.prefixes)
-    if free and fits and view.zone == ZONE:
-        cloud.attach(view, agent.id, max(free))
+    if where is not None and fits and view.zone == ZONE:
+        cloud.attach(view, agent.id, where[1], where[0])
 
 
 _USUAL: list[Callable[[World, Profile, Agent], None]] = [
     function
     for function, weight in {
-        _serve: 14,
-        _report: 7,
-        _see: 4,
+        _serve: 7,
+        _cycle: 3,
+        _surge: 3,
+        _shrink: 3,
+        _report: 3,
+        _see: 2,
         _read: 2,
-        _pods: 3,
-        _pods_end: 3,
-        _boot: 3,
+        _pods: 2,
+        _pods_end: 2,
+        _boot: 2,
         _move_on: 1,
         _sweep: 1,
         _request: 1,
@@ -356,6 +450,9 @@ _USUAL: list[Callable[[World, Profile, Agent], None]] = [
         _clock: 1,
         _pause: 1,
         _throttle: 1,
+        _brake: 1,
+        _fill: 1,
+        _groups: 1,
     }.items()
     for _ in range(weight)
 ]

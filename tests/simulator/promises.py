@@ -3,6 +3,8 @@ each such change is judged when it happens."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from berth.calls import Call, CreateInterface, Detach
@@ -46,11 +48,17 @@ class Promises:
     moved: dict[str, float] = field(default_factory=dict)
     spoilt: int = 0
     usable: dict[str, int] = field(default_factory=dict)
+    owner_of: Callable[[str], str] = lambda _interface: ""
+    """Who has claimed a standby interface."""
+    held_back: Callable[[Call], bool] = lambda _call: False
+    """Whether the brake has forbidden such a call for long."""
 
     # ------------------------------------------------------------------------------------------- EC2
 
     def judge(self, call: Call, instance_id: str) -> None:
         """A call is about to have its effect."""
+        if self.held_back(call):
+            raise BrokenPromise(f"{call}: the brake is pulled")
         if isinstance(call, CreateInterface):
             return
         view = self.cloud.interfaces.get(call.interface_id)
@@ -63,7 +71,8 @@ class Promises:
         if isinstance(call, Detach) and alive and instance and instance.state not in ("stopped", "stopping"):
             raise BrokenPromise(f"{call}: detached from a node that runs")
         holder = view.attachment.instance_id if view.attachment else None
-        ours = view.node == instance_id or view.is_primary_of(instance_id)
+        claimed = view.standby is not None and self.owner_of(view.id) == instance_id
+        ours = view.node == instance_id or view.is_primary_of(instance_id) or claimed
         since = self.cloud.kernel.now - self.moved.get(view.id, float("-inf"))
         if (not ours or holder not in (None, instance_id)) and since > RACE_SECONDS:
             raise BrokenPromise(f"{call} for {instance_id}: it is {view.node}'s and attached to {holder}")
@@ -102,9 +111,9 @@ class Promises:
         limits = self.cloud.types[instance.type]
         if view.slots > limits.addresses_per_interface:
             raise BrokenPromise(f"{view.id}: {view.slots} of {limits.addresses_per_interface} addresses")
-        count = len(self.cloud.attached(instance_id))
-        if count > limits.interfaces:
-            raise BrokenPromise(f"{instance_id}: {count} of {limits.interfaces} interfaces")
+        cards = Counter(i.attachment.network_card for i in self.cloud.attached(instance_id) if i.attachment)
+        if cards.total() > limits.interfaces or any(n > dict(limits.by_card).get(c, 0) for c, n in cards.items()):
+            raise BrokenPromise(f"{instance_id}: {dict(cards)} interfaces by card of {limits.by_card}")
 
     # ------------------------------------------------------------------------------------------- the record
 
@@ -139,4 +148,7 @@ class Promises:
                 raise BrokenPromise(f"{agent.id} lends {address}, which EC2 has not assigned to it")
         for other in self.agents.values():
             if other is not agent and address in other.used:
+                if self.spoilt & bit:
+                    other.evict({address})  # somebody took it away, and its agent has not looked since
+                    continue
                 raise BrokenPromise(f"{agent.id} and {other.id} both lend {address}")

@@ -3,12 +3,13 @@ promised for quiet times is checked."""
 
 from __future__ import annotations
 
+from berth.brake import Level
 from berth.ingest import SentReport
 from berth.model import InterfaceView
 
 from tests.simulator.agent import Agent
 from tests.simulator.happenings import change
-from tests.simulator.promises import BrokenPromise
+from tests.simulator.promises import BrokenPromise, usable_mask
 from tests.simulator.table import Item
 from tests.simulator.world import World
 
@@ -26,12 +27,16 @@ def settle(world: World) -> None:
         before = (world.ec2.changes, world.table.revisions)
         _agents_go_on(world)
         _serve_all(world)
-        asked, swept = world.sweep() if turn % 4 == 2 or quiet else (0, False)
+        if world.edges.settings.standby_pools:
+            world.fill()
+        idle = (world.ec2.changes, world.table.revisions) == before
+        asked, swept = world.sweep() if turn % 4 == 2 or idle else (0, False)
         _serve_all(world)
         changed = (world.ec2.changes, world.table.revisions) != before
         busy = changed or bool(world.queues.messages) or _loose(world) or _unheard(world)
-        quiet = 0 if busy else quiet + 1
-        if quiet >= 2 and swept:
+        # twice: the first sweep may only have ended what one that was killed had begun
+        quiet = 0 if busy else quiet + swept
+        if quiet >= 2:
             return
         # what nobody wants is deleted when it is ten minutes old
         world.kernel.advance(65 if changed or turn < 3 else 320 if asked or not swept or _loose(world) else 130)
@@ -45,6 +50,7 @@ def _end_bad_luck(world: World) -> None:
     faults = world.faults
     faults.lag = faults.dropped = faults.lost = faults.table = 0.0
     world.ec2.buckets.refill()
+    world.brake.move(Level.NORMAL)
     world.kernel.latency = 0.02
     world.kernel.advance(60)  # what was slow to attach or detach is done with
 
@@ -114,11 +120,33 @@ def check(world: World) -> None:
             _gone(world, instance_id, item)
         else:
             _alive(world, world.agents[instance_id], item)
+    _standby(world)
+    waiting = [i for i in world.hooks.waiting if usable_mask_of(world, i)]
+    if waiting:
+        raise BrokenPromise(f"{waiting} are ready and still wait in their launch hook")
     if world.table.leases:
         raise BrokenPromise(f"leases are stuck: {world.table.leases}")
     orphans = [i for i in world.cloud.interfaces.values() if i.node and i.node not in world.cloud.instances]
     if orphans:
         raise BrokenPromise(f"interfaces of nobody: {orphans}")
+
+
+def usable_mask_of(world: World, instance_id: str) -> int:
+    record = world.table.record(world.agents[instance_id].arn)
+    running = world.cloud.instances[instance_id].state == "running"
+    return usable_mask(record) if record and running else 0
+
+
+def _standby(world: World) -> None:
+    """Every standby interface is one that can be claimed, and the other way round; nobody's claim is left open."""
+    loose = {i.id for i in world.cloud.interfaces.values() if i.standby and i.node is None and not i.attachment}
+    items = world.standby.by_id.values()
+    ready = {i.interface.id for i in items if not i.claimed_by}
+    if loose != ready:
+        raise BrokenPromise(f"standby interfaces: EC2 has {sorted(loose)}, the pool {sorted(ready)}")
+    open_claims = [i for i in items if i.claimed_by and not i.settled_at]
+    if open_claims:
+        raise BrokenPromise(f"claims are not settled: {open_claims}")
 
 
 def _gone(world: World, instance_id: str, item: Item | None) -> None:
@@ -145,6 +173,10 @@ def _alive(world: World, agent: Agent, item: Item | None) -> None:
     unfinished = [i for i in item.intents if i.outcome is None]
     if unfinished:
         raise BrokenPromise(f"{agent.id}: intents are left: {unfinished}")
+    primary = next(i for i in managed if i.is_primary_of(agent.id))
+    apart = [i for i in ours if i.groups != primary.groups]
+    if apart and cloud.instances[agent.id].state == "running":
+        raise BrokenPromise(f"{agent.id}: security groups are not the primary's: {apart}")
     if cloud.instances[agent.id].state == "running":
         _served(world, agent, item, managed)
         _stays(world, agent)
@@ -173,7 +205,7 @@ def _room(world: World, agent: Agent, managed: list[InterfaceView]) -> str:
         free = limits.addresses_per_interface - view.slots
         if free > 0 and cloud.spaces[view.subnet_id].count > 0:
             return f"{view.id} takes {free} more, {view.subnet_id} has {cloud.spaces[view.subnet_id].count}"
-    if len(cloud.attached(agent.id)) >= limits.interfaces or limits.addresses_per_interface < 2:
+    if cloud.free_position(agent.id) is None or limits.addresses_per_interface < 2:
         return ""
     zone = cloud.instances[agent.id].zone
     for subnet in cloud.subnets.values():

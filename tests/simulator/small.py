@@ -11,6 +11,7 @@ from berth.ingest import SentReport
 from berth.model import Attachment
 
 from tests.simulator.agent import Agent
+from tests.simulator.happenings import SUBNET_A
 from tests.simulator.world import World
 
 __all__ = ["SCENES", "go_on", "knock", "node"]
@@ -20,13 +21,13 @@ NODE: Final = "i-00000000"
 
 def _world(trace: Callable[[str], None] | None, cidr: str = "10.0.1.0/24") -> World:
     world = World(seed=1, trace=trace)
-    world.cloud.add_subnet("subnet-a", cidr)
+    world.cloud.add_subnet(SUBNET_A, cidr)
     return world
 
 
 def _launched(world: World, kind: str = "m5.large", state: str = "running", **tags: str) -> Agent:
     named = {f"berth:{k.replace('_', '-')}": v for k, v in {"warm_addresses": "4", **tags}.items()}
-    world.cloud.launch(NODE, kind, "subnet-a", named)
+    world.cloud.launch(NODE, kind, SUBNET_A, named)
     world.cloud.set_state(NODE, state)
     agent = world.agents[NODE] = Agent(NODE, world.rng, lent=world.promises.lent)
     return agent
@@ -170,7 +171,7 @@ def foreign(trace: Callable[[str], None] | None = None) -> World:
     """Somebody else's interface takes the place that a new one would need."""
     world = second_interface(trace)
     for index in (1, 2):
-        view = world.cloud.new_interface("subnet-a")
+        view = world.cloud.new_interface(SUBNET_A)
         world.promises.foreign.add(view.id)
         world.cloud.put(replace(view, attachment=Attachment(f"foreign-{index}", NODE, index, 0, "attached", True)))
     return world

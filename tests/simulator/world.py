@@ -9,29 +9,38 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from berth.absent import Unlimited
 from berth.bus import Event
+from berth.calls import Call
 from berth.contract import Policy
 from berth.ec2_wire import Ec2Error
 from berth.edges import Edges
 from berth.events import Signal
 from berth.events.node_look_requested import HookWait
+from berth.fill import fill
+from berth.hooks import Hook
 from berth.ingest import SentReport, ingest
 from berth.reconcile import reconcile
+from berth.standby_work import FillEdges
 from berth.store import RevisionConflictError
 from berth.sweep import SweepEdges, sweep
 
 from tests.simulator.agent import Agent
 from tests.simulator.cloud import Cloud
 from tests.simulator.ec2 import Faults, SimEc2
+from tests.simulator.extras import SimBrake, SimBudget, SimHooks
 from tests.simulator.kernel import Background, Died, Kernel, Process
 from tests.simulator.promises import BrokenPromise, Promises
+from tests.simulator.standby import SimStandby, SimStandbyEc2
 from tests.simulator.table import Table, TableTroubleError
-from tests.unit.control.fakes import ARN_PREFIX, FakeBus, settings
+from tests.unit.control.fakes import ARN_PREFIX, GROUP, FakeBus, settings
 from tests.unit.control.sweeping import FakeSurvey, FakeSweepStore
 
-__all__ = ["Message", "Queues", "World"]
+__all__ = ["HOOK", "Message", "Queues", "World"]
 
+HOOK = Hook("group", "berth")
 SECONDS = 50.0
+FILL_SECONDS = 60.0
 SWEEP_SECONDS = 300.0
 VISIBILITY = 120.0
 _RECEIVES = {True: 3, False: 5}
@@ -124,6 +133,13 @@ class World:
         self.table = Table(self.kernel, self.rng, self.faults, wire=seed % 16 == 0, watch=self.promises.recorded)
         self.queues = Queues(self.kernel)
         self.bus = Bus(checks=seed % 64 == 0)
+        self.budget = SimBudget(kernel=self.kernel)
+        self.brake = SimBrake(self.kernel)
+        self.hooks = SimHooks(self.kernel)
+        self.standby = SimStandby(self.kernel)
+        self.standby_ec2 = SimStandbyEc2(self.ec2)
+        self.promises.owner_of = lambda i: self.standby.by_id[i].claimed_by if i in self.standby.by_id else ""
+        self.promises.held_back = self._held_back
         self.background: list[Background] = []
         self.others: dict[str, list[str]] = {}
         self._survey = FakeSurvey(self.ec2, size=2 if seed % 8 == 0 else 50)
@@ -135,7 +151,11 @@ class World:
             store=self.table,
             bus=self.bus,
             looks=self.queues,
-            settings=settings(defaults=policy or Policy()),
+            settings=settings(defaults=policy or Policy(), launch_hook=HOOK.name),
+            budget=self.budget if seed % 4 else Unlimited(),
+            brake=self.brake,
+            hooks=self.hooks,
+            standby=self.standby,
             token=lambda: f"token-{next(tokens)}",
         )
 
@@ -208,6 +228,8 @@ class World:
         process = Process(f"sweep-{next(self._numbers)}", skew=self.rng.uniform(-1, 1), dies_at=dies_at)
         before = len(self.queues.messages)
         counts: Counter[str] = Counter()
+        self._survey.groups = {i: h.group for i, h in self.hooks.waiting.items()}
+        self._survey.hooks = {HOOK.group: HOOK.name}
 
         def work() -> None:
             try:
@@ -216,7 +238,37 @@ class World:
                 self.kernel.say(f"fails: {error}")
 
         self._as(process, work)
+        self.kernel.say(f"    a sweep: {({k: v for k, v in counts.items() if v})}")
         return len(self.queues.messages) - before, counts["SweepsFinished"] > 0 and not counts["SweepTroubles"]
+
+    def keep_standby(self, subnet: str, prefixes: int, count: int) -> None:
+        """What the stack's parameter asks for from now on."""
+        entry = f"{subnet}/{GROUP}/prefixes={prefixes}/count={count}"
+        self.edges = replace(self.edges, settings=replace(self.edges.settings, standby_pools=(entry,)))
+
+    def fill(self, dies_at: int | None = None) -> None:
+        """The scheduled function that keeps standby pools at their level."""
+        process = Process(f"fill-{next(self._numbers)}", skew=self.rng.uniform(-1, 1), dies_at=dies_at)
+        edges = FillEdges(
+            ec2=self.standby_ec2,
+            stock=self.standby,
+            leases=self.table,
+            looks=self.queues,
+            bus=self.bus,
+            settings=self.edges.settings,
+            budget=self.edges.budget,
+            brake=self.brake,
+            clock=self.kernel.clock(process),
+            token=self.edges.token,
+        )
+
+        def work() -> None:
+            try:
+                fill(edges, FILL_SECONDS)
+            except (Died, *_EXPECTED) as error:
+                self.kernel.say(f"fails: {error}")
+
+        self._as(process, work)
 
     def _sweep_edges(self, process: Process) -> SweepEdges:
         return SweepEdges(
@@ -242,6 +294,10 @@ class World:
             work = self.background[0]
             work.process.dead |= kill
             self.advance_background(work, 10_000)
+
+    def _held_back(self, call: Call) -> bool:
+        """A batch that had read the brake before it was pulled has ended by now."""
+        return not self.brake.at.allows(call) and self.kernel.now - self.brake.since > 2 * SECONDS
 
     # ------------------------------------------------------------------------------------------- happenings
 
