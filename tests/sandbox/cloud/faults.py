@@ -1,7 +1,12 @@
-"""Scripted faults: a call that fails before it has an effect, or after it (its answer is lost), or is slow."""
+"""Scripted faults: a call that fails before it has an effect, or after it (its answer is lost), or is slow.
+
+The answer is lost in two ways: another one is sent, or the connection is closed without any.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +31,7 @@ class Fault:
     """
 
     action: str
-    when: Literal["before", "after", "slow"] = "before"
+    when: Literal["before", "after", "cut", "slow"] = "before"
     code: str = "InternalError"
     message: str = "An internal error has occurred"
     status: int = 500
@@ -74,8 +79,10 @@ class Faults:
             self._sleep(fault.delay)
         if fault.when == "slow":
             return self._app(environ, start_response)
-        if fault.when == "after":
+        if fault.when in ("after", "cut"):
             call_app(self._app, environ)
+        if fault.when == "cut":
+            _hang_up(environ)
         failure = error_answer(call.service, fault.code, fault.message, sent_json="HTTP_X_AMZ_TARGET" in environ)
         return respond(replace(failure, status=fault.status), start_response)
 
@@ -93,3 +100,11 @@ class Faults:
                 armed.hits += 1
                 return fault
         return None
+
+
+def _hang_up(environ: dict[str, Any]) -> None:
+    """Close the caller's connection; what is answered then goes nowhere."""
+    connection = environ.get("werkzeug.socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import socket
+import sys
 import threading
 from typing import Any, Final
 
@@ -86,6 +87,11 @@ class _HttpServer(ThreadedWSGIServer):
     daemon_threads = True
     block_on_close = False
     listener = LOOPBACK
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that has hung up is no error of ours, nor is one that was hung up on."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Server:
