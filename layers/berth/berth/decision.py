@@ -2,7 +2,8 @@
 
 As JSON, values that equal a field's default are left out, and so is all that the planner does not look at: other tags,
 subnets of other zones, groups nobody asked about, counters. CloudWatch takes lines of up to 256 KB (CloudWatch Logs
-quotas, "Event size"); a node with 15 full interfaces of single addresses needs a fifth of that.
+quotas, "Event size"); a node with 15 full interfaces of single addresses needs half of that, an
+ordinary one a hundredth.
 """
 
 from __future__ import annotations
