@@ -42,7 +42,7 @@ CREATED_TAG: Final = "berth:created-at"
 STANDBY_TAG: Final = "berth:standby"
 LAG_SECONDS: Final = 60.0
 """One describe may show a moment before that of another (EC2 developer guide, "Eventual consistency"), by less than
-this. What a record has listed for longer and EC2 does not show was taken away; what it has listed for less is there, and
+this. What a record has listed for longer and EC2 does not show is gone; what it has listed for less is there, and
 pods may use it."""
 PREFIX_SIZE: Final = 16
 """Addresses in a prefix: EC2 assigns IPv4 prefixes as /28 alone (EC2 User Guide, "Prefix delegation")."""
@@ -278,6 +278,8 @@ class NodeView:
     """Standby interfaces that this node may claim."""
     claimed: frozenset[str] = frozenset()
     """Ids of those it has claimed and that carry no instance tag yet; in ``interfaces`` they look as if they did."""
+    settling: frozenset[str] = frozenset()
+    """Ids of those that have been tagged, which EC2 does not show yet: their claims end when it does."""
     served: frozenset[str] = frozenset()
     """All clusters that the stack serves; ``cluster`` is always one."""
 
