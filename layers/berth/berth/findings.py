@@ -6,12 +6,12 @@ Each kind is also the name of a metric; ``Kind.repair`` says that an event must 
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
 from berth.contract import Record
-from berth.model import Instance, InterfaceView, Notes
+from berth.model import Instance, InterfaceView, NodePolicy, Notes
 from berth.plan import ORPHAN_SECONDS
 
 __all__ = ["HOOK_SECONDS", "LEASE_STUCK_SECONDS", "OVERDUE_SECONDS", "SOON_SECONDS", "Kind", "Shown", "judge"]
@@ -24,7 +24,6 @@ LEASE_STUCK_SECONDS: Final = 120.0
 """A lease that ran out so long ago has no holder: its message has come again by now, or never will."""
 HOOK_SECONDS: Final = 48 * 3600.0
 """No instance waits longer in a lifecycle hook (Auto Scaling User Guide, "Lifecycle hooks": at most 48 hours)."""
-GROUPS_TAG: Final = "berth:security-groups"
 _HELD: Final = ("attaching", "attached")
 
 
@@ -37,6 +36,7 @@ class Kind(Enum):
     UNPROTECTED = "NodesUnprotected"  # an interface would outlive its node: DeleteOnTermination was taken away
     GROUPS = "NodesGroupsDiffer"  # an interface of ours is in other security groups than the primary: no event tells
     NEGLECTED = "NodesNeglected"
+    POLICY = "NodesPolicyChanged"  # a tag or the stack's defaults changed: no event tells
     UNMET = "NodesUnmet"  # wants addresses, of which there may be some by now
     IN_HOOK = "NodesInHook"
     WITHOUT_NODE = "RecordsWithoutNode"
@@ -46,7 +46,7 @@ class Kind(Enum):
 
     @property
     def repair(self) -> bool:
-        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS)
+        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY)
 
 
 @dataclass(slots=True)
@@ -102,8 +102,33 @@ def drifted(record: Record, shown: Shown) -> bool:
     return listed(record) - shown.claimed != ipv4 or not ipv6 <= shown.blocks
 
 
-def judge(instance: Instance, record: Record | None, notes: Notes, shown: Shown, now: float) -> Kind | None:
-    """What is wrong with a living node, the gravest first."""
+def policy_changed(record: Record, notes: Notes, policy: NodePolicy, now: float) -> bool:
+    """Whether ``policy``, as tags and defaults say it now, is another than the one in force.
+
+    What only holds where the type and the network allow it (the mode, IP families) is compared where nothing is noted
+    that stands against it.
+    """
+    rules, there = policy.policy, record.policy
+    minimum = notes.minimum(rules.minimum_addresses, now)
+    if notes.problems:
+        rules = replace(rules, mode=there.mode, ip_families=there.ip_families)
+    return replace(rules, minimum_addresses=minimum) != there or bool(policy.problems and not notes.problems)
+
+
+def groups_differ(shown: Shown, notes: Notes, policy: NodePolicy) -> bool:
+    """Whether an interface of ours has other security groups than the policy wants, or else the primary has.
+
+    Groups that a tag names are only compared where no problem is noted: they may not be allowed.
+    """
+    if policy.groups is None:
+        return bool(shown.other_groups - {shown.primary_groups})
+    return not notes.problems and bool(shown.other_groups - {tuple(sorted(policy.groups))})
+
+
+def judge(
+    instance: Instance, record: Record | None, notes: Notes, shown: Shown, now: float, policy: NodePolicy
+) -> Kind | None:
+    """What is wrong with a living node, the gravest first. ``policy`` is what its tags and the defaults say now."""
     if record is None:
         if now - instance.launched_at >= SOON_SECONDS:
             return Kind.WITHOUT_RECORD
@@ -115,8 +140,9 @@ def judge(instance: Instance, record: Record | None, notes: Notes, shown: Shown,
         return Kind.UNPROTECTED
     if 0 < notes.next_look < now - OVERDUE_SECONDS:
         return Kind.NEGLECTED
-    # an instance that names its groups by a tag has others on purpose
-    if shown.other_groups - {shown.primary_groups} and GROUPS_TAG not in dict(instance.tags):
+    if policy_changed(record, notes, policy, now):
+        return Kind.POLICY
+    if groups_differ(shown, notes, policy):
         return Kind.GROUPS
     return Kind.UNMET if notes.unmet and notes.next_look <= now else None
 

@@ -11,6 +11,7 @@ from berth.contract import Record
 from berth.findings import HOOK_SECONDS, LEASE_STUCK_SECONDS, SOON_SECONDS, Kind, Shown, is_old, judge
 from berth.model import Instance, InterfaceView
 from berth.overlay import OVERLAY_SECONDS
+from berth.policy import parse_policy
 from berth.records import usable_addresses
 from berth.store import NodeState
 from berth.survey import GROUP_IDS
@@ -48,7 +49,7 @@ def _nodes(run: Run, nodes: Sequence[Instance]) -> set[str]:
         if state.broken:
             run.counts["RecordsBroken"] += 1
             logger.error("record cannot be read", extra={"node": node.id, "error": state.broken})
-        elif _judged(node, state, shown[node.id], run.edges.clock()):
+        elif _judged(run, node, state, shown[node.id], run.edges.clock()):
             found.append(node)
         run.counts["NodesInDeficit"] += state.notes.unmet > 0
         run.counts["DeficitAddresses"] += state.notes.unmet
@@ -72,8 +73,9 @@ def _living(state: NodeState) -> Record | None:
     return None if state.buried else state.record
 
 
-def _judged(node: Instance, state: NodeState, shown: Shown, now: float) -> Kind | None:
-    return judge(node, _living(state), state.notes, shown, now)
+def _judged(run: Run, node: Instance, state: NodeState, shown: Shown, now: float) -> Kind | None:
+    policy = parse_policy(dict(node.tags), run.edges.settings.defaults)
+    return judge(node, _living(state), state.notes, shown, now, policy)
 
 
 def _short_of_prefixes(node: Instance, state: NodeState, shown: Shown) -> set[str]:
@@ -95,7 +97,7 @@ def _confirm_nodes(
     for node in found:
         state = states[node.arn]
         revisions = [s.record.revision if s.record else 0 for s in (state, seen[node.arn])]
-        kind = _judged(node, state, shown[node.id], now)
+        kind = _judged(run, node, state, shown[node.id], now)
         if kind and revisions[0] == revisions[1] and not _in_work(state, leased.get(node.arn, 0.0), now):
             wrong[kind].append(node)
     _tell_lost(run, wrong[Kind.DRIFTED], states, shown)
