@@ -100,7 +100,8 @@ class Convergence:
         shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
         shown = with_listed(shown, self.state.record, self.view.notes.listed_at, now)
         self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown))
-        self.view = replace(self.view, claimed=self.view.claimed - just_tagged(known, now))
+        tagged = just_tagged(known, now) & self.view.claimed
+        self.view = replace(self.view, claimed=self.view.claimed - tagged, settling=tagged)
         if self.view.report is not None:
             unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
             self.view = replace(self.view, report=replace(self.view.report, unusable=tuple(sorted(unusable))))
@@ -282,7 +283,8 @@ class Convergence:
             self.view = end_claim(self.edges, self.view, call.interface_id)
         if isinstance(call, TagForNode):
             # settled when EC2 shows the tag: until then no describe of ours need show the interface
-            self.view = replace(self.view, claimed=self.view.claimed - {call.interface_id})
+            done = frozenset({call.interface_id})
+            self.view = replace(self.view, claimed=self.view.claimed - done, settling=self.view.settling | done)
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone)
 

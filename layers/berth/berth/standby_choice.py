@@ -109,7 +109,7 @@ def follow_up(view: NodeView) -> tuple[list[Call], str]:
     Only after EC2 itself shows the attachment, so in a later look than the one that attached it.
     """
     calls: list[Call] = []
-    waiting = ""
+    waiting = f"EC2 does not show the tag of {min(view.settling)} yet" if view.settling else ""
     for interface in (i for i in view.ours if i.id in view.claimed):
         at = interface.attachment
         if at is None:

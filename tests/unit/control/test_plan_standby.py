@@ -180,6 +180,12 @@ class TestWhatFollows:
         assert calls(self.claimed()) == [SetDeleteOnTermination("eni-5", attachment), TagForNode("eni-5")]
         assert calls(self.claimed(protected=True)) == [TagForNode("eni-5")]
 
+    def test_a_tag_that_is_given_is_waited_for_so_that_the_claim_ends(self) -> None:
+        tagged = replace(self.claimed(protected=True), claimed=frozenset(), settling=frozenset({"eni-5"}))
+        found = plan(tagged, rules(), LIMITS, SUBNETS)
+        assert found.calls == ()
+        assert "tag of eni-5" in found.waiting
+
     def test_they_come_after_everything_that_pods_wait_for(self) -> None:
         busy = replace(self.claimed(), report=report(112, 20))
         found = [type(c) for c in calls(busy, rules(max_pods=400))]

@@ -91,6 +91,7 @@ class TestTaking:
         look(scene)
         assert kinds(scene) == [Attach, SetDeleteOnTermination, TagForNode]
         assert pool.settled == set()
+        assert len(scene.looks.asked) == 2, "somebody must come for it"
         scene.machine.now += 20
         look(scene)
         assert pool.settled == set(pool.pool)
