@@ -98,8 +98,15 @@ class Look:
         return None
 
     def _postpone(self, ids: Sequence[str], reason: str, delay: int) -> None:
-        """Have these nodes looked at later, by a new message: it never counts towards the dead-letter queue."""
-        self.edges.looks.ask(ids, reason, delay)
+        """Have these nodes looked at later, by a new message: it never counts towards the dead-letter queue.
+
+        A launch hook goes along: there may be no record yet to note it in.
+        """
+        told = (s for s in self.signals if s.hook_name and s.instance_id not in self.hooked)
+        hooks = {s.instance_id: (s.hook_group, s.hook_name, s.hook_at) for s in sorted(told, key=lambda s: s.hook_at)}
+        self.edges.looks.ask([i for i in ids if i not in hooks], reason, delay)
+        for instance_id in (i for i in ids if i in hooks):
+            self.edges.looks.ask([instance_id], reason, delay, hooks[instance_id])
         self.postponed.update(ids)
         for instance_id in ids:
             log_look(instance_id, self.signals, f"looked at again later: {reason}")

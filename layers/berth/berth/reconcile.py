@@ -102,9 +102,11 @@ def _remember_now(edges: Edges, look: Look, unheard: list[Signal]) -> list[Signa
 def _come_again(edges: Edges, look: Look, unheard: list[Signal]) -> None:
     """Somebody else may just be writing the first record of these nodes: their messages are to come again.
 
-    A launch hook has no time to wait for that: it goes into a message of its own.
+    A launch hook has no time to wait for that: it goes into a message of its own, unless it has gone along with one.
     """
     for s in unheard:
+        if s.hook_name and s.instance_id in look.postponed:
+            continue
         if s.hook_name:
             edges.looks.ask([s.instance_id], s.reason, _HOOK_SECONDS, (s.hook_group, s.hook_name, s.hook_at))
             continue

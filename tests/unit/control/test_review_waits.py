@@ -192,3 +192,20 @@ def test_a_table_without_capacity_puts_a_look_off_and_fails_no_message() -> None
     assert not result.failed
     assert scene.looks.asked
     assert store.leases == {}
+
+
+# ------------------------------------------------------------------------------------------------ launch hooks
+
+
+def test_a_launch_hook_that_meets_no_token_to_describe_comes_again_in_one_message_at_its_turn() -> None:
+    """Not every three seconds, and not in twice as many messages: a launch has no describes to spare."""
+    scene = Budgeted()
+    scene.edges = replace(scene.edges, settings=replace(scene.edges.settings, launch_hook="berth"))
+    scene.ec2.launch(state="pending")
+    scene.budget.exhaust("DescribeInstances", scene.machine.now + 40)
+    waits = Signal(NODE, "launch", hook_group="workers", hook_name="berth", hook_at=scene.machine.now)
+    result = reconcile(scene.edges, [waits], SECONDS)
+    assert not result.failed
+    ((_, _, delay),) = scene.looks.asked
+    assert delay >= 39
+    assert scene.looks.hooks == {NODE: ("workers", "berth", waits.hook_at)}
