@@ -91,14 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {"runs": options.runs, "python": sys.version.split()[0], "botocore": botocore.__version__}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({**about, **found}, indent=1) + "\n")
-    print(
-        f"{'plain boto3, EC2, DynamoDB':28} {found['plain']['median_ms']:6.0f} ms, CPU {found['plain']['cpu_ms']:.0f} ms"
-    )
+    plain = found["plain"]
+    print(f"{'plain boto3, EC2, DynamoDB':28} {plain['median_ms']:6.0f} ms, CPU {plain['cpu_ms']:.0f} ms")
     for name, result in found["functions"].items():
         verdict = "met" if result["met"] else "NOT MET"
-        print(
-            f"{name:28} {result['median_ms']:6.0f} ms  {result['ratio']:.2f} of it (CPU {result['cpu_ratio']:.2f}); aim {AIM}: {verdict}"
-        )
+        share = f"{result['ratio']:.2f} of it (CPU {result['cpu_ratio']:.2f})"
+        print(f"{name:28} {result['median_ms']:6.0f} ms  {share}; aim {AIM}: {verdict}")
     print(options.out)
     return 0
 
