@@ -175,6 +175,17 @@ def address_count(cidr: str) -> int:
 # --------------------------------------------------------------------------------------------------- reading
 
 
+@lru_cache(maxsize=4096)
+def _network(text: str) -> ipaddress.IPv4Network:
+    """Remembered: the same records are read again and again, and this would be most of the work."""
+    return ipaddress.IPv4Network(text)
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(text)
+
+
 class _Reader:
     """Reads typed fields out of a JSON object and names the field when one is wrong."""
 
@@ -225,17 +236,17 @@ class _Reader:
         return tuple(values)
 
     def block(self, name: str) -> str:
-        return self._checked(name, self.text(name), ipaddress.IPv4Network, "an IPv4 block such as 10.0.1.16/28")
+        return self._checked(name, self.text(name), _network, "an IPv4 block such as 10.0.1.16/28")
 
     def ipv6_block(self, name: str) -> str:
         return self._checked(name, self.text(name), ipaddress.IPv6Network, "an IPv6 block such as 2001:db8:1:2:3::/80")
 
     def address(self, name: str) -> str:
-        return self._checked(name, self.text(name), ipaddress.IPv4Address, "an IPv4 address such as 10.0.1.5")
+        return self._checked(name, self.text(name), _address, "an IPv4 address such as 10.0.1.5")
 
     def blocks(self, name: str) -> tuple[str, ...]:
         return tuple(
-            self._checked(f"{name}[{i}]", v, ipaddress.IPv4Network, "an IPv4 block such as 10.0.1.16/28")
+            self._checked(f"{name}[{i}]", v, _network, "an IPv4 block such as 10.0.1.16/28")
             for i, v in enumerate(self.texts(name))
         )
 

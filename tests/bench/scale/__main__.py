@@ -91,7 +91,7 @@ def _assumptions(results: list[Result]) -> dict[str, Any]:
         "latency_floor": "from a node's event to usable addresses, nobody else in the way, every latency at its least",
         "policy": f"minimum addresses = min({template.policy.max_pods}, pods + {template.policy.warm_addresses} warm) "
         "by tag on the instance; the tuned model has the same figures as MINIMUM_IP_TARGET and WARM_IP_TARGET",
-        "asked_beyond_the_type": "of single addresses the type holds 56: so many are waited for (addresses_per_node)",
+        "asked_beyond_the_type": "of single addresses the type holds 56: so many pods come then (addresses_per_node)",
         "lambda": {"MaximumConcurrency": template.concurrency, "BatchSize": 10, "batching window": 0},
         "run_instances": "1,000 instances at once, then 2 a second (EC2 API throttling); the quota is assumed raised",
         "subnets": "enough /16 subnets that none fills or fragments",

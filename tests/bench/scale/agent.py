@@ -28,7 +28,7 @@ _ATTENTIVE: Final = min(berth_agent._ATTENTIVE, _CONFIG.poll_slow_seconds)
 
 @dataclass(slots=True)
 class Agent:
-    """``asked`` pods come once the node is ready; it can serve them when ``wanted`` addresses are usable.
+    """``asked`` pods come once the node is ready; it can serve them when as many addresses are usable.
 
     ``record()`` is the node's record now and ``blocks()`` what metadata shows, as ``VirtualEc2.blocks`` does.
     """
@@ -36,7 +36,6 @@ class Agent:
     timeline: Timeline
     rng: random.Random
     asked: int
-    wanted: int
     record: Callable[[], Record | None]
     blocks: Callable[[], dict[str, tuple[str, float]]]
     send: Callable[[Report], None]
@@ -130,7 +129,7 @@ class Agent:
         if self.ready_at is None and self.usable:
             self.ready_at = now
             self.timeline.after(POD_START.draw(self.rng), self._pods_come)
-        if self.served_at is None and self.usable >= self.wanted:
+        if self.served_at is None and self.usable >= self.asked:
             self.served_at = now
             self.served()
         last, report = self._last, self._build()

@@ -18,13 +18,13 @@ from typing import Any, Final, cast
 from berth.buckets import Buckets
 from berth.budget import DynamoBudget
 from berth.bus import Event
-from berth.contract import Record, Report, encode_report
+from berth.contract import Report, encode_report
 from berth.ec2 import MUTATING_CONFIG, Boto3Ec2
 from berth.edges import Edges
 from berth.events import Signal, parse
 from berth.events.node_look_requested import HookWait, body
 from berth.ingest import ingest, read_report
-from berth.model import InterfaceView, Notes
+from berth.model import InterfaceView
 from berth.reconcile import reconcile
 from berth.settings import Settings
 
@@ -51,9 +51,8 @@ from tests.bench.scale.fleet import Fleet, capacity
 from tests.bench.scale.result import Result, bound_by_action, percentile
 from tests.bench.scale.serverless import Function, Message, Queue
 from tests.bench.scale.stock import Stock, stock
+from tests.bench.scale.table import Table
 from tests.sandbox.cloud.throttle import limit_of
-from tests.unit.control.fakes import FakeStore
-from tests.unit.control.fakes import Machine as NoMachine
 
 __all__ = ["SYSTEMS", "run_berth"]
 
@@ -61,21 +60,6 @@ SYSTEMS: Final = ("berth-prefixes", "berth-addresses", "berth-standby", "berth-l
 ARN_PREFIX: Final = "arn:aws:ec2:eu-west-1:123456789012:instance/"
 REPORTS_ARN: Final = "arn:aws:sqs:eu-west-1:123456789012:node-reports"
 LIMIT_SECONDS: Final = 20_000.0
-
-
-class _Store(FakeStore):
-    """The table, which tells who watches a record when it has changed."""
-
-    def __init__(self, watchers: dict[str, Agent]) -> None:
-        super().__init__(NoMachine())
-        self._watchers = watchers
-
-    def save(self, arn: str, record: Record, marked: tuple[tuple[str, int], ...], notes: Notes) -> None:
-        super().save(arn, record, marked, notes)
-        self.history.clear()
-        agent = self._watchers.get(arn)
-        if agent is not None:
-            agent.changed(agent.timeline.now)
 
 
 class _CountedEc2(Boto3Ec2):
@@ -129,7 +113,7 @@ class _ControlPlane:
         self.fleet, self.timeline, self.rng = fleet, fleet.timeline, fleet.rng
         self.tags = {"kubernetes.io/cluster/bench": "owned", **policy_tags}
         self.agents: dict[str, Agent] = {}
-        self.store = _Store(self.agents)
+        self.store = Table(self.agents)
         self.bus = _Bus()
         self.budget_table = BudgetTable()
         self.counts: Counter[str] = Counter()
@@ -228,14 +212,13 @@ class _ControlPlane:
         }
         self.events.send(Message(json.dumps(event)), EMISSION.draw(self.rng) + EVENT_BUS.draw(self.rng))
 
-    def node(self, machine: Machine, asked: int, wanted: int) -> None:
+    def node(self, machine: Machine, asked: int) -> None:
         """The node of ``machine``, whose agent starts when it has booted."""
         arn = ARN_PREFIX + machine.id
         self.agents[arn] = Agent(
             self.timeline,
             random.Random(self.fleet.seed * 7919 + len(self.agents)),
             asked,
-            wanted,
             record=lambda: self.store.record(arn),
             blocks=lambda: self.fleet.ec2.blocks(machine.id),
             send=lambda report: self._report(machine.id, report),
@@ -262,11 +245,15 @@ def latency_floor() -> float:
 
 
 def policy_for(system: str, pods: int) -> dict[str, str]:
-    """The tags that ask for it: warm addresses above the pods, so that the pods' coming asks for no second call."""
+    """The tags that ask for it: warm addresses above the pods, so that the pods' coming asks for no second call.
+
+    max-pods is what the kubelet is told: where the type holds fewer addresses, so many.
+    """
     policy = deployed().policy
     mode = "addresses" if system == "berth-addresses" else "prefixes"
-    wanted = min(policy.max_pods, pods + policy.warm_addresses)
-    return {"berth:mode": mode, "berth:minimum-addresses": str(wanted)}
+    most = min(policy.max_pods, capacity(prefixes=mode == "prefixes"))
+    wanted = min(most, pods + policy.warm_addresses)
+    return {"berth:mode": mode, "berth:minimum-addresses": str(wanted), "berth:max-pods": str(most)}
 
 
 def prefixes_for(tags: Mapping[str, str]) -> int:
@@ -297,7 +284,7 @@ def run_berth(system: str, nodes: int, pods: int, seed: int) -> Result:
     fleet.ec2.told = lambda instance, when: plane.agents[ARN_PREFIX + instance].changed(when)
 
     def launched(machine: Machine) -> None:
-        plane.node(machine, pods, wanted)
+        plane.node(machine, wanted)
         plane.state_changed(machine)
 
     at_launch = prefixes_for(tags) if system == "berth-launch-template" else 0

@@ -155,6 +155,7 @@ class VirtualEc2:
         self._tagged: dict[tuple[str, str], dict[str, Nic]] = {}
         self._held: dict[str, dict[str, Nic]] = {}
         self._tokens: dict[str, Nic] = {}
+        self._loose: dict[str, Nic] = {}
         self._ids = itertools.count(1)
         self._operations: dict[str, Callable[[Mapping[str, Any], float], Mapping[str, Any]]] = {
             "DescribeInstances": self._describe_instances,
@@ -250,8 +251,12 @@ class VirtualEc2:
         """By an index where there is one: the largest runs have tens of thousands of interfaces."""
         if "NetworkInterfaceIds" in params:
             return [self.nics[i] for i in params["NetworkInterfaceIds"] if i in self.nics]
-        for f in params.get("Filters", ()):
-            name, values = f["Name"], f["Values"]
+        filters = {f["Name"]: f["Values"] for f in params.get("Filters", ())}
+        if filters.get("status") == ["available"]:
+            return list(
+                self._loose.values()
+            )  # one that has only just become so, or no longer is, is shown late at most
+        for name, values in filters.items():
             if name == "attachment.instance-id":
                 return _unique(self._held.get(v, {}) for v in values)
             if name.startswith("tag:"):
@@ -349,6 +354,7 @@ class VirtualEc2:
         if nic is None:
             raise _RefusedError("InvalidAttachmentID.NotFound")
         self.machines[nic.instance].nics.remove(nic)
+        self._loose[nic.id] = nic
         nic.instance = nic.attachment = nic.status = ""
         nic.delete_on_termination = False
         self._show(nic, done)
@@ -359,7 +365,7 @@ class VirtualEc2:
         if nic.attachment:
             raise _RefusedError("InvalidNetworkInterface.InUse")
         nic.shown.add(done + self._lag(), None)
-        del self.nics[nic.id]
+        del self.nics[nic.id], self._loose[nic.id]
         return {}
 
     def _modify(self, params: Mapping[str, Any], done: float) -> Mapping[str, Any]:
@@ -398,7 +404,7 @@ class VirtualEc2:
         number = next(self._ids)
         mac = ":".join(f"{b:02x}" for b in (0x06 << 40 | number).to_bytes(6, "big"))
         nic = Nic(f"eni-{number:017x}", mac, subnet, subnet.address(), groups, {})
-        self.nics[nic.id] = nic
+        self.nics[nic.id] = self._loose[nic.id] = nic
         self._tag(nic, tags)
         return nic
 
@@ -410,6 +416,7 @@ class VirtualEc2:
     def _hold(self, nic: Nic, machine: Machine, index: int, link: float) -> None:
         nic.instance, nic.attachment, nic.index, nic.link_at = machine.id, f"eni-attach-{nic.id[4:]}", index, link
         machine.nics.append(nic)
+        self._loose.pop(nic.id, None)
         self._held.setdefault(machine.id, {})[nic.id] = nic
 
 

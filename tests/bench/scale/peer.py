@@ -67,7 +67,7 @@ class _Eni:
 
 @dataclass(slots=True)
 class VpcCniNode:
-    """One node: ``aws-node`` and its pods. ``served`` is called once it can serve ``wanted`` addresses."""
+    """One node: ``aws-node`` and its pods. ``served`` is called once it holds an address for each of ``asked`` pods."""
 
     ec2: VirtualEc2
     timeline: Timeline
@@ -75,7 +75,6 @@ class VpcCniNode:
     machine: Machine
     settings: Settings
     asked: int
-    wanted: int
     served: Callable[[], None]
     restarts: int = 0
     pods: int = 0
@@ -127,8 +126,8 @@ class VpcCniNode:
             self._check()
 
     def _pods_come(self) -> None:
-        """Those that fit run; the others' ADDs fail and are tried again by the kubelet, with new sandboxes."""
-        self.pods = min(self.asked, self.settings.max_pods)
+        """Those that find an address run; the others' ADDs are tried again by the kubelet, with new sandboxes."""
+        self.pods = self.asked
 
     def _node_init(self) -> Steps:
         """nodeInit: False where it returns an error."""
@@ -266,7 +265,7 @@ class VpcCniNode:
 
     def _check(self) -> None:
         self._acted = self.timeline.now
-        if not self._served and self._total >= self.wanted:
+        if not self._served and self._total >= self.asked:
             self._served = True
             self.served()
 

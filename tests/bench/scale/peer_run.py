@@ -20,7 +20,10 @@ _SLOTS: Final = ADDRESSES_PER_INTERFACE - 1
 
 
 def settings_of(system: str, pods: int) -> Settings:
-    """Tuned: the figures that Berth's nodes are asked for. Default: max-pods as EKS computes it for the type."""
+    """Tuned: the figures that Berth's nodes are asked for. Default: max-pods as EKS computes it for the type.
+
+    That counts two pods in the host's network, which need no address.
+    """
     policy = deployed().policy
     if system == "vpc-cni-tuned":
         wanted = min(policy.max_pods, pods + policy.warm_addresses)
@@ -37,7 +40,7 @@ def run_peer(system: str, nodes: int, pods: int, seed: int) -> Result:
 
     def booted(machine: Machine) -> None:
         own = random.Random(seed * 7919 + len(all_nodes))
-        node = VpcCniNode(fleet.ec2, fleet.timeline, own, machine, settings, pods, wanted, fleet.served)
+        node = VpcCniNode(fleet.ec2, fleet.timeline, own, machine, settings, wanted, fleet.served)
         all_nodes.append(node)
         node.start()
 
