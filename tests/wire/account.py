@@ -16,6 +16,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from moto.core.base_backend import BackendDict
+from moto.moto_api._internal import mock_random
 
 from tests.sandbox.cloud import consistency, ec2_additions, ec2_addresses
 from tests.sandbox.cloud.callers import WsgiApp, call_app, locked
@@ -99,6 +100,7 @@ class Account:
         with API_LOCK:
             BackendDict.reset()
         ec2_addresses._random.seed(seed)
+        mock_random.seed(seed)
         self._kernel, self._watcher = kernel, watcher
         self.throttle.enabled = True
         self.throttle.set_scale(1.0)

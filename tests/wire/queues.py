@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -108,8 +109,10 @@ class WireQueues:
         return found
 
     def done(self, message: Received) -> None:
+        """Lambda deletes it, unless it has come back meanwhile and gone."""
         url = self._account.queue_url(message.queue)
-        self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message.receipt)
+        with contextlib.suppress(self._sqs.exceptions.ReceiptHandleIsInvalid):
+            self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message.receipt)
 
     def due(self) -> list[str]:
         """The queues that have something to give now."""

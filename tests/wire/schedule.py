@@ -23,6 +23,8 @@ __all__ = ["Result", "draw_script", "run"]
 When = Literal["before", "after", "cut"]
 _MUTATING: Final = (
     "AssignPrivateIpAddresses",
+    "AssignPrivateIpAddresses",
+    "CreateNetworkInterface",
     "UnassignPrivateIpAddresses",
     "CreateNetworkInterface",
     "AttachNetworkInterface",
@@ -56,17 +58,17 @@ _QUEUE: Final[tuple[tuple[str, int, When], ...]] = (
 
 
 def draw_script(rng: random.Random, brake: bool) -> list[Fault]:
-    """Between 6 and 20 lines, each for a few calls of one action. ``brake``: its parameter can be read."""
+    """Between 10 and 25 lines, each for a few calls of one action. ``brake``: its parameter can be read."""
 
     def line(service: str, action: str, kinds: tuple[tuple[str, int, When], ...], skip: int, times: int) -> Fault:
         code, status, when = rng.choice(kinds)
         return Fault(action, when, code, status=status, skip=rng.randint(0, skip), times=times, service=service)
 
     script = []
-    for _ in range(rng.randint(6, 20)):
+    for _ in range(rng.randint(10, 25)):
         kind = rng.choice(["mutating"] * 4 + ["reading", "write", "write", "read", "queue", "queue", "brake"])
         if kind == "mutating":
-            script.append(line("ec2", rng.choice(_MUTATING), _EC2, 4, rng.choice([1, 1, 2, 3])))
+            script.append(line("ec2", rng.choice(_MUTATING), _EC2, 2, rng.choice([1, 1, 2, 3])))
         elif kind == "reading":
             script.append(line("ec2", rng.choice(_READING), _EC2, 8, rng.choice([1, 2, 3])))
         elif kind == "write":
@@ -91,7 +93,7 @@ class Result:
     seconds: float = 0.0
 
 
-def run(seed: int, account: Account, trace: Callable[[str], None] | None = None, most: int = 25) -> Result:
+def run(seed: int, account: Account, trace: Callable[[str], None] | None = None, most: int = 40) -> Result:
     """Run it. Raises :class:`~tests.simulator.promises.BrokenPromise`, or whatever the product raises."""
     logging.getLogger("berth").setLevel(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
@@ -99,13 +101,20 @@ def run(seed: int, account: Account, trace: Callable[[str], None] | None = None,
         started = world.kernel.now
         try:
             profile = replace(draw_profile(world), hooks=False)
-            profile = replace(profile, happenings=min(profile.happenings, most), nodes=min(profile.nodes, 3))
+            # few schedules: more bad luck in each
+            profile = replace(
+                profile,
+                happenings=min(max(profile.happenings, 25), most),
+                nodes=min(max(profile.nodes, 2), 3),
+                crash=max(profile.crash, 0.15),
+                by_hand=max(profile.by_hand, 0.05),
+            )
             script = draw_script(world.rng, brake=profile.brake > 0)
             world.kernel.say(f"{profile} {world.faults}")
             for fault in script:
                 world.kernel.say(f"    {fault}")
-            prepare(world, profile)
             world.misfortune(script)
+            prepare(world, profile)
             for _ in range(profile.happenings):
                 happen(world, profile)
             hits = account.faults.hits()

@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import berth.connect
@@ -17,7 +17,7 @@ from berth.brake import BRAKE_CONFIG, Level, SsmBrake
 from berth.bus import Event
 from berth.clients import make_client, quick_session
 from berth.connect import connect, connect_fill, connect_sweep
-from berth.contract import BODY, KIND, NODE, RECORD_KIND, Policy, Record, decode_record
+from berth.contract import BODY, KIND, NODE, RECORD_KIND, Policy, decode_record
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
 from berth.ec2_wire import Ec2Error
 from berth.fill import fill
@@ -32,13 +32,11 @@ from tests.sandbox.cloud import consistency
 from tests.sandbox.cloud.calls import Call
 from tests.sandbox.cloud.faults import Fault
 from tests.sandbox.cloud.identity import ADMIN_KEY, REGION
-from tests.sandbox.cloud.throttle import Bucket, limit_of
 from tests.simulator.agent import Agent
 from tests.simulator.ec2 import Faults
 from tests.simulator.extras import SimHooks
 from tests.simulator.kernel import Background, Died, Kernel, Process
 from tests.simulator.promises import BrokenPromise, Promises
-from tests.simulator.table import Item
 from tests.simulator.world import FILL_SECONDS, SECONDS, SWEEP_SECONDS, World
 from tests.unit.control.fakes import ARN_PREFIX, GROUP
 
@@ -46,109 +44,13 @@ from . import virtual_time
 from .account import BRAKE, BUDGET_TABLE, BUS, TABLE, Account
 from .cloud import WireCloud
 from .judge import Judge
+from .parts import WireBrake, WireBuckets, WireBus, WireEc2, WireTable
 from .queues import Received, WireQueues
-from .truth import node_items, standby_items
 
 __all__ = ["WireWorld"]
 
 _EXPECTED = (BlockingIOError, BotoCoreError, ClientError, Ec2Error, RevisionConflictError, RuntimeError, TimeoutError)
 """What a function may fail with, to be tried again: the fault was the world's."""
-
-
-class WireTable:
-    """What the node table holds, read by the driver whenever it has changed."""
-
-    def __init__(self, account: Account) -> None:
-        self._account = account
-        self.revisions = 0
-        self.changed = True
-        self._items: dict[str, Item] = {}
-        self._leases: dict[str, tuple[str, float, int]] = {}
-        self._standby: dict[str, Any] = {}
-
-    def _read(self) -> None:
-        if self.changed:
-            self.changed = False
-            rows = self._account.rows()
-            self._items, self._leases = node_items(rows)
-            self._standby = standby_items(rows)
-
-    @property
-    def items(self) -> dict[str, Item]:
-        self._read()
-        return self._items
-
-    @property
-    def leases(self) -> dict[str, tuple[str, float, int]]:
-        self._read()
-        return self._leases
-
-    @property
-    def by_id(self) -> dict[str, Any]:
-        self._read()
-        return self._standby
-
-    def record(self, arn: str) -> Record | None:
-        item = self.items.get(arn)
-        return item.record if item else None
-
-
-@dataclass
-class WireBrake:
-    """The parameter as an operator moves it."""
-
-    kernel: Kernel
-    account: Account
-    at: Level = Level.NORMAL
-    since: float = 0.0
-
-    def move(self, level: Level) -> None:
-        self.account.move_brake(level.value)
-        self.at, self.since = level, self.kernel.now
-        self.kernel.say(f"    the brake is at {level.value}")
-
-
-class WireBuckets:
-    """EC2's buckets in the sandbox."""
-
-    def __init__(self, account: Account) -> None:
-        self._throttle = account.throttle
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "scale":
-            self._throttle.set_scale(value)
-        else:
-            super().__setattr__(name, value)
-
-    def drain(self, action: str, now: float) -> None:
-        """Somebody else in the account has taken them all."""
-        limit = limit_of(action, {"Filter.1.Name": ""})
-        self._throttle._buckets[limit.name] = empty = Bucket(limit, now)
-        while empty.take(now):
-            pass
-
-    def refill(self) -> None:
-        self._throttle.set_scale(1.0)
-
-
-@dataclass
-class WireEc2:
-    """``changes`` counts the mutating calls that EC2 has made."""
-
-    buckets: WireBuckets
-    account: Account
-    changes: int = 0
-
-    @property
-    def outcomes(self) -> Counter[tuple[str, str]]:
-        return Counter(self.account.throttle.outcomes())
-
-
-class WireBus:
-    """What Berth has told."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
 
 
 class WireWorld(World):

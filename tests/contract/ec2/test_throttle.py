@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from tests.sandbox.cloud import consistency
 from tests.sandbox.cloud.faults import Fault
@@ -120,6 +121,14 @@ def test_a_lost_answer_leaves_its_effect_and_a_client_token_saves_the_retry(faul
     assert faulty.faults.hits() == 1
     assert network.free(subnet) == 250
     assert network.shown(made["NetworkInterface"]["NetworkInterfaceId"])["SubnetId"] == subnet
+
+
+def test_a_connection_that_is_cut_leaves_the_effect_and_no_answer(faulty: Cloud) -> None:
+    sqs = faulty.client("sqs")
+    faulty.faults.add(Fault("CreateQueue", when="cut", service="sqs"))
+    with pytest.raises(ConnectionClosedError):
+        sqs.create_queue(QueueName="cut-off")
+    assert sqs.get_queue_url(QueueName="cut-off")["QueueUrl"].endswith("/cut-off")
 
 
 def test_a_lost_answer_to_assign_by_count_and_a_retry_assign_twice(faulty: Cloud, network: Network) -> None:
