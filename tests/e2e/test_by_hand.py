@@ -63,10 +63,12 @@ class Site:
         return str(mine["NetworkInterfaceId"])
 
     def _forget_calls(self) -> None:
-        """The outcomes of Berth's calls hold over what EC2 shows for a minute, which a test need not wait for."""
+        """What Berth has done and listed holds over what EC2 shows for a minute, which a test need not wait for."""
         stack = self.scene.stack
-        key = {NODE: {"S": stack.arn(self.node)}, KIND: {"S": "intents"}}
-        stack.client("dynamodb").delete_item(TableName=stack.outputs["TableName"], Key=key)
+        table, dynamodb = stack.outputs["TableName"], stack.client("dynamodb")
+        node = {NODE: {"S": stack.arn(self.node)}}
+        dynamodb.delete_item(TableName=table, Key={**node, KIND: {"S": "intents"}})
+        dynamodb.update_item(TableName=table, Key={**node, KIND: {"S": "record"}}, UpdateExpression="REMOVE listed_at")
 
     def sweep(self, kind: str) -> None:
         """Run the deployed sweep, and wait until its finding has brought a look."""
