@@ -184,6 +184,8 @@ def _sources(
     """Interfaces with room, the primary first and then the fullest; and the subnets, the preferred first."""
     with_room: list[tuple[bool, int, InterfaceView]] = []
     for interface in serving(view, limits):
+        if interface.attachment is None and interface.id in view.claimed:
+            continue  # until it is attached no describe of ours shows it: what was put on it since would not be seen
         # one that is only refused for now keeps its room: what it will hold needs no other interface
         room = limits.addresses_per_interface - interface.slots
         back = view.setbacks

@@ -17,7 +17,8 @@ from berth.overlay import OVERLAY_SECONDS
 from berth.reconcile import reconcile
 from berth.store import NodeState
 
-from tests.unit.control.fakes import ARN, NODE, SUBNET, Died, Scene
+from tests.unit.control.fakes import ARN, LIMITS, NODE, SUBNET, Died, Scene
+from tests.unit.control.standby_pool import stocked
 
 SECONDS = 50.0
 
@@ -140,3 +141,24 @@ def test_an_outcome_is_as_old_as_it_was_when_its_node_was_described() -> None:
     look(scene)
     assert scene.ec2.all_interfaces == before, "addresses were assigned twice"
     scene.ec2.all_interfaces = after
+
+
+def test_a_claimed_standby_interface_gets_no_more_blocks_than_its_type_allows_while_the_node_is_pending() -> None:
+    """It is known as it stood by: what is put on it before it is attached and tagged would be forgotten a minute later,
+    and put on it again."""
+    scene = Scene()
+    stocked(scene, prefixes=3)
+    scene.ec2.launch(state="pending", berth__minimum_addresses="250", berth__max_pods="250")
+    for _ in range(3):
+        look(scene)
+        scene.machine.now += OVERLAY_SECONDS + 10
+    scene.ec2.set_state("running")
+    for _ in range(3):
+        look(scene)
+        scene.machine.now += OVERLAY_SECONDS + 10
+    held = [i for i in scene.ec2.all_interfaces.values() if i.attachment]
+    assert len(held) == 3
+    assert all(i.slots <= LIMITS.addresses_per_interface for i in held)
+    record = scene.store.record()
+    assert record is not None
+    assert sum(len(i.assignments) for i in record.interfaces) >= 16
