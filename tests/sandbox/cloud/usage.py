@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from .iam import Access, Decision, Statement, applies
 from .identity import Principal
@@ -26,7 +26,6 @@ class UsageLog:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._directory = Path(environ[DIRECTORY]) if environ.get(DIRECTORY) else None
-        self._file: IO[str] | None = None
         self._seen: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
 
@@ -67,11 +66,10 @@ class UsageLog:
         if key in self._seen or self._directory is None:
             return
         self._seen.add(key)
-        if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            # several worlds have processes of the same number: the file is opened for appending
-            self._file = (self._directory / f"usage-{os.getpid()}.jsonl").open("a", buffering=1)
-        self._file.write(json.dumps(line) + "\n")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # several worlds have processes of the same number: the file is opened for appending
+        with (self._directory / f"usage-{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _keys(statement: Statement) -> set[str]:
