@@ -344,14 +344,13 @@ def decode_report(text: str) -> Report:
 # --------------------------------------------------------------------------------------------------- writing
 
 
-def _dump(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _dump(getattr(value, name)) for name in value.__dataclass_fields__}
-    return [_dump(v) for v in value] if isinstance(value, tuple) else value
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass as an object. The encoder itself writes tuples as arrays, and asks for nothing else."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _encode(value: Record | Report) -> str:
-    return json.dumps(_dump(value), separators=(",", ":"), sort_keys=True)
+    return json.dumps(value, default=_fields, separators=(",", ":"), sort_keys=True)
 
 
 def encode_record(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, Final
 
 from berth.calls import MUTATING, Call
@@ -20,9 +20,15 @@ _CALLS: Final = {call.__name__: call for call in MUTATING}
 def encode_intents(intents: Sequence[Intent]) -> str:
     """A JSON array, one object for each intent."""
     return json.dumps(
-        [{**asdict(i), "call": {"type": type(i.call).__name__, **asdict(i.call)}} for i in intents],
+        [{**_fields(i), "call": {"type": type(i.call).__name__, **_fields(i.call)}} for i in intents],
+        default=_fields,
         separators=(",", ":"),
     )
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass as an object; what is within it is the encoder's to ask for. ``asdict`` copies it all first."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def decode_intents(text: str) -> tuple[Intent, ...]:

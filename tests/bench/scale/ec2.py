@@ -152,6 +152,7 @@ class VirtualEc2:
         self.refused: Counter[str] = Counter()
         self.told: Callable[[str, float], None] = lambda _instance, _when: None
         self._buckets: dict[str, Bucket] = {}
+        self._drawn_by: dict[tuple[str, bool, bool], Bucket] = {}
         self._tagged: dict[tuple[str, str], dict[str, Nic]] = {}
         self._held: dict[str, dict[str, Nic]] = {}
         self._tokens: dict[str, Nic] = {}
@@ -213,10 +214,7 @@ class VirtualEc2:
         """What EC2 answers to a request that arrives now."""
         now = self._timeline.now
         self.calls[action] += 1
-        limit = limit_of(action, dict.fromkeys(_limiting(params)))
-        bucket = self._buckets.get(limit.name)
-        if bucket is None:
-            bucket = self._buckets[limit.name] = Bucket(limit, now)
+        bucket = self._bucket(action, params)
         if not bucket.take(now):
             self.throttled[action] += 1
             return Answer(THROTTLED.draw(self._rng), {}, THROTTLE)
@@ -226,6 +224,15 @@ class VirtualEc2:
         except _RefusedError as refusal:
             self.refused[str(refusal)] += 1
             return Answer(seconds, {}, str(refusal))
+
+    def _bucket(self, action: str, params: Mapping[str, Any]) -> Bucket:
+        kind = (action, "Filters" in params, "MaxResults" in params)
+        found = self._drawn_by.get(kind)
+        if found is None:
+            limit = limit_of(action, dict.fromkeys(_limiting(params)))
+            found = self._buckets.setdefault(limit.name, Bucket(limit, self._timeline.now))
+            self._drawn_by[kind] = found
+        return found
 
     # ------------------------------------------------------------------------------------------------ describing
 
