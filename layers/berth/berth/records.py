@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
 from berth.model import LAG_SECONDS, InterfaceView, NodeView
@@ -79,6 +80,12 @@ def _position(interface: InterfaceView) -> tuple[int, int, str]:
     return (at.network_card, at.device_index, interface.id) if at else (0, 0, interface.id)
 
 
+@lru_cache(maxsize=256)
+def _router(subnet_cidr: str) -> str:
+    """The VPC router answers on the subnet's first host address (VPC User Guide, "Subnet CIDR blocks")."""
+    return str(ipaddress.ip_network(subnet_cidr)[1])
+
+
 def _interface(shown: InterfaceView, subnet_cidr: str, assignments: tuple[Assignment, ...]) -> Interface:
     if shown.attachment is None:
         raise ValueError(f"{shown.id}: only attached interfaces go into the record")
@@ -89,8 +96,7 @@ def _interface(shown: InterfaceView, subnet_cidr: str, assignments: tuple[Assign
         network_card=shown.attachment.network_card,
         subnet_id=shown.subnet_id,
         subnet_cidr=subnet_cidr,
-        # the VPC router answers on the subnet's first host address (VPC User Guide, "Subnet CIDR blocks")
-        gateway=str(ipaddress.ip_network(subnet_cidr)[1]),
+        gateway=_router(subnet_cidr),
         primary_address=shown.primary_address,
         assignments=assignments,
     )
