@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
             )
     results.sort(key=lambda r: (r.nodes, r.pods_per_node, r.system))
     _write(options.out, results, options.seed)
-    print(f"\n{table(results)}\n\n{_beside(options.nodes)}\n")
+    print(f"\n{table(results)}\n\n{_beside(results)}\n")
     for verdict in judge(results):
         print(verdict.line())
     print(f"\n{options.out}")
@@ -98,12 +98,18 @@ def _assumptions(results: list[Result]) -> dict[str, Any]:
     }
 
 
-def _beside(sizes: list[int]) -> str:
-    """RunInstances has a limit of its own, which the runs leave out."""
+def _beside(results: list[Result]) -> str:
+    """RunInstances' own limit, which the runs leave out, and what the standby pools hold."""
     lines = ["RunInstances by itself (1,000 instances at once, then 2 a second; quota assumed raised in the runs):"]
-    for nodes in sorted(sizes):
+    for nodes in sorted({r.nodes for r in results}):
         seconds = max(LAUNCH_WINDOW, (nodes - 1000) / 2)
         lines.append(f"  {nodes:>5} nodes: {seconds:.0f} s by the default quota, {LAUNCH_WINDOW:.0f} s here")
+    lines.append("Standby pools, each interface made ahead by one CreateNetworkInterface (counted, outside the bound):")
+    for r in results:
+        if "standby_pool" in r.details:
+            d, where = r.details, f"{r.nodes:>5} nodes {r.pods_per_node:>3} pods"
+            idle = f"addresses idle: {d['idle_addresses_before']} before, {d['idle_addresses_left']} after"
+            lines.append(f"  {where}: {d['standby_pool']} interfaces, {d['standby_used']} used; {idle}")
     return "\n".join(lines)
 
 

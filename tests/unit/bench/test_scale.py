@@ -67,7 +67,7 @@ def test_the_bound_is_that_of_the_tightest_bucket() -> None:
     assert bound_by_action({"AssignPrivateIpAddresses": 100}, {}) == (0.0, "")
 
 
-@pytest.mark.parametrize("system", ["berth-prefixes", "berth-addresses", "berth-launch-template"])
+@pytest.mark.parametrize("system", ["berth-prefixes", "berth-addresses", "berth-standby", "berth-launch-template"])
 def test_a_hundred_nodes_reach_what_was_asked_as_the_aims_count_it(system: str) -> None:
     result = run(system, 100, 30, SEED)
     assert result.seconds_all is not None, f"seed {SEED}: {result}"
