@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate bench-scale bench-cold bench-sweep plugin lock clean
+.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep models plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,12 @@ test-sam: setup ## the unmodified SAM CLI: validate, build, deploy, invoke, dele
 
 simulate: setup ## random schedules of bad luck in virtual time: SCHEDULES=100000, SEED=n the first, TRACE=n tells one
 	@$(TIED) $(PY) -m tests.simulator $(if $(TRACE),--trace $(TRACE),--schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0))
+
+luck: setup ## every crash point of small scenes, deliberate defects, and schedules over the wire with scripted faults
+	@$(TIED) $(PY) -m pytest tests/simulator tests/wire
+
+models: setup ## cut botocore's service models down to what the layer calls
+	@$(TIED) $(PY) scripts/trim_models.py
 
 bench-scale: setup ## 10 to 5,000 nodes at once, beside a model of the VPC CNI, in virtual time
 	@$(TIED) $(PY) -m tests.bench.scale
