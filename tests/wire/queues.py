@@ -26,6 +26,7 @@ from .account import QUEUES, Account
 __all__ = ["Received", "WireQueues"]
 
 _STATES = frozenset({"pending", "running", "stopping", "stopped", "shutting-down", "terminated"})
+_SPOT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,9 @@ class WireQueues:
             asked = {**detail, "state": signal.reason}
         else:
             return look_body(name, signal.reason)
-        time = datetime.fromtimestamp(signal.requested_at or self._kernel.now, UTC).isoformat()
+        # a Spot sign lasts for ten minutes: it is as old as makes it end when the schedule says so
+        sent = signal.requested_at or signal.draining_until - _SPOT_SECONDS
+        time = datetime.fromtimestamp(sent if sent > 0 else self._kernel.now, UTC).isoformat()
         event = {"version": "0", "id": name, "detail-type": kind, "source": source, "time": time, "detail": asked}
         return json.dumps(event)
 
