@@ -25,6 +25,7 @@ TYPES = {
     "m5.large": Limits(interfaces=3, addresses_per_interface=10),
     "m6i.xlarge": Limits(interfaces=4, addresses_per_interface=15),
     "t3.nano": Limits(interfaces=2, addresses_per_interface=2),
+    "t3.small": Limits(interfaces=3, addresses_per_interface=4),
     "t3.medium": Limits(interfaces=3, addresses_per_interface=6),
     "c6in.32xlarge": Limits(interfaces=4, addresses_per_interface=6, cards=((0, 2), (1, 2))),
     "t2.large": Limits(interfaces=3, addresses_per_interface=12, prefixes=False),

@@ -41,28 +41,31 @@ class Profile:
     hooks: bool = False
     standby: int = 0
     brake: float = 0.0
+    rush: bool = False
+    """All nodes want more than their primary interface holds, at once."""
 
 
 def draw_profile(world: World) -> Profile:
     """Most schedules are short and have one or two kinds of bad luck, some are long and have many."""
     rng = world.rng
-    long = rng.random() < 0.12
-    world.faults.lag = rng.choice([0, 0, 2, 20, 45])
+    long, rush = rng.random() < 0.12, rng.random() < 0.1
+    world.faults.lag = rng.choice([0, 0, 5, 20, 45])
     world.faults.dropped = rng.choice([0, 0, 0.05])
     world.faults.lost = rng.choice([0, 0, 0.05, 0.2])
     world.faults.table = rng.choice([0, 0, 0, 0.03])
     world.cloud.slow = rng.choice([0, 0, 1, 4])
     return Profile(
         happenings=rng.randint(60, 120) if long else rng.randint(10, 35),
-        nodes=rng.randint(2, 4) if long else rng.randint(1, 2),
-        types=tuple(rng.sample(sorted(world.cloud.types), 2)),
+        nodes=rng.randint(2, 4) if long or rush else rng.randint(1, 3),
+        types=tuple(rng.sample(sorted(world.cloud.types), 2)) if not rush else ("t3.small", "t3.medium"),
         crash=rng.choice([0, 0, 0.1, 0.3]),
         held_up=rng.choice([0, 0, 0.1, 0.3]),
         by_hand=rng.choice([0, 0, 0.05, 0.1]),
         scale=rng.choice([1, 1, 1, 0.1, 0.02]),
         latency=rng.choice([0.02, 0.02, 0.3, 2.5]),
         hooks=rng.random() < 0.3,
-        standby=rng.choice([0, 0, 0, 1, 3]),
+        standby=rng.choice([0, 0, 1, 3]) if not rush else 2,
+        rush=rush,
         brake=rng.choice([0, 0, 0, 0.03]),
     )
 
@@ -72,7 +75,12 @@ def prepare(world: World, profile: Profile) -> None:
     rng = world.rng
     world.ec2.buckets.scale = profile.scale
     world.kernel.latency = profile.latency
-    world.cloud.add_subnet(SUBNET_A, rng.choice(["10.0.1.0/24", "10.0.1.0/26", "10.0.1.0/27"]))
+    world.cloud.add_subnet(
+        SUBNET_A,
+        rng.choice(
+            ["10.0.1.0/24", "10.0.1.0/25", "10.0.1.0/26", "10.0.1.0/27"] if not profile.rush else ["10.0.1.0/24"]
+        ),
+    )
     world.cloud.add_subnet(SUBNET_B, rng.choice(["10.0.2.0/25", "10.0.2.0/27"]), allowed=rng.random() < 0.8)
     world.cloud.add_subnet(SUBNET_C, "10.0.3.0/25", zone="eu-west-1b")
     if profile.standby:
@@ -80,9 +88,9 @@ def prepare(world: World, profile: Profile) -> None:
         world.fill()
     if rng.random() < 0.25:
         fragment(world)
-    for _ in range(rng.randint(1, profile.nodes)):
+    for _ in range(profile.nodes if profile.rush else rng.randint(1, profile.nodes)):
         launch(world, profile)
-    if rng.random() < 0.6:
+    if rng.random() < (0.1 if profile.rush else 0.6):
         _calm_start(world)
 
 
@@ -126,9 +134,9 @@ def launch(world: World, profile: Profile) -> None:
     instance_id = f"i-{len(world.agents):08x}"
     kind = rng.choice(profile.types)
     tags = {"berth:mode": rng.choice(["prefixes", "addresses"])}
-    tags["berth:max-pods"] = rng.choice(["8", "30", "60"])
+    tags["berth:max-pods"] = rng.choice(["8", "30", "60", "110"]) if not profile.rush else "110"
     tags["berth:warm-addresses"] = rng.choice(["0", "0", "4", "8"])
-    tags["berth:minimum-addresses"] = rng.choice(["0", "0", "20"])
+    tags["berth:minimum-addresses"] = rng.choice(["0", "0", "20"]) if not profile.rush else "90"
     tags["berth:cooldown-seconds"] = rng.choice(["0", "0", "30"])
     if profile.hooks:
         tags["aws:autoscaling:groupName"] = HOOK.group
@@ -226,7 +234,7 @@ def _see(world: World, _profile: Profile, agent: Agent) -> None:
 def _pods(world: World, _profile: Profile, agent: Agent) -> None:
     if _running(world, agent):
         most = agent.policy.max_pods - len(agent.used) - agent.waiting
-        for _ in range(min(world.rng.randint(1, 20), most)):
+        for _ in range(min(world.rng.choice([1, 5, 20, 60]), most)):
             agent.add_pod()
         world.kernel.say(f"    {agent.id}: {len(agent.used)} pods, {agent.waiting} wait")
 
@@ -435,15 +443,15 @@ _USUAL: list[Callable[[World, Profile, Agent], None]] = [
     for function, weight in {
         _serve: 7,
         _cycle: 3,
-        _surge: 3,
-        _shrink: 3,
+        _surge: 4,
+        _shrink: 5,
         _report: 3,
         _see: 2,
         _read: 2,
         _pods: 2,
         _pods_end: 2,
         _boot: 2,
-        _move_on: 1,
+        _move_on: 3,
         _sweep: 1,
         _request: 1,
         _lose_files: 1,

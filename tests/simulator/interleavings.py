@@ -25,9 +25,12 @@ def _finish(world: World) -> None:
         world.end_background(kill=True)
 
 
-def in_step(scene: Scene) -> Iterator[str]:
-    """Past its lease it goes on in the midst of the one that has come after it: one call of each in turn."""
-    for step in range(MOST_STEPS):
+def in_step(scene: Scene, stride: int = 1) -> Iterator[str]:
+    """Past its lease it goes on in the midst of the one that has come after it: one call of each in turn.
+
+    ``stride`` leaves places out at which it is held up.
+    """
+    for step in range(0, MOST_STEPS, stride):
         for lead in range(MOST_STEPS):
             yield f"held up at pause {step}, for {lead} pauses of the next"
             world = scene()

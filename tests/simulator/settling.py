@@ -67,8 +67,8 @@ def _end_states(world: World) -> None:
 
 
 def _loose(world: World) -> bool:
-    """Whether an interface of ours is attached to nothing, or to another's node."""
-    return any(
+    """Whether an interface of ours is attached to nothing, or to another's node, or claimed and not settled."""
+    return any(i.claimed_by and not i.settled_at for i in world.standby.by_id.values()) or any(
         i.node and (i.attachment is None or i.attachment.instance_id != i.node)
         for i in world.cloud.interfaces.values()
         if not _stolen(world, i)

@@ -17,6 +17,7 @@ from tests.simulator.world import World
 __all__ = ["SCENES", "go_on", "knock", "node"]
 
 NODE: Final = "i-00000000"
+OTHER: Final = "i-00000001"
 
 
 def _world(trace: Callable[[str], None] | None, cidr: str = "10.0.1.0/24") -> World:
@@ -25,11 +26,11 @@ def _world(trace: Callable[[str], None] | None, cidr: str = "10.0.1.0/24") -> Wo
     return world
 
 
-def _launched(world: World, kind: str = "m5.large", state: str = "running", **tags: str) -> Agent:
+def _launched(world: World, kind: str = "m5.large", id: str = NODE, **tags: str) -> Agent:
     named = {f"berth:{k.replace('_', '-')}": v for k, v in {"warm_addresses": "4", **tags}.items()}
-    world.cloud.launch(NODE, kind, SUBNET_A, named)
-    world.cloud.set_state(NODE, state)
-    agent = world.agents[NODE] = Agent(NODE, world.rng, lent=world.promises.lent)
+    world.cloud.launch(id, kind, SUBNET_A, named)
+    world.cloud.set_state(id, "running")
+    agent = world.agents[id] = Agent(id, world.rng, lent=world.promises.lent)
     return agent
 
 
@@ -38,7 +39,9 @@ def node(world: World) -> Agent:
 
 
 def knock(world: World, reason: str = "an event") -> None:
-    world.queues.put(Signal(NODE, reason))
+    """Something is heard of every node."""
+    for instance_id in world.agents:
+        world.queues.put(Signal(instance_id, reason))
 
 
 def report(world: World) -> None:
@@ -177,7 +180,18 @@ def foreign(trace: Callable[[str], None] | None = None) -> World:
     return world
 
 
+def race(trace: Callable[[str], None] | None = None) -> World:
+    """Two nodes want more than their primary interfaces hold, and one interface stands by."""
+    world = _world(trace)
+    world.keep_standby(SUBNET_A, prefixes=3, count=1)
+    world.fill()
+    _launched(world, kind="t3.small", minimum_addresses="90", max_pods="90")
+    knock(world)
+    _launched(world, kind="t3.small", id=OTHER, minimum_addresses="90", max_pods="90")
+    return world
+
+
 SCENES: Final[dict[str, Callable[..., World]]] = {
     scene.__name__: scene
-    for scene in (launch, second_interface, surrender, death_during_creation, death, changed_type, foreign)
+    for scene in (launch, second_interface, surrender, death_during_creation, death, changed_type, foreign, race)
 }

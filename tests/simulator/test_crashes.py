@@ -10,8 +10,10 @@ import pytest
 from tests.simulator.interleavings import Scene, crashes, held_up, in_step, pairs, unanswered
 from tests.simulator.small import SCENES
 
-CHEAP = [name for name in SCENES if name not in ("second_interface", "changed_type")]
+CHEAP = [name for name in SCENES if name != "changed_type"]
 """Those whose function makes few enough calls to try all pairs of two functions' steps."""
+CONTESTED = ["launch", "surrender", "race"]
+"""Those in which a successor decides differently."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def test_any_call_may_be_lost_or_not_answered(name: str) -> None:
     all_hold(SCENES[name], unanswered)
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", CHEAP)
 def test_killed_and_killed_again_the_third_function_finishes_the_work(name: str) -> None:
     all_hold(SCENES[name], pairs)
 
@@ -55,6 +57,6 @@ def test_held_up_past_its_lease_it_does_no_harm_when_it_goes_on(name: str) -> No
     all_hold(SCENES[name], lambda scene: held_up(scene, past_lease=True))
 
 
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", CONTESTED)
 def test_held_up_past_its_lease_it_may_go_on_in_the_midst_of_its_successor(name: str) -> None:
-    all_hold(SCENES[name], in_step)
+    all_hold(SCENES[name], lambda scene: in_step(scene, stride=3))

@@ -238,7 +238,7 @@ class World:
                 self.kernel.say(f"fails: {error}")
 
         self._as(process, work)
-        self.kernel.say(f"    a sweep: {({k: v for k, v in counts.items() if v})}")
+        self.kernel.say(f"    a sweep: { ({k: v for k, v in counts.items() if v}) }")
         return len(self.queues.messages) - before, counts["SweepsFinished"] > 0 and not counts["SweepTroubles"]
 
     def keep_standby(self, subnet: str, prefixes: int, count: int) -> None:
