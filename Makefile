@@ -41,9 +41,8 @@ test: setup plugin prepare ## all tests, under 10 minutes on 2 cores
 	@rm -rf $(IAM_USAGE)
 	@echo "Two lanes at once; each suite's output comes when it is done."
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
-	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: test test-sam simulate ## everything: all tests, the SAM CLI, 10,000 random schedules
+ci: test iam test-sam simulate ## everything: all tests, the SAM CLI, 10,000 random schedules
 
 # The lanes: one computes, the other mostly waits for real processes and packets.
 checks:
