@@ -45,7 +45,7 @@ class Progress:
 def report(summary: Summary) -> int:
     """Print what came of it. Returns the exit status."""
     for failure in summary.failures:
-        print(f"\nseed {failure.seed}: {failure.problem}\n    make simulate SEED={failure.seed}")
+        print(f"\nseed {failure.seed}: {failure.problem}\n    make simulate TRACE={failure.seed}")
     rate = summary.schedules / max(summary.wall, 0.001)
     calls = sum(summary.calls.values())
     print(

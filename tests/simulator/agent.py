@@ -152,8 +152,9 @@ class Agent:
     # ------------------------------------------------------------------------------------------- bad luck
 
     def reboot(self) -> None:
-        """Pods are gone; what is in /var/lib/berth is not."""
+        """Pods are gone, and what was read of instance metadata; what is in /var/lib/berth is not."""
         self.used.clear()
+        self.shown = frozenset()
         self.waiting = 0
         self.order = Order(self.order.boot + 1, 0)
 

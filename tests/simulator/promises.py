@@ -36,6 +36,10 @@ def usable_mask(record: Record) -> int:
     return mask
 
 
+def _held(view: InterfaceView) -> bool:
+    return view.attachment is not None and view.attachment.status != "detaching"
+
+
 @dataclass
 class Promises:
     """``by_hand``: a person is at work now. ``foreign`` interfaces were never ours; ``moved`` is interface → when a
@@ -84,13 +88,14 @@ class Promises:
         if old is None:
             return
         holder = old.attachment.instance_id if old.attachment else None
-        if holder is None or holder not in self.agents:
-            return
-        held = new is not None and new.attachment is not None and new.attachment.status != "detaching"
-        gone = set(old.blocks) - (set(new.blocks) if new is not None and held else set())
+        # what is attached to nothing may be listed too, as the outcome of a call that is still overlaid
+        left = new is not None and (holder is None or _held(new))
+        gone = set(old.blocks) - (set(new.blocks) if new is not None and left else set())
         if self.by_hand or old.id in self.moved:
             for block in gone:
                 self.spoilt |= mask_of(block)
+        if holder is None or holder not in self.agents:
+            return
         if gone:
             self._taken(self.agents[holder], old, gone)
 

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 from tests.simulator.schedule import run
@@ -19,7 +20,7 @@ _CHUNK = 50
 
 @dataclass(frozen=True)
 class Failure:
-    """A schedule in which a promise was broken. ``SEED=seed make simulate`` runs it again and tells what happens."""
+    """A schedule in which a promise was broken. ``make simulate TRACE=seed`` runs it again and tells what happens."""
 
     seed: int
     problem: str
@@ -40,14 +41,18 @@ class Summary:
 def run_many(
     seeds: range, processes: int | None = None, progress: Callable[[Summary], None] = lambda _: None, stop_at: int = 5
 ) -> Summary:
-    """Run the schedules of all ``seeds``; begin no more of them after ``stop_at`` failures."""
+    """Run the schedules of all ``seeds``; begin no more of them after ``stop_at`` failures.
+
+    Raises :class:`~concurrent.futures.process.BrokenProcessPool` if one of its processes is killed.
+    """
     started = time.monotonic()
     chunks = [seeds[n : n + _CHUNK] for n in range(0, len(seeds), _CHUNK)]
     total = Summary()
     count = processes or len(os.sched_getaffinity(0))
-    # spawned, not forked: whoever calls may have threads
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        for part in pool.imap_unordered(_run_chunk, chunks):
+    # spawned, not forked: whoever calls may have threads. An executor, not a pool: it tells when a process was killed
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as executor:
+        for done in as_completed([executor.submit(_run_chunk, chunk) for chunk in chunks]):
+            part = done.result()
             total.schedules += part.schedules
             total.failures += part.failures
             total.calls += part.calls
@@ -55,7 +60,7 @@ def run_many(
             total.wall = time.monotonic() - started
             progress(total)
             if len(total.failures) >= stop_at:
-                pool.terminate()
+                executor.shutdown(wait=False, cancel_futures=True)
                 break
     return total
 
