@@ -30,6 +30,7 @@ from tests.sandbox.cloud.server import Server, moto_app
 from tests.sandbox.cloud.throttle import Throttle
 from tests.simulator.kernel import Kernel
 from tests.unit.control.fakes import ARN_PREFIX
+from tests.unit.dynamo import make_table
 
 from .virtual_time import ON_COMMAND
 
@@ -106,12 +107,7 @@ class Account:
         self.throttle.set_scale(1.0)
         self.throttle.reset()
         for table in (TABLE, BUDGET_TABLE):
-            self.client("dynamodb").create_table(
-                TableName=table,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-                KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-            )
+            make_table(self.client("dynamodb"), table)
         for name, (visibility, retention, receives) in QUEUES.items():
             self._make_queue(name, visibility, retention, receives)
         self.client("events").create_event_bus(Name=BUS)

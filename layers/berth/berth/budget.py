@@ -22,7 +22,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from berth.buckets import AHEAD_SECONDS, MOST_TOKENS, Bucket, Buckets, Draw, Level
-from berth.contract import KIND, NODE
+from berth.contract import KIND
+from berth.table import item_key, refused, told
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -193,10 +194,10 @@ class DynamoBudget:
                 **checked,
             )
         except ClientError as error:
-            if error.response["Error"].get("Code") != "ConditionalCheckFailedException":
+            if not refused(error):
                 raise
-            refused: Mapping[str, Any] = error.response
-            self._learn(kind, refused.get("Item", {}), now)
+            answered: Mapping[str, Any] = error.response
+            self._learn(kind, answered.get("Item", {}), now)
             return False
         self._learn(kind, answer["Attributes"], now)
         return True
@@ -216,7 +217,7 @@ class DynamoBudget:
         self._known[kind] = (_level(item), now)
 
     def _key(self, kind: str) -> dict[str, Any]:
-        return {NODE: {"S": self._scope}, KIND: {"S": kind}}
+        return item_key(self._scope, kind)
 
     @staticmethod
     def _wait(bucket: Bucket, level: Level, now: float) -> float:
@@ -224,8 +225,7 @@ class DynamoBudget:
 
 
 def _level(item: Mapping[str, Any]) -> Level:
-    tat, slow_until = (float(item.get(name, {}).get("N", "0")) for name in ("tat", "slow_until"))
-    return Level(tat, slow_until)
+    return Level(told(item, "tat"), told(item, "slow_until"))
 
 
 def _number(value: float) -> dict[str, str]:

@@ -67,7 +67,7 @@ class _Stand:
 
 
 def _run(edges: FillEdges, work: StandbyWork) -> None:
-    stand = _look(edges)
+    stand = _look(edges, work)
     for key, found in stand.levels.items():
         work.adopt(found.strays)
         for item in (*found.missing, *found.past):
@@ -92,7 +92,7 @@ def _run(edges: FillEdges, work: StandbyWork) -> None:
         edges.stock.unregister(done)
 
 
-def _look(edges: FillEdges) -> _Stand:
+def _look(edges: FillEdges, work: StandbyWork) -> _Stand:
     settings, now = edges.settings, edges.clock()
     pools, problems = parse_pools(settings.standby_pools, settings.clusters)
     wanted = {p.key: p for p in pools}
@@ -104,7 +104,9 @@ def _look(edges: FillEdges) -> _Stand:
     stand = _Stand(wanted, {}, {}, problems=list(problems), unreadable=bool(problems))
     for key in sorted({*known, *new}):
         items, noted = edges.stock.items(key)
-        stand.levels[key] = level(items, loose.get(key, {}), now)
+        shown = loose.get(key, {})
+        missing = level(items, shown, now).missing
+        stand.levels[key] = level(items, shown | work.seek(missing), now)
         stand.creating[key] = _in_doubt(noted, items, stand.levels[key].strays, now)
     if pools:
         _judge(edges, stand)

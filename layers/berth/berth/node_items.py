@@ -20,8 +20,6 @@ from typing import Any, Final
 from berth.buckets import Reservation
 from berth.contract import (
     BODY,
-    KIND,
-    NODE,
     RECORD_KIND,
     ContractError,
     Order,
@@ -33,6 +31,7 @@ from berth.contract import (
 )
 from berth.intents import decode_intents
 from berth.model import Intent, Notes
+from berth.table import told
 
 __all__ = [
     "EXPIRES",
@@ -42,8 +41,6 @@ __all__ = [
     "STANDBY_KIND",
     "NodeState",
     "digest",
-    "item_key",
-    "number",
     "read_state",
 ]
 
@@ -73,14 +70,6 @@ class NodeState:
     broken: str = ""
 
 
-def item_key(arn: str, kind: str) -> dict[str, Any]:
-    return {NODE: {"S": arn}, KIND: {"S": kind}}
-
-
-def number(value: float) -> dict[str, str]:
-    return {"N": str(value)}
-
-
 def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
     """One node's items by kind. A record that a newer version wrote must not stop the other nodes of a batch."""
     record, report, intents = (kinds.get(k, {}) for k in (RECORD_KIND, REPORT_KIND, INTENTS_KIND))
@@ -100,7 +89,7 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
 
 def _notes(record: Mapping[str, Any]) -> Notes:
     def noted(name: str) -> float:
-        return float(record.get(name, {}).get("N", "0"))
+        return told(record, name)
 
     return Notes(
         requested=int(noted("requested")),

@@ -19,26 +19,20 @@ so a process that dies between the two leaves a pointer to somebody else's inter
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final
-
-from botocore.exceptions import ClientError
+from typing import Any, Final
 
 from berth.contract import BODY, KIND, NODE
 from berth.model import InterfaceView
+from berth.table import Table, item_key, number, told
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
-
-__all__ = ["CREATING", "REAPER", "StandbyItem", "StandbyTable", "encode", "item_key", "key", "number", "read_item"]
+__all__ = ["CREATING", "REAPER", "StandbyItem", "StandbyTable", "encode", "interface_key", "read_item"]
 
 REAPER: Final = "reaper"
 """Claims what is to be deleted, as a node would claim it."""
 PARTITION: Final = "standby#"
 CREATING: Final = "creating"
-_BATCH: Final = 100
-"""Keys in one BatchGetItem (DynamoDB API reference)."""
 
 # boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
 CLAIMABLE: Final = (
@@ -59,21 +53,23 @@ class StandbyItem:
     settled_at: float = 0.0
 
 
-class StandbyTable:
-    """The table through boto3."""
-
-    def __init__(self, client: DynamoDBClient, table: str) -> None:
-        self._client, self._table = client, table
+class StandbyTable(Table):
+    """The table, with what nodes and the filler both do to an interface of a pool."""
 
     def take(self, interface: InterfaceView, who: str, now: float) -> bool:
         """Claim it. False: somebody else has it, or it is not in its pool."""
         values = {":me": {"S": who}, ":now": number(now)}
-        return self.update(item_key(interface), "SET claimed_by = :me, claimed_at = :now", CLAIMABLE, values)
+        return self.update(
+            interface_key(interface),
+            "SET claimed_by = :me, claimed_at = :now",
+            values,
+            ConditionExpression=CLAIMABLE,
+        )
 
     def end(self, interface: InterfaceView, who: str, now: float) -> None:
         """The claim has served. The item stays for as long as a describe may still show the interface as it was."""
         values = {":me": {"S": who}, ":now": number(now)}
-        self.update(item_key(interface), "SET settled_at = :now", CLAIMED_BY, values)
+        self.update(interface_key(interface), "SET settled_at = :now", values, ConditionExpression=CLAIMED_BY)
 
     def query(
         self, pool: str, condition: str = "", start: str = "", *, page: int = 0, consistent: bool = False
@@ -87,63 +83,17 @@ class StandbyTable:
         if page:
             request["Limit"] = page
         while True:
-            answer = self._client.query(
-                TableName=self._table, ExpressionAttributeNames=names, ExpressionAttributeValues=values, **request
+            answer = self.client.query(
+                TableName=self.name, ExpressionAttributeNames=names, ExpressionAttributeValues=values, **request
             )
             yield from answer["Items"]
             if "LastEvaluatedKey" not in answer:
                 return
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    def get(self, keys: Sequence[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """The items with these keys, read consistently; what is not there is missing."""
-        waiting = list(keys)
-        while waiting:
-            batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            answer = self._client.batch_get_item(RequestItems={self._table: {"Keys": batch, "ConsistentRead": True}})
-            yield from answer["Responses"].get(self._table, [])
-            left: Any = answer.get("UnprocessedKeys", {})
-            waiting += left.get(self._table, {}).get("Keys", [])
 
-    def update(self, item: dict[str, Any], expression: str, condition: str | None, values: Mapping[str, Any]) -> bool:
-        """UpdateItem; False: the condition did not hold."""
-        checked = {"ConditionExpression": condition} if condition else {}
-        return self._conditionally(
-            self._client.update_item,
-            Key=item,
-            UpdateExpression=expression,
-            ExpressionAttributeValues=values,
-            **checked,
-        )
-
-    def put(self, item: dict[str, Any], **checked: Any) -> bool:
-        """PutItem; False: the condition did not hold."""
-        return self._conditionally(self._client.put_item, Item=item, **checked)
-
-    def delete(self, item: dict[str, Any], **checked: Any) -> bool:
-        """DeleteItem; False: the condition did not hold."""
-        return self._conditionally(self._client.delete_item, Key=item, **checked)
-
-    def _conditionally(self, call: Any, **parameters: Any) -> bool:
-        try:
-            call(TableName=self._table, **parameters)
-        except ClientError as error:
-            if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
-
-
-def key(node: str, kind: str) -> dict[str, Any]:
-    return {NODE: {"S": node}, KIND: {"S": kind}}
-
-
-def item_key(interface: InterfaceView) -> dict[str, Any]:
-    return key(f"{PARTITION}{interface.standby}", interface.id)
-
-
-def number(value: float) -> dict[str, str]:
-    return {"N": str(value)}
+def interface_key(interface: InterfaceView) -> dict[str, Any]:
+    return item_key(f"{PARTITION}{interface.standby}", interface.id)
 
 
 def encode(interface: InterfaceView) -> str:
@@ -160,10 +110,7 @@ def read_item(item: Mapping[str, Any]) -> StandbyItem:
         k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(item[BODY]["S"]).items() if k in _FIELDS
     }
 
-    def moment(name: str) -> float:
-        return float(item.get(name, {}).get("N", "0"))
-
     claimed_by = item.get("claimed_by", {}).get("S", "")
     return StandbyItem(
-        InterfaceView(**body), moment("created_at"), claimed_by, moment("claimed_at"), moment("settled_at")
+        InterfaceView(**body), told(item, "created_at"), claimed_by, told(item, "claimed_at"), told(item, "settled_at")
     )

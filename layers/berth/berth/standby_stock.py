@@ -16,11 +16,10 @@ from berth.standby_items import (
     StandbyItem,
     StandbyTable,
     encode,
-    item_key,
-    key,
-    number,
+    interface_key,
     read_item,
 )
+from berth.table import item_key, number
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -31,7 +30,7 @@ UNCLAIMED: Final = "attribute_not_exists(claimed_by)"
 NEW: Final = f"attribute_not_exists({NODE}) OR ({UNCLAIMED} AND {BODY} = :body)"
 AS_CLAIMED: Final = "claimed_by = :me"
 OTHER_PROBLEMS: Final = "attribute_not_exists(problems) OR problems <> :p"
-_REGISTRY: Final = key(f"{PARTITION}pools", "pools")
+_REGISTRY: Final = item_key(f"{PARTITION}pools", "pools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +89,15 @@ class DynamoStock:
         return frozenset(p for item in self._table.get([_REGISTRY]) for p in item.get("pools", {}).get("SS", ()))
 
     def register(self, keys: Sequence[str]) -> None:
-        self._table.update(_REGISTRY, "ADD pools :p", None, {":p": {"SS": list(keys)}})
+        self._table.update(_REGISTRY, "ADD pools :p", {":p": {"SS": list(keys)}})
 
     def unregister(self, keys: Sequence[str]) -> None:
-        self._table.update(_REGISTRY, "DELETE pools :p", None, {":p": {"SS": list(keys)}})
+        self._table.update(_REGISTRY, "DELETE pools :p", {":p": {"SS": list(keys)}})
 
     def news(self, problems: str) -> bool:
-        return self._table.update(_REGISTRY, "SET problems = :p", OTHER_PROBLEMS, {":p": {"S": problems}})
+        return self._table.update(
+            _REGISTRY, "SET problems = :p", {":p": {"S": problems}}, ConditionExpression=OTHER_PROBLEMS
+        )
 
     def items(self, pool: str) -> tuple[tuple[StandbyItem, ...], Creating]:
         found: list[StandbyItem] = []
@@ -109,7 +110,7 @@ class DynamoStock:
         return tuple(found), creating
 
     def note_creating(self, pool: str, creating: Creating) -> None:
-        item = key(PARTITION + pool, CREATING)
+        item = item_key(PARTITION + pool, CREATING)
         if creating.tokens:
             body = json.dumps(asdict(creating))
             self._table.put({**item, BODY: {"S": body}})
@@ -118,7 +119,7 @@ class DynamoStock:
 
     def add(self, interface: InterfaceView, now: float) -> bool:
         body = {"S": encode(interface)}
-        item = {**item_key(interface), BODY: body, "created_at": number(interface.created_at or now)}
+        item = {**interface_key(interface), BODY: body, "created_at": number(interface.created_at or now)}
         return self._table.put(item, ConditionExpression=NEW, ExpressionAttributeValues={":body": body})
 
     def condemn(self, interface: InterfaceView, now: float) -> bool:
@@ -132,7 +133,7 @@ class DynamoStock:
         if item.claimed_by:
             values = {":me": {"S": item.claimed_by}}
             checked = {"ConditionExpression": AS_CLAIMED, "ExpressionAttributeValues": values}
-        return self._table.delete(item_key(item.interface), **checked)
+        return self._table.delete(interface_key(item.interface), **checked)
 
 
 def _creating(item: Mapping[str, Any]) -> Creating:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from berth.contract import KIND, NODE
 from berth.model import InterfaceView
 from berth.node_items import STANDBY_KIND
-from berth.standby_items import CREATING, PARTITION, StandbyTable, key, read_item
+from berth.standby_items import CREATING, PARTITION, StandbyTable, read_item
+from berth.table import item_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -52,11 +53,11 @@ class DynamoStandby:
         arns = {self._arn(i): i for i in instance_ids}
         pointers = {
             arns[item[NODE]["S"]]: sorted(c.split("/", 1) for c in item["claims"]["SS"])
-            for item in self._table.get([key(arn, STANDBY_KIND) for arn in arns])
+            for item in self._table.get([item_key(arn, STANDBY_KIND) for arn in arns])
             if "claims" in item
         }
         wanted = sorted({(pool, eni) for claims in pointers.values() for pool, eni in claims})
-        read = map(read_item, self._table.get([key(PARTITION + pool, eni) for pool, eni in wanted]))
+        read = map(read_item, self._table.get([item_key(PARTITION + pool, eni) for pool, eni in wanted]))
         items = {i.interface.id: i for i in read if not i.settled_at}
         found = {
             node: tuple(items[eni].interface for _, eni in claims if eni in items and items[eni].claimed_by == node)
@@ -66,7 +67,7 @@ class DynamoStandby:
 
     def claim(self, interface: InterfaceView, instance_id: str, now: float) -> bool:
         mine, pointer = self._mine(interface, instance_id)
-        self._table.update(mine, "ADD claims :c", None, pointer)
+        self._table.update(mine, "ADD claims :c", pointer)
         if self._table.take(interface, instance_id, now):
             return True
         self._unpoint(mine, pointer)
@@ -79,10 +80,10 @@ class DynamoStandby:
 
     def _mine(self, interface: InterfaceView, instance_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The node's own item, and its pointer to the interface."""
-        return key(self._arn(instance_id), STANDBY_KIND), {":c": {"SS": [f"{interface.standby}/{interface.id}"]}}
+        return item_key(self._arn(instance_id), STANDBY_KIND), {":c": {"SS": [f"{interface.standby}/{interface.id}"]}}
 
     def _unpoint(self, mine: dict[str, Any], pointer: dict[str, Any]) -> None:
-        self._table.update(mine, "DELETE claims :c", None, pointer)
+        self._table.update(mine, "DELETE claims :c", pointer)
         # DynamoDB drops a set with its last member; what is left is an item that says nothing
         self._table.delete(mine, ConditionExpression="attribute_not_exists(claims)")
 

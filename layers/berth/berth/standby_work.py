@@ -169,6 +169,19 @@ class StandbyWork:
 
     # ------------------------------------------------------------------------------------------- claims
 
+    def seek(self, missing: Sequence[StandbyItem]) -> dict[str, InterfaceView]:
+        """Those that are there all the same, by id: one describe that leaves them out is not believed.
+
+        Without a token for another describe all are taken to be there: what is forgotten too soon is made again.
+        """
+        if not missing:
+            return {}
+        views = {i.interface.id: i.interface for i in missing}
+        if not self.may("DescribeNetworkInterfaces"):
+            return views
+        shown = self.edges.ec2.shown(list(views))
+        return {i: v for i, v in shown.items() if v.attachment is None and v.node is None}
+
     def chase(self, held: Sequence[StandbyItem]) -> None:
         """Claims that are not settled: have their nodes looked at, and end those that nobody will settle.
 

@@ -10,12 +10,9 @@ What is in them says :mod:`berth.node_items`. A lease through time::
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
-
-from botocore.exceptions import ClientError
 
 from berth.buckets import Reservation
 from berth.contract import BODY, KIND, NODE, RECORD_KIND, Record, Report, encode_record, encode_report
@@ -30,16 +27,17 @@ from berth.node_items import (
     STANDBY_KIND,
     NodeState,
     digest,
-    item_key,
-    number,
     read_state,
 )
+from berth.table import Table, item_key, number
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 __all__ = [
     "EXPIRES",
+    "LEASE_IS_FREE",
+    "LEASE_IS_MINE",
     "LEASE_KIND",
     "DynamoStore",
     "NodeState",
@@ -48,12 +46,6 @@ __all__ = [
     "digest",
     "read_state",
 ]
-
-_BATCH: Final = 100
-"""Keys in one BatchGetItem (DynamoDB API reference)."""
-_PAUSES: Final = 6
-_PAUSE_SECONDS: Final = 0.05
-"""The first pause; with jitter all of them together last 3 seconds at the most."""
 
 # ------------------------------------------------------------------------------------------------ conditions
 # two that have read the same revision write the same next one: it stands for one content alone, so that a function that
@@ -117,12 +109,12 @@ class DynamoStore:
     """The table through boto3."""
 
     def __init__(self, client: DynamoDBClient, table: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._client, self._table, self._sleep = client, table, sleep
+        self._table = Table(client, table, sleep)
 
     def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
         keys = [item_key(arn, kind) for arn in arns for kind in (RECORD_KIND, REPORT_KIND, INTENTS_KIND)]
         items: dict[str, dict[str, Any]] = {arn: {} for arn in arns}
-        for item in self._get(keys):
+        for item in self._table.get(keys):
             items[item[NODE]["S"]][item[KIND]["S"]] = item
         return {arn: read_state(kinds) for arn, kinds in items.items()}
 
@@ -149,7 +141,7 @@ class DynamoStore:
 
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
         for kind in (REPORT_KIND, INTENTS_KIND, STANDBY_KIND):
-            self._client.delete_item(TableName=self._table, Key=item_key(arn, kind))
+            self._table.delete(item_key(arn, kind))
         self._write_record(
             arn,
             record,
@@ -163,13 +155,12 @@ class DynamoStore:
         item = {**item_key(arn, INTENTS_KIND), BODY: {"S": encode_intents(intents)}}
         if slots:
             item["slots"] = {"S": json.dumps([[s.action, s.count, s.at, s.until] for s in slots])}
-        self._client.put_item(TableName=self._table, Item=item)
+        self._table.put(item)
 
     def accept_report(self, arn: str, report: Report) -> bool:
         order = {"boot": number(report.order.boot), "sequence": number(report.order.sequence)}
-        return self._conditionally(
-            self._client.put_item,
-            Item={**item_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
+        return self._table.put(
+            {**item_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
             ConditionExpression=REPORT_IS_NOT_OLDER,
             ExpressionAttributeNames={"#sequence": "sequence"},
             ExpressionAttributeValues={":boot": order["boot"], ":sequence": order["sequence"]},
@@ -185,30 +176,27 @@ class DynamoStore:
         if signal.hook_name:
             sets |= {"hook_group": {"S": signal.hook_group}, "hook_name": {"S": signal.hook_name}}
             sets["hook_at"] = number(signal.hook_at)
-        return self._conditionally(
-            self._client.update_item,
-            Key=item_key(arn, RECORD_KIND),
-            UpdateExpression="SET " + ", ".join(f"{name} = :{name}" for name in sets),
+        return self._table.update(
+            item_key(arn, RECORD_KIND),
+            "SET " + ", ".join(f"{name} = :{name}" for name in sets),
+            {f":{name}": value for name, value in sets.items()},
             ConditionExpression=NODE_IS_KNOWN + (f" AND {REQUEST_IS_NEWER}" if "requested_at" in sets else ""),
-            ExpressionAttributeValues={f":{name}": value for name, value in sets.items()},
         )
 
     def unhook(self, arn: str, hook_at: float) -> None:
-        self._conditionally(
-            self._client.update_item,
-            Key=item_key(arn, RECORD_KIND),
-            UpdateExpression="REMOVE hook_group, hook_name, hook_at",
+        self._table.update(
+            item_key(arn, RECORD_KIND),
+            "REMOVE hook_group, hook_name, hook_at",
+            {":hook_at": number(hook_at)},
             ConditionExpression=HOOK_IS_NOT_LATER,
-            ExpressionAttributeValues={":hook_at": number(hook_at)},
         )
 
     # ------------------------------------------------------------------------------------------------ lease
 
     def take(self, arn: str, holder: str, now: float, until: float) -> bool:
         for _ in range(3):
-            if self._conditionally(
-                self._client.put_item,
-                Item={
+            if self._table.put(
+                {
                     **item_key(arn, LEASE_KIND),
                     "holder": {"S": holder},
                     "until": number(until),
@@ -219,13 +207,12 @@ class DynamoStore:
                 ExpressionAttributeValues={":now": number(now), ":holder": {"S": holder}},
             ):
                 return True
-            if self._conditionally(
-                self._client.update_item,
-                Key=item_key(arn, LEASE_KIND),
-                UpdateExpression="ADD wakeups :one",
+            if self._table.update(
+                item_key(arn, LEASE_KIND),
+                "ADD wakeups :one",
+                {":one": number(1), ":now": number(now)},
                 ConditionExpression=LEASE_IS_HELD,
                 ExpressionAttributeNames={"#until": "until"},
-                ExpressionAttributeValues={":one": number(1), ":now": number(now)},
             ):
                 return False
             # it was let go between the two: try to take it again
@@ -236,55 +223,27 @@ class DynamoStore:
         if seen is not None:
             condition, values = f"{LEASE_IS_MINE} AND {NOBODY_KNOCKED}", values | {":seen": number(seen)}
         key = item_key(arn, LEASE_KIND)
-        if self._conditionally(
-            self._client.delete_item, Key=key, ConditionExpression=condition, ExpressionAttributeValues=values
-        ):
+        if self._table.delete(key, ConditionExpression=condition, ExpressionAttributeValues=values):
             return None
         # refused for a knock, or because it is gone: the answer to a first attempt was lost, or the lease ran out
-        lease = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
+        answer = self._table.client.get_item(TableName=self._table.name, Key=key, ConsistentRead=True)
+        lease = answer.get("Item", {})
         mine = lease.get("holder", {}).get("S") == holder
         return int(lease["wakeups"]["N"]) if mine else None
 
     # ------------------------------------------------------------------------------------------------ plumbing
 
     def _write_record(self, arn: str, record: Record, sets: str, removes: str, values: dict[str, Any]) -> None:
-        written = self._conditionally(
-            self._client.update_item,
-            Key=item_key(arn, RECORD_KIND),
-            UpdateExpression=f"SET {BODY} = :body, revision = :revision, digest = :digest, {sets}{removes}",
-            ConditionExpression=REVISION_GROWS_OR_STAYS_AS_IT_IS,
-            ExpressionAttributeValues={
+        written = self._table.update(
+            item_key(arn, RECORD_KIND),
+            f"SET {BODY} = :body, revision = :revision, digest = :digest, {sets}{removes}",
+            {
                 ":body": {"S": encode_record(record)},
                 ":revision": number(record.revision),
                 ":digest": {"S": digest(record)},
                 **values,
             },
+            ConditionExpression=REVISION_GROWS_OR_STAYS_AS_IT_IS,
         )
         if not written:
             raise RevisionConflictError(f"{arn}: the table holds another record of revision {record.revision} or above")
-
-    def _conditionally(self, call: Any, **parameters: Any) -> bool:
-        try:
-            call(TableName=self._table, **parameters)
-        except ClientError as error:
-            if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
-
-    def _get(self, keys: Sequence[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        waiting, pauses = list(keys), 0
-        while waiting:
-            batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            answer = self._client.batch_get_item(RequestItems={self._table: {"Keys": batch, "ConsistentRead": True}})
-            yield from answer["Responses"].get(self._table, [])
-            # what DynamoDB had no capacity for comes back, to be asked for again after a pause (BatchGetItem, API
-            # reference: "we strongly recommend that you use an exponential backoff algorithm")
-            unread: Any = answer.get("UnprocessedKeys", {})
-            left = unread.get(self._table, {}).get("Keys", [])
-            if left:
-                if pauses == _PAUSES:
-                    raise TimeoutError(f"DynamoDB has no capacity to read {len(left) + len(waiting)} items")
-                self._sleep(_PAUSE_SECONDS * 2**pauses * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-                pauses += 1
-                waiting += left

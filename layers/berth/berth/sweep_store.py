@@ -7,25 +7,22 @@ cannot change what is known of a node. It is also the sweep's lease: a run that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
 from berth.contract import BODY, KIND, NODE, RECORD_KIND
-from berth.store import EXPIRES, LEASE_KIND, DynamoStore, NodeState, read_state
+from berth.store import EXPIRES, LEASE_IS_FREE, LEASE_IS_MINE, LEASE_KIND, DynamoStore, NodeState, read_state
+from berth.table import Table, item_key, number, refused, told
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 __all__ = ["DynamoSweepStore", "Outline", "Progress", "SweepStore", "TablePage", "Told"]
 
-_KEY: Final[dict[str, Any]] = {NODE: {"S": "sweep"}, KIND: {"S": "sweep"}}
-_BATCH: Final = 100
-"""Keys in one BatchGetItem (DynamoDB API reference)."""
-FREE: Final = "attribute_not_exists(holder) OR #until < :now OR holder = :holder"
-MINE: Final = "holder = :holder"
+_KEY: Final = item_key("sweep", "sweep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ class DynamoSweepStore:
     """The table through boto3."""
 
     def __init__(self, client: DynamoDBClient, table: str) -> None:
-        self._client, self._table = client, table
+        self._table = Table(client, table)
         self._store = DynamoStore(client, table)
 
     def glance(self, arns: Sequence[str]) -> dict[str, NodeState]:
@@ -112,11 +109,11 @@ class DynamoSweepStore:
         return self._store.load(arns)
 
     def leased(self, arns: Sequence[str]) -> dict[str, float]:
-        return {i[NODE]["S"]: _number(i, "until") for i in self._get(arns, LEASE_KIND, consistent=True)}
+        return {i[NODE]["S"]: told(i, "until") for i in self._get(arns, LEASE_KIND, consistent=True)}
 
     def page(self, token: str) -> TablePage:
-        answer = self._client.scan(
-            TableName=self._table,
+        answer = self._table.client.scan(
+            TableName=self._table.name,
             # records and leases alone, and of each record only a few numbers: a page is 1 MB before the filter
             FilterExpression="#kind IN (:record, :lease)",
             ProjectionExpression=f"#node, #kind, #until, {EXPIRES}, next_look",
@@ -127,11 +124,9 @@ class DynamoSweepStore:
         items: list[Mapping[str, Any]] = list(answer["Items"])
         return TablePage(
             records=tuple(
-                Outline(i[NODE]["S"], _number(i, "next_look"), EXPIRES in i)
-                for i in items
-                if i[KIND]["S"] == RECORD_KIND
+                Outline(i[NODE]["S"], told(i, "next_look"), EXPIRES in i) for i in items if i[KIND]["S"] == RECORD_KIND
             ),
-            leases=tuple((i[NODE]["S"], _number(i, "until")) for i in items if i[KIND]["S"] == LEASE_KIND),
+            leases=tuple((i[NODE]["S"], told(i, "until")) for i in items if i[KIND]["S"] == LEASE_KIND),
             token=json.dumps(answer["LastEvaluatedKey"]) if answer.get("LastEvaluatedKey") else "",
         )
 
@@ -140,27 +135,27 @@ class DynamoSweepStore:
     def begin(self, holder: str, now: float, until: float) -> Progress | None:
         item = self._update(
             "SET holder = :holder, #until = :until",
-            FREE,
-            {":holder": {"S": holder}, ":now": {"N": str(now)}, ":until": {"N": str(until)}},
+            LEASE_IS_FREE,
+            {":holder": {"S": holder}, ":now": number(now), ":until": number(until)},
             {"#until": "until"},
         )
         return None if item is None else _progress(item.get(BODY, {}).get("S", ""))
 
     def keep(self, holder: str, progress: Progress) -> bool:
         body = json.dumps(asdict(progress), separators=(",", ":"))
-        kept = self._update(f"SET {BODY} = :body", MINE, {":holder": {"S": holder}, ":body": {"S": body}})
+        kept = self._update(f"SET {BODY} = :body", LEASE_IS_MINE, {":holder": {"S": holder}, ":body": {"S": body}})
         return kept is not None
 
     def end(self, holder: str) -> None:
-        self._update("REMOVE holder, #until", MINE, {":holder": {"S": holder}}, {"#until": "until"})
+        self._update("REMOVE holder, #until", LEASE_IS_MINE, {":holder": {"S": holder}}, {"#until": "until"})
 
     def _update(
         self, update: str, condition: str, values: dict[str, Any], names: dict[str, str] | None = None
     ) -> Mapping[str, Any] | None:
         parameters: dict[str, Any] = {"ExpressionAttributeNames": names} if names else {}
         try:
-            answer = self._client.update_item(
-                TableName=self._table,
+            answer = self._table.client.update_item(
+                TableName=self._table.name,
                 Key=_KEY,
                 UpdateExpression=update,
                 ConditionExpression=condition,
@@ -169,28 +164,13 @@ class DynamoSweepStore:
                 **parameters,
             )
         except ClientError as error:
-            if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
+            if refused(error):
                 return None
             raise
         return answer.get("Attributes", {})
 
-    def _get(self, arns: Sequence[str], kind: str, *, consistent: bool) -> list[Mapping[str, Any]]:
-        waiting: list[Any] = [{NODE: {"S": arn}, KIND: {"S": kind}} for arn in arns]
-        found: list[Mapping[str, Any]] = []
-        while waiting:
-            batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            answer = self._client.batch_get_item(
-                RequestItems={self._table: {"Keys": batch, "ConsistentRead": consistent}}
-            )
-            found += answer["Responses"].get(self._table, [])
-            # what DynamoDB had no capacity for comes back; boto3 has already waited between attempts
-            left: Any = answer.get("UnprocessedKeys", {})
-            waiting += left.get(self._table, {}).get("Keys", [])
-        return found
-
-
-def _number(item: Mapping[str, Any], name: str) -> float:
-    return float(item.get(name, {}).get("N", "0"))
+    def _get(self, arns: Sequence[str], kind: str, *, consistent: bool) -> Iterator[Mapping[str, Any]]:
+        return self._table.get([item_key(arn, kind) for arn in arns], consistent=consistent)
 
 
 def _progress(body: str) -> Progress:

@@ -17,6 +17,8 @@ from berth.decision import replan
 from berth.settings import Settings
 from moto import mock_aws
 
+from tests.unit.dynamo import make_table
+
 SETTINGS = Settings(("demo",), "nodes", "", "", "berth", "arn:aws:ec2:eu-west-1:123456789012:instance/", Policy())
 
 
@@ -24,12 +26,7 @@ SETTINGS = Settings(("demo",), "nodes", "", "", "berth", "arn:aws:ec2:eu-west-1:
 def account() -> Iterator[Any]:
     with mock_aws(), pytest.MonkeyPatch.context() as monkeypatch:
         session = boto3.Session("test", "test", region_name="eu-west-1")
-        session.client("dynamodb").create_table(
-            TableName="nodes",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-        )
+        make_table(session.client("dynamodb"), "nodes")
         queue = session.client("sqs").create_queue(QueueName="events")["QueueUrl"]
         monkeypatch.setattr(look, "session", lambda _: session)
         monkeypatch.setattr(look, "stack_settings", lambda *_: replace(SETTINGS, events_queue_url=queue))

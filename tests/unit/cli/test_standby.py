@@ -19,6 +19,8 @@ from berth.standby_pools import parse_pools
 from berth.standby_stock import DynamoStock
 from moto import mock_aws
 
+from tests.unit.dynamo import make_table
+
 SUBNET, GROUP = "subnet-0123456789abcdef0", "sg-0123456789abcdef0"
 ENTRY = f"{SUBNET}/{GROUP}/prefixes=3/count=2"
 SETTINGS = Settings(("demo",), "nodes", "", "", "berth", "arn:aws:ec2:eu-west-1:123456789012:instance/", Policy())
@@ -28,12 +30,7 @@ SETTINGS = Settings(("demo",), "nodes", "", "", "berth", "arn:aws:ec2:eu-west-1:
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with mock_aws():
         session = boto3.Session("test", "test", region_name="eu-west-1")
-        session.client("dynamodb").create_table(
-            TableName="nodes",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-        )
+        make_table(session.client("dynamodb"), "nodes")
         monkeypatch.setattr(standby, "session", lambda _: session)
         yield session
 

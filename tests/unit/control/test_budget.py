@@ -16,6 +16,7 @@ from botocore.exceptions import EndpointConnectionError
 from moto import mock_aws
 
 from tests.unit.control.fake_budget import FakeBudget
+from tests.unit.dynamo import make_table
 
 TABLE, SCOPE = "budget", "budget#123456789012#eu-west-1"
 NOW = 1_700_000_000.0
@@ -48,12 +49,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with mock_aws():
         real = boto3.client("dynamodb", region_name="eu-west-1")
-        real.create_table(
-            TableName=TABLE,
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-        )
+        make_table(real, TABLE)
         yield Client(real)
 
 

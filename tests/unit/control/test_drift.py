@@ -22,6 +22,7 @@ from berth.survey import PAGE_IDS, Page
 from moto import mock_aws
 
 from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE, FakeLooks, Scene, settings
+from tests.unit.dynamo import make_table
 
 SAMPLE = Path(__file__).parents[3] / "events" / "network-interface-call.json"
 OTHER = "i-0123456789abcdef1"
@@ -227,12 +228,7 @@ def table() -> Iterator[Any]:
         client = boto3.client(
             "dynamodb", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test"
         )
-        client.create_table(
-            TableName="nodes",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-        )
+        make_table(client, "nodes")
         yield client
 
 

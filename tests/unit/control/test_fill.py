@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import boto3
 import pytest
 from berth import standby_work
 from berth.brake import Level
@@ -23,9 +22,9 @@ from berth.standby_work import FillEdges
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from tests.unit.control.fakes import ARN_PREFIX, NODE, Died, FakeBus, FakeLooks, FakeStore, Machine, refusal, settings
+from tests.unit.dynamo import new_tables
 
 SUBNET, GROUP = "subnet-0123456789abcdef0", "sg-0123456789abcdef0"
 
@@ -111,14 +110,15 @@ class Tokens:
     """A budget with so many tokens of each action left for standby interfaces."""
 
     def __init__(self, left: int = 1000) -> None:
-        self.left = left
+        self.left, self.describes = left, 1000
         self.asked: list[tuple[str, Priority]] = []
         self.told: list[str] = []
 
     def reserve(self, action: str, count: int, priority: Priority, now: float) -> Slot:
         self.asked.append((action, priority))
         if action.startswith("Describe"):
-            return Slot(now)
+            self.describes -= count
+            return Slot(now) if self.describes >= 0 else Slot(now + 5, reserved=False)
         self.left -= count
         return Slot(now) if self.left >= 0 else Slot(now + 5, reserved=False)
 
@@ -204,26 +204,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def make() -> Iterator[Callable[[], Site]]:
-    with mock_aws():
-        client = boto3.client(
-            "dynamodb", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        names = iter(f"fill-{n}" for n in range(10_000))
-
-        def site() -> Site:
-            name = next(names)
-            client.create_table(
-                TableName=name,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-                KeySchema=[
-                    {"AttributeName": "node", "KeyType": "HASH"},
-                    {"AttributeName": "kind", "KeyType": "RANGE"},
-                ],
-            )
-            return Site(client, name)
-
-        yield site
+    with new_tables() as new:
+        yield lambda: Site(*new())
 
 
 @pytest.fixture
@@ -496,6 +478,36 @@ class TestLeftovers:
             site.run()
         (line,) = [r for r in caplog.records if r.message == "standby pool"]
         assert (line.__dict__["ready"], line.__dict__["idle_addresses"]) == (2, 2 * 49)
+
+
+class TestAbsence:
+    def test_what_one_describe_leaves_out_is_asked_about_before_it_is_forgotten(self, site: Site) -> None:
+        site.run()
+        made = site.ready()
+        site.machine.now += 300
+        site.ec2.unseen = set(made)
+        site.run()
+        assert site.ready() == made
+        assert len(site.ec2.interfaces) == len(made)
+
+    def test_what_is_gone_is_forgotten_and_made_again(self, site: Site) -> None:
+        site.run()
+        (gone, *left) = site.ready()
+        site.machine.now += 300
+        del site.ec2.interfaces[gone]
+        site.run()
+        assert gone not in site.ready()
+        assert set(left) < set(site.ready())
+        assert len(site.ready()) == 1 + len(left)
+
+    def test_without_a_token_to_ask_again_nothing_is_forgotten(self, site: Site) -> None:
+        site.run()
+        made = site.ready()
+        site.machine.now += 300
+        site.ec2.unseen = set(made)
+        site.budget.describes = 1
+        site.run()
+        assert site.ready() == made
 
 
 @pytest.mark.parametrize("scene", ["fill", "reap"])

@@ -20,6 +20,7 @@ from berth.reconcile import RunResult
 from moto import mock_aws
 
 from tests.unit.control.fakes import Scene
+from tests.unit.dynamo import make_table
 
 ROOT = Path(__file__).parents[3]
 NODE = "i-0123456789abcdef0"
@@ -61,12 +62,7 @@ def account() -> Iterator[None]:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.setenv("NODE_EVENTS_QUEUE_URL", boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"])
-        boto3.client("dynamodb").create_table(
-            TableName="nodes",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-        )
+        make_table(boto3.client("dynamodb"), "nodes")
         yield
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 import pytest
 from berth.model import InterfaceView
 from berth.standby_items import REAPER, StandbyTable
@@ -16,9 +15,9 @@ from berth.standby_stock import Creating, DynamoStock
 from berth.standby_store import DynamoStandby
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from tests.unit.control.fakes import ARN_PREFIX, NODE
+from tests.unit.dynamo import new_tables
 
 POOL, SUBNET, NOW = "0123456789abcdef", "subnet-a", 1_000_000.0
 OTHER = NODE[:-1] + "1"
@@ -61,26 +60,8 @@ class Pools:
 
 @pytest.fixture(scope="module")
 def make() -> Iterator[Callable[[], Pools]]:
-    with mock_aws():
-        client = boto3.client(
-            "dynamodb", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        names = iter(f"standby-{n}" for n in range(10_000))
-
-        def table() -> Pools:
-            name = next(names)
-            client.create_table(
-                TableName=name,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-                KeySchema=[
-                    {"AttributeName": "node", "KeyType": "HASH"},
-                    {"AttributeName": "kind", "KeyType": "RANGE"},
-                ],
-            )
-            return Pools(client, name)
-
-        yield table
+    with new_tables() as new:
+        yield lambda: Pools(*new())
 
 
 @pytest.fixture

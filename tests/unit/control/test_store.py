@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import boto3
 import pytest
 from berth.buckets import Reservation
 from berth.calls import Attach, CreateInterface, Unassign
@@ -15,9 +14,9 @@ from berth.events import Signal
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Intent, InterfaceView, Notes, Outcome
 from berth.store import DynamoStore, RevisionConflictError, Store
-from moto import mock_aws
 
 from tests.unit.control.fakes import ARN, FakeStore, Machine
+from tests.unit.dynamo import new_tables
 
 OTHER = ARN + "0"
 INTERFACE = InterfaceView(
@@ -33,26 +32,8 @@ INTENTS = (
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[Callable[[], DynamoStore]]:
-    with mock_aws():
-        client = boto3.client(
-            "dynamodb", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        names = iter(f"nodes-{n}" for n in range(1000))
-
-        def make() -> DynamoStore:
-            name = next(names)
-            client.create_table(
-                TableName=name,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-                KeySchema=[
-                    {"AttributeName": "node", "KeyType": "HASH"},
-                    {"AttributeName": "kind", "KeyType": "RANGE"},
-                ],
-            )
-            return DynamoStore(client, name)
-
-        yield make
+    with new_tables() as new:
+        yield lambda: DynamoStore(*new())
 
 
 @pytest.fixture(params=["dynamodb", "fake"])
@@ -244,7 +225,7 @@ def test_an_intent_with_a_field_of_a_newer_version_breaks_its_own_node_alone(tab
     store.save_intents(ARN, (Intent("t1", Attach("eni-1", 1), 1.0),))
     key = {"node": {"S": ARN}, "kind": {"S": "intents"}}
     text = encode_intents([Intent("t1", Attach("eni-1", 1), 1.0)]).replace('"device_index"', '"newer":1,"device_index"')
-    store._client.put_item(TableName=store._table, Item={**key, "body": {"S": text}})
+    store._table.put({**key, "body": {"S": text}})
     loaded = store.load([ARN, OTHER])
     assert "newer" in loaded[ARN].broken
     assert loaded[OTHER].record == Record(OTHER, 1)

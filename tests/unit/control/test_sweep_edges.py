@@ -22,6 +22,7 @@ from moto import mock_aws
 
 from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE
 from tests.unit.control.test_ec2 import DESCRIBED, VIEW
+from tests.unit.dynamo import make_table
 
 KEYS: dict[str, Any] = {"region_name": "eu-west-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 OTHER = ARN_PREFIX + "i-0123456789abcdef1"
@@ -121,12 +122,7 @@ class TestSurvey:
 def client() -> Iterator[Any]:
     with mock_aws():
         made = boto3.client("dynamodb", **KEYS)
-        made.create_table(
-            TableName="nodes",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
-            KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
-        )
+        make_table(made, "nodes")
         nodes = DynamoStore(made, "nodes")
         nodes.save(ARN, Record(ARN, 3, accepted=Order(1, 2)), (), Notes(next_look=99.5, unmet=2))
         nodes.bury(OTHER, Record(OTHER, 5), 1e10)
