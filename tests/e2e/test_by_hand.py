@@ -126,26 +126,32 @@ def test_an_interface_deleted_by_hand_is_made_again(site: Site) -> None:
 
 def test_where_a_trail_tells_of_it_no_sweep_is_needed(site: Site) -> None:
     """The trail's events are put by hand, as EventBridge has them; the account here has no trail."""
-    functions, start = site.scene.stack.client("lambda"), FunctionLog(site.scene)
+    functions = site.scene.stack.client("lambda")
     (mapping,) = (
         m for m in functions.list_event_source_mappings()["EventSourceMappings"] if "Drift" in m["EventSourceArn"]
     )
     functions.update_event_source_mapping(UUID=mapping["UUID"], MaximumBatchingWindowInSeconds=1)
+    tell_of(site, "AssignPrivateIpAddresses", site.ours()["NetworkInterfaceId"])
     deleted = site.detach()
     site.ec2.delete_network_interface(NetworkInterfaceId=deleted)
-    detail = {
-        "eventSource": "ec2.amazonaws.com",
-        "eventName": "DeleteNetworkInterface",
-        "userIdentity": {"type": "IAMUser", "userName": "alice"},
-        "requestParameters": {"networkInterfaceId": deleted},
-        "responseElements": {"_return": True},
-    }
-    event = {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail}
-    tell(site.scene, "events", event)
+    tell_of(site, "DeleteNetworkInterface", deleted)
     made = wait_for("another", lambda: [i for i in site.listed() if i != deleted][1:])
     assert [site.ours()["NetworkInterfaceId"]] == made
-    told = "an interface was changed by hand"
-    wait_for("the look it led to", lambda: any(told in line.get("reasons", ()) for line in start.lines()))
+
+
+def tell_of(site: Site, call: str, interface: str) -> None:
+    """What a trail says of a call that somebody made, and a wait for the look that it leads to."""
+    log = FunctionLog(site.scene)
+    detail = {
+        "eventSource": "ec2.amazonaws.com",
+        "eventName": call,
+        "userIdentity": {"type": "IAMUser", "userName": "alice"},
+        "requestParameters": {"networkInterfaceId": interface},
+        "responseElements": {"_return": True},
+    }
+    tell(site.scene, "events", {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail})
+    reason = "an interface was changed by hand"
+    wait_for(f"a look after {call}", lambda: any(reason in line.get("reasons", ()) for line in log.lines()))
 
 
 def test_an_interface_moved_by_hand_is_foreign_from_then_on_and_another_is_made(site: Site) -> None:

@@ -37,17 +37,17 @@ def site() -> Iterator[Scene]:
         assert dead_letters(scene) == {}
 
 
-def interfaces(scene: Scene) -> list[dict[str, Any]]:
-    return list(scene.stack.interfaces(scene.machines["node"].id))
+def interfaces(scene: Scene, node: str = "node") -> list[dict[str, Any]]:
+    return list(scene.stack.interfaces(scene.machines[node].id))
 
 
 def groups(interface: dict[str, Any]) -> list[str]:
     return [g["GroupId"] for g in interface["Groups"]]
 
 
-def look(scene: Scene) -> None:
+def look(scene: Scene, node: str = "node") -> None:
     """Have the node looked at, as its agent's next report would."""
-    detail = {"instance-id": scene.machines["node"].id, "addresses": 1, "until": _later()}
+    detail = {"instance-id": scene.machines[node].id, "addresses": 1, "until": _later()}
     entry = {
         "EventBusName": scene.stack.outputs["BusName"],
         "Source": "berth.request",
@@ -104,3 +104,33 @@ def test_a_node_that_is_told_to_have_both_families_gets_an_ipv6_prefix_on_each_i
     assert record is not None
     assert [a.cidr for i in record.interfaces for a in i.ipv6_assignments] == shown
     assert record.policy.ip_families == "dual"
+
+
+def test_a_stopped_node_of_a_smaller_type_gives_up_what_that_has_no_room_for(site: Scene) -> None:
+    """t3.small has three interfaces with three prefixes each, t3.micro two with one each."""
+    launch(
+        site, [NodeSpec("wide", "b", "t3.small", {"mode": "prefixes", "max-pods": "110", "minimum-addresses": "100"})]
+    )
+    wait_for("three interfaces", lambda: len(interfaces(site, "wide")) == 3)
+    settle(site)
+    wide, ec2 = site.machines["wide"].id, site.stack.client("ec2")
+    ec2.stop_instances(InstanceIds=[wide])
+    wait_for("it to have stopped", lambda: _state(site, wide) == "stopped")
+    settle(site)
+    before = mutations(site)
+    ec2.modify_instance_attribute(InstanceId=wide, InstanceType={"Value": "t3.micro"})
+    look(site, "wide")
+    wait_for("two interfaces", lambda: len(interfaces(site, "wide")) == 2)
+    assert (mutations(site) - before)["DetachNetworkInterface"] == 1
+    assert all(len(i["Ipv4Prefixes"]) <= 1 for i in interfaces(site, "wide"))
+    ec2.start_instances(InstanceIds=[wide])
+    wait_for("it to run", lambda: _state(site, wide) == "running")
+    settle(site)
+    record = site.stack.record(wide)
+    assert record is not None
+    assert len(record.interfaces) == 2
+
+
+def _state(scene: Scene, instance: str) -> str:
+    answer = scene.stack.client("ec2").describe_instances(InstanceIds=[instance])
+    return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])

@@ -105,6 +105,7 @@ def connect_drift(settings: Settings, meters: Meters | None = None) -> DriftEdge
         records=DynamoDriftRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
         looks=connect_looks(settings),
         settings=settings,
+        budget=connect_budget(settings),
     )
 
 

@@ -7,12 +7,16 @@ but the record that lists one says whose it was.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
 
+from berth.absent import Unlimited
+from berth.budget import Budget, Priority
 from berth.drift_records import LISTING_IDS
+from berth.ec2_wire import Ec2Error, Trouble
 from berth.events.network_interface_call import InterfaceCall
 from berth.looks import Looks
 from berth.model import Instance, InterfaceView
@@ -23,6 +27,8 @@ from berth.survey import PAGE_IDS, Page
 __all__ = ["DriftEdges", "DriftRecords", "DriftSurvey", "find_drift"]
 
 T = TypeVar("T")
+_INTERFACES: Final = "DescribeNetworkInterfaces"
+_INSTANCES: Final = "DescribeInstances"
 
 
 class DriftSurvey(Protocol):
@@ -54,27 +60,50 @@ class DriftEdges:
     records: DriftRecords
     looks: Looks
     settings: Settings
+    budget: Budget = field(default_factory=Unlimited)
+    clock: Callable[[], float] = time.time
+
+
+class _OutOfTokensError(Exception):
+    """Others need the shared budget more."""
 
 
 def find_drift(edges: DriftEdges, calls: Iterable[InterfaceCall]) -> Counter[str]:
     """Ask for a look at every node that one of ``calls`` may concern. Returns counts for metrics.
 
-    A detached interface is found by its tag: it is attached to nothing, and EC2 does not say any more to whom an
-    attachment that is over belonged. Raises :class:`~berth.ec2_wire.Ec2Error`; nothing is lost then but time.
+    Where the token budget has nothing to spare the batch is left to the sweep, which finds the same a little later:
+    nobody's pod waits for it, and a storm of other people's calls comes just when tokens are short.
+
+    Raises :class:`~berth.ec2_wire.Ec2Error`; nothing is lost then but time.
     """
     seen = list(calls)
-    suspects = {i for call in seen for i in call.instances}
-    named = {i for call in seen for i in call.interfaces}
-    shown = list(_among(edges.survey.interfaces_among, named))
-    shown += _among(edges.survey.interfaces_by_attachment, {a for call in seen for a in call.attachments})
-    if any(call.action == "DetachNetworkInterface" for call in seen):
-        shown += _pages(edges.survey.unattached)
-    suspects.update(o for i in shown for o in (i.node, i.attachment.instance_id if i.attachment else None) if o)
-    nodes = {i.id for i in _among(edges.survey.instances_among, suspects) if _is_node(i, edges.settings)}
-    nodes |= _losers(edges, named - {i.id for i in shown})
+    counts = Counter({"ChangesByOthers": len(seen), "NodesChangedByOthers": 0, "ChangesLeftToSweep": 0})
+    try:
+        nodes = _concerned(edges, seen)
+    except _OutOfTokensError:
+        counts["ChangesLeftToSweep"] = len(seen)
+        return counts
     if nodes:
         edges.looks.ask(sorted(nodes), "an interface was changed by hand")
-    return Counter({"ChangesByOthers": len(seen), "NodesChangedByOthers": len(nodes)})
+    counts["NodesChangedByOthers"] = len(nodes)
+    return counts
+
+
+def _concerned(edges: DriftEdges, seen: Sequence[InterfaceCall]) -> set[str]:
+    """A detached interface is found by its tag: it is attached to nothing, and EC2 does not say any more to whom an
+    attachment that is over belonged."""
+    survey = edges.survey
+    suspects = {i for call in seen for i in call.instances}
+    named = {i for call in seen for i in call.interfaces}
+    shown = list(_among(edges, _INTERFACES, survey.interfaces_among, named))
+    attachments = {a for call in seen for a in call.attachments}
+    shown += _among(edges, _INTERFACES, survey.interfaces_by_attachment, attachments)
+    if any(call.action == "DetachNetworkInterface" for call in seen):
+        shown += _pages(edges, _INTERFACES, survey.unattached)
+    suspects.update(o for i in shown for o in (i.node, i.attachment.instance_id if i.attachment else None) if o)
+    instances = _among(edges, _INSTANCES, survey.instances_among, suspects)
+    nodes = {i.id for i in instances if _is_node(i, edges.settings)}
+    return nodes | _losers(edges, named - {i.id for i in shown})
 
 
 def _is_node(instance: Instance, settings: Settings) -> bool:
@@ -94,15 +123,25 @@ def _losers(edges: DriftEdges, gone: set[str]) -> set[str]:
     return found
 
 
-def _among(method: Callable[[Sequence[str], str], Page[T]], ids: set[str]) -> Iterator[T]:
+def _among(
+    edges: DriftEdges, action: str, method: Callable[[Sequence[str], str], Page[T]], ids: set[str]
+) -> Iterator[T]:
     for chunk in _chunks(ids):
-        yield from _pages(lambda token, those=chunk: method(those, token))  # type: ignore[misc]
+        yield from _pages(edges, action, lambda token, those=chunk: method(those, token))  # type: ignore[misc]
 
 
-def _pages(method: Callable[[str], Page[T]]) -> Iterator[T]:
+def _pages(edges: DriftEdges, action: str, method: Callable[[str], Page[T]]) -> Iterator[T]:
     token = ""
     while True:
-        page = method(token)
+        now = edges.clock()
+        if edges.budget.reserve(action, 1, Priority.WARM, now).at > now:
+            raise _OutOfTokensError
+        try:
+            page = method(token)
+        except Ec2Error as error:
+            if error.trouble is Trouble.THROTTLED:
+                edges.budget.throttled(action, edges.clock())
+            raise
         yield from page.items
         token = page.token
         if not token:

@@ -13,6 +13,7 @@ import pytest
 from berth.contract import Record
 from berth.drift import DriftEdges, find_drift
 from berth.drift_records import LISTING_IDS, DynamoDriftRecords
+from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import MalformedEventError, Signal
 from berth.events.network_interface_call import InterfaceCall, read_call
 from berth.model import Attachment, Instance, InterfaceView, Notes
@@ -21,6 +22,7 @@ from berth.store import DynamoStore
 from berth.survey import PAGE_IDS, Page
 from moto import mock_aws
 
+from tests.unit.control.fake_budget import FakeBudget
 from tests.unit.control.fakes import ARN, ARN_PREFIX, NODE, FakeLooks, Scene, settings
 from tests.unit.dynamo import make_table
 
@@ -215,8 +217,43 @@ def test_a_batch_of_any_size_is_asked_about_at_once_and_the_table_read_for_what_
 
 def test_nothing_is_asked_for_nothing() -> None:
     site = Site()
-    assert find_drift(site.edges, []) == {"ChangesByOthers": 0, "NodesChangedByOthers": 0}
+    assert find_drift(site.edges, []).total() == 0
     assert (site.survey.asked, site.records.scans, site.looks.asked) == ([], 0, [])
+
+
+class TestTokens:
+    """The describes draw on the budget that nodes need: they take what is left over, or none at all."""
+
+    def site(self, budget: FakeBudget) -> Site:
+        site = Site()
+        site.edges = replace(site.edges, budget=budget, clock=lambda: site.scene.machine.now)
+        return site
+
+    def test_each_describe_takes_a_token(self) -> None:
+        site = self.site(budget := FakeBudget())
+        assert site.find(delete(site)) == {NODE}
+        assert [action for action, _, _ in budget.taken] == ["DescribeNetworkInterfaces"]
+        site.find(unassign(site))
+        assert [action for action, _, _ in budget.taken[1:]] == ["DescribeNetworkInterfaces", "DescribeInstances"]
+
+    @pytest.mark.parametrize("action", ["DescribeNetworkInterfaces", "DescribeInstances"])
+    def test_without_a_token_to_spare_the_sweep_is_left_to_find_it(self, action: str) -> None:
+        site = self.site(budget := FakeBudget())
+        budget.exhaust(action, site.scene.machine.now + 60)
+        counts = find_drift(site.edges, [unassign(site)])
+        assert (counts["ChangesByOthers"], counts["ChangesLeftToSweep"]) == (1, 1)
+        assert site.looks.asked == []
+
+    def test_throttling_is_told_to_everybody(self) -> None:
+        site = self.site(budget := FakeBudget())
+
+        def refuse(*_: object) -> Page[InterfaceView]:
+            raise Ec2Error("DescribeNetworkInterfaces", "RequestLimitExceeded", "", Trouble.THROTTLED)
+
+        site.survey.interfaces_among = refuse  # type: ignore[assignment,method-assign]
+        with pytest.raises(Ec2Error):
+            find_drift(site.edges, [unassign(site)])
+        assert budget.throttlings == ["DescribeNetworkInterfaces"]
 
 
 # ------------------------------------------------------------------------------------------------ the table
