@@ -66,6 +66,25 @@ def test_a_rules_targets_are_as_the_template_says(stack: Stack) -> None:
     assert "Failed" in target["DeadLetterConfig"]["Arn"]
 
 
+def test_no_value_takes_an_element_out_of_a_list(platform: Platform, tmp_path: Path) -> None:
+    role = {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": ROLE}}
+    statement = {"Effect": "Allow", "Action": "sqs:ListQueues", "Resource": "*"}
+    document = {"Version": "2012-10-17", "Statement": [statement]}
+    nobody = {"Fn::If": ["Never", {"Ref": "Other"}, {"Ref": "AWS::NoValue"}]}
+    resources = {
+        "Role": role,
+        "Other": {**role, "Condition": "Never"},
+        "Policy": {
+            "Type": "AWS::IAM::Policy",
+            "Properties": {"PolicyName": "shared", "PolicyDocument": document, "Roles": [nobody, {"Ref": "Role"}]},
+        },
+    }
+    parts = {"Conditions": {"Never": {"Fn::Equals": ["a", "b"]}}, "Outputs": {"Role": {"Value": {"Ref": "Role"}}}}
+    outputs = deploy(platform.endpoint, write(tmp_path, resources, **parts), "no-value", {})
+    held = client(platform.endpoint, "iam").list_role_policies(RoleName=outputs["Role"])["PolicyNames"]
+    assert held == ["shared"]
+
+
 def test_a_resource_type_that_the_sandbox_lacks_is_refused(platform: Platform, tmp_path: Path) -> None:
     path = write(tmp_path, {"Pipe": {"Type": "AWS::Pipes::Pipe", "Properties": {}}})
     with pytest.raises(DeployError, match=r"Unrecognized resource types: \['AWS::Pipes::Pipe'\]"):

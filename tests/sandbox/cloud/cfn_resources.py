@@ -59,10 +59,19 @@ def _parse_resource(original: Any) -> Any:
     def parse_resource(resource_json: dict[str, Any], resources_map: Any) -> Any:
         parsed = original(resource_json, resources_map)
         if parsed:
+            _drop_no_value(parsed[1]["Properties"])
             _read_json_text(parsed[1]["Properties"])
         return parsed
 
     return parse_resource
+
+
+def _drop_no_value(value: Any) -> None:
+    """``AWS::NoValue`` takes an element out of a list too (CloudFormation, pseudo parameters); moto leaves None."""
+    if isinstance(value, list):
+        value[:] = [v for v in value if v is not None]
+    for held in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _drop_no_value(held)
 
 
 def _read_json_text(properties: dict[str, Any]) -> None:
