@@ -10,6 +10,7 @@ from typing import Any
 from berth.contract import Record, address_count
 
 from tests.e2e.conftest import Told
+from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import ALPHA, BETA, PlacedPod, Scene
 from tests.sandbox.landscape import REGION
 from tests.sandbox.world import ROOT
@@ -77,7 +78,13 @@ class TestTwoNodes:
     def test_an_interface_is_created_whole_and_then_attached(self, scene: Scene, launched: dict[str, Record]) -> None:
         """One create call carries addresses, tags and groups; nothing is assigned to it afterwards."""
         instance = scene.machines["alpha"].id
-        calls = [action for _, action in _function_calls(scene)]
+
+        def made() -> list[str]:
+            return [action for _, action in _function_calls(scene)]
+
+        # the record lists the interface as soon as it is attached; what follows has no haste
+        wait_for("its DeleteOnTermination", lambda: "ModifyNetworkInterfaceAttribute" in made())
+        calls = made()
         assert len([i for i in scene.stack.interfaces_made_for(instance) if i["Attachment"]["DeviceIndex"] == 1]) == 1
         assert calls.index("CreateNetworkInterface") < calls.index("AttachNetworkInterface")
         assert calls.index("AttachNetworkInterface") < calls.index("ModifyNetworkInterfaceAttribute")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from berth.settings import Settings
 from berth.standby_pools import parse_pools
 from berth.standby_store import DynamoStandby
 from berth.store import DynamoStore
+from berth.world import pay
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -44,11 +46,10 @@ __all__ = [
 ]
 
 
-def connect_ec2(settings: Settings, meters: Meters | None = None) -> Boto3Ec2:
+def connect_ec2(settings: Settings, meters: Meters | None = None, budget: Budget | None = None) -> Boto3Ec2:
     client = make_client("ec2", config=MUTATING_CONFIG)
-    if meters is not None:
-        count_calls(client, meters)
-    return Boto3Ec2(client, client, settings.arn_prefix)
+    meters, budget = _counting(client, meters), budget or Unlimited()
+    return Boto3Ec2(client, client, settings.arn_prefix, pay=lambda action: pay(budget, meters, time.time(), action))
 
 
 def connect_bus(settings: Settings) -> EventBus:
@@ -73,10 +74,8 @@ def connect_fill(settings: Settings) -> FillEdges:
     from berth.standby_stock import DynamoStock
     from berth.standby_work import FillEdges
 
-    meters = Meters()
     reader, writer = make_client("ec2", config=CLIENT_CONFIG), make_client("ec2", config=MUTATING_CONFIG)
-    for client in (reader, writer):
-        count_calls(client, meters)
+    meters = _counting(reader, _counting(writer))
     table = make_client("dynamodb", config=CLIENT_CONFIG)
     return FillEdges(
         ec2=Boto3StandbyEc2(reader, writer),
@@ -98,8 +97,7 @@ def connect_drift(settings: Settings, meters: Meters | None = None) -> DriftEdge
     from berth.survey import Boto3Survey
 
     ec2 = make_client("ec2", config=CLIENT_CONFIG)
-    if meters is not None:
-        count_calls(ec2, meters)
+    _counting(ec2, meters)
     return DriftEdges(
         survey=Boto3Survey(ec2, lambda: make_client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
         records=DynamoDriftRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
@@ -132,15 +130,15 @@ def connect_brake(settings: Settings) -> Brake:
 
 def connect(settings: Settings) -> Edges:
     """Every edge, in the region and with the credentials of the environment."""
-    meters = Meters()
+    meters, budget = Meters(), connect_budget(settings)
     table = make_client("dynamodb", config=CLIENT_CONFIG)
     return Edges(
-        ec2=connect_ec2(settings, meters),
+        ec2=connect_ec2(settings, meters, budget),
         store=DynamoStore(table, settings.table),
         bus=connect_bus(settings),
         looks=connect_looks(settings),
         settings=settings,
-        budget=connect_budget(settings),
+        budget=budget,
         brake=connect_brake(settings),
         hooks=connect_hooks(settings),
         standby=connect_standby(settings, table),
@@ -155,8 +153,7 @@ def connect_sweep(settings: Settings, meters: Meters | None = None) -> SweepEdge
     from berth.sweep_store import DynamoSweepStore
 
     ec2 = make_client("ec2", config=CLIENT_CONFIG)
-    if meters is not None:
-        count_calls(ec2, meters)
+    _counting(ec2, meters)
     return SweepEdges(
         survey=Boto3Survey(ec2, lambda: make_client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
         store=DynamoSweepStore(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
@@ -165,6 +162,13 @@ def connect_sweep(settings: Settings, meters: Meters | None = None) -> SweepEdge
         settings=settings,
         budget=connect_budget(settings),
     )
+
+
+def _counting(client: BaseClient, meters: Meters | None = None) -> Meters:
+    """``meters``, or new ones, which from now on count the client's calls."""
+    meters = meters if meters is not None else Meters()
+    count_calls(client, meters)
+    return meters
 
 
 def count_calls(client: BaseClient, meters: Meters) -> None:

@@ -20,6 +20,7 @@ from berth.ec2_wire import (
     Network,
     Trouble,
     classify,
+    ec2_name,
     read_attached,
     read_instance,
     read_interface,
@@ -90,9 +91,11 @@ class Ec2(Protocol):
 
 class Boto3Ec2:
     """EC2 through boto3. Make one for each execution environment: what seldom changes is remembered, so that a batch of
-    steady nodes costs one DescribeInstances and one pair of DescribeNetworkInterfaces.
+    steady nodes costs one DescribeInstances and one DescribeNetworkInterfaces.
 
-    ``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; ``clock`` counts seconds from anywhere.
+    ``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; ``clock`` counts seconds from anywhere. ``pay``
+    takes the token of a describe (EC2's name of it) that the caller cannot foresee, or raises: all but the first page
+    of :meth:`instances` and of :meth:`interfaces`.
     """
 
     def __init__(
@@ -101,8 +104,9 @@ class Boto3Ec2:
         writer: EC2Client,
         arn_prefix: str,
         clock: Callable[[], float] = time.monotonic,
+        pay: Callable[[str], None] = lambda _action: None,
     ) -> None:
-        self._reader, self._writer, self._arn_prefix = reader, writer, arn_prefix
+        self._reader, self._writer, self._arn_prefix, self._pay = reader, writer, arn_prefix, pay
         self._attached: dict[str, tuple[InterfaceView, ...]] = {}
         self._limits = Remembered(TYPES_SECONDS, clock, self._ask_limits)
         self._subnets = Remembered(SUBNETS_SECONDS, clock, self._ask_subnets)
@@ -110,7 +114,7 @@ class Boto3Ec2:
         self._groups = Remembered(GROUPS_SECONDS, clock, self._ask_groups)
 
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
-        pages = self._pages("describe_instances", "instance-id", ids)
+        pages = self._pages("describe_instances", "instance-id", ids, paid=True)
         found = [i for page in pages for reservation in page["Reservations"] for i in reservation["Instances"]]
         self._attached = {i["InstanceId"]: read_attached(i) for i in found}
         return {i["InstanceId"]: read_instance(i, self._arn_prefix) for i in found}
@@ -118,7 +122,7 @@ class Boto3Ec2:
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
         """What is attached was in the answer of :meth:`instances`; EC2 is asked for what is tagged."""
         found = {i: {view.id: view for view in self._attached.get(i, ())} for i in ids}
-        for page in self._pages("describe_network_interfaces", f"tag:{INSTANCE_TAG}", ids):
+        for page in self._pages("describe_network_interfaces", f"tag:{INSTANCE_TAG}", ids, paid=True):
             for interface in map(read_interface, page["NetworkInterfaces"]):
                 holder = interface.attachment.instance_id if interface.attachment else None
                 for owner in {holder, interface.node} & found.keys():
@@ -183,32 +187,37 @@ class Boto3Ec2:
         return found
 
     def _pages(
-        self, action: str, name: str, values: Sequence[str], *more: FilterTypeDef
+        self, action: str, name: str, values: Sequence[str], *more: FilterTypeDef, paid: bool = False
     ) -> Iterator[Mapping[str, Any]]:
+        """``paid``: the first call's token has been taken."""
         for start in range(0, len(values), _FILTER_VALUES):
             chunk: FilterTypeDef = {"Name": name, "Values": list(values[start : start + _FILTER_VALUES])}
-            yield from self._paginate(action, [chunk, *more])
+            yield from self._paginate(action, [chunk, *more], paid=paid and not start)
 
-    def _paginate(self, action: str, filters: Sequence[FilterTypeDef]) -> Iterator[Mapping[str, Any]]:
+    def _paginate(self, action: str, filters: Sequence[FilterTypeDef], *, paid: bool) -> Iterator[Mapping[str, Any]]:
         """A Describe with a filter, page by page: filtered ones have the larger bucket (EC2 API throttling).
 
         EC2 decides how much a page holds, which may be everything.
         """
         parameters: dict[str, Any] = {"Filters": list(filters)}
         while True:
-            page = self._describe(action, parameters)
+            page = self._describe(action, parameters, paid=paid)
+            paid = False
             yield page
             if not page.get("NextToken"):
                 return
             parameters["NextToken"] = page["NextToken"]
 
-    def _describe(self, action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _describe(self, action: str, parameters: Mapping[str, Any], *, paid: bool) -> Mapping[str, Any]:
         """Once more if it was not answered: describing again does no harm."""
+        if not paid:
+            self._pay(ec2_name(action))
         try:
             return call_ec2(self._reader, action, parameters)
         except Ec2Error as error:
             if error.trouble is not Trouble.IN_DOUBT:
                 raise
+        self._pay(ec2_name(action))
         return call_ec2(self._reader, action, parameters)
 
 

@@ -108,7 +108,9 @@ def _look(edges: FillEdges, work: StandbyWork) -> _Stand:
         missing = level(items, shown, now).missing
         stand.levels[key] = level(items, shown | work.seek(missing), now)
         stand.creating[key] = _in_doubt(noted, items, stand.levels[key].strays, now)
-    if pools:
+    if pools and not (work.may("DescribeSubnets") and work.may("DescribeSecurityGroups")):
+        stand.barred.update(dict.fromkeys(stand.wanted, "out of tokens to look at its subnet and groups"))
+    elif pools:
         _judge(edges, stand)
     return stand
 

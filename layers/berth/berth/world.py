@@ -1,8 +1,8 @@
 """What EC2 and the table say about a batch of nodes, described together.
 
 A batch costs one DescribeInstances, which shows what is attached to each, and, if there are nodes in it, one
-DescribeNetworkInterfaces by tag, which shows what is not attached and what is ours. Both draw on the token budget; what
-else is described is remembered by the EC2 edge for longer than a batch takes, and costs next to nothing.
+DescribeNetworkInterfaces by tag, which shows what is not attached and what is ours. Both draw on the token budget, and
+so does what else the EC2 edge describes: more pages, and what it remembers for longer than a batch takes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from berth.budget import Priority
+from berth.budget import Budget, Priority
 from berth.claims import take_in
 from berth.ec2_wire import Network
 from berth.edges import Edges
+from berth.meters import Meters
 from berth.model import Instance, InterfaceView, Limits
 from berth.policy import cluster_of
 from berth.store import NodeState
 
-__all__ = ["OutOfTokensError", "World", "describe"]
+__all__ = ["OutOfTokensError", "World", "describe", "pay"]
 
 
 class OutOfTokensError(Exception):
@@ -53,13 +54,13 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
     Raises :class:`OutOfTokensError`, and what the edges raise.
     """
     settings, at = edges.settings, edges.clock()
-    _pay(edges, "DescribeInstances", 1)
+    pay(edges.budget, edges.meters, at, "DescribeInstances")
     instances = edges.ec2.instances(ids)
     by_arn = edges.store.load([settings.arn(i) for i in ids])
     states = {i: by_arn[settings.arn(i)] for i in ids}
     ours = [i for i in ids if i not in instances or states[i].record or _cluster(edges, instances[i])]
     if ours:
-        _pay(edges, "DescribeNetworkInterfaces", 1)
+        pay(edges.budget, edges.meters, edges.clock(), "DescribeNetworkInterfaces")
     interfaces, claimed = take_in(edges, edges.ec2.interfaces(ours), ours) if ours else ({}, {})
     living = [i for i in (instances[n] for n in ours if n in instances) if not i.dead]
     return World(
@@ -73,11 +74,11 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
     )
 
 
-def _pay(edges: Edges, action: str, count: int) -> None:
-    now = edges.clock()
-    slot = edges.budget.reserve(action, count, Priority.SHORTAGE, now)
+def pay(budget: Budget, meters: Meters, now: float, action: str) -> None:
+    """Take the token of one describe. Raises :class:`OutOfTokensError`."""
+    slot = budget.reserve(action, 1, Priority.SHORTAGE, now)
     if slot.left is not None:
-        edges.meters.stands("TokensLeft", slot.left, action=action)
+        meters.stands("TokensLeft", slot.left, action=action)
     if slot.at > now:
         raise OutOfTokensError(action, slot.at)
 

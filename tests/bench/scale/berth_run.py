@@ -24,9 +24,11 @@ from berth.edges import Edges
 from berth.events import Signal, parse
 from berth.events.node_look_requested import HookWait, body
 from berth.ingest import ingest, read_report
+from berth.meters import Meters
 from berth.model import InterfaceView
 from berth.reconcile import reconcile
 from berth.settings import Settings
+from berth.world import pay
 
 from tests.bench.scale.agent import Agent
 from tests.bench.scale.assumed import (
@@ -65,8 +67,8 @@ LIMIT_SECONDS: Final = 20_000.0
 class _CountedEc2(Boto3Ec2):
     """Counts the rounds of describing: a batch's, and those for nodes that somebody knocked for meanwhile."""
 
-    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float]) -> None:
-        super().__init__(client, client, arn_prefix, clock)
+    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float], pay: Callable[[str], None]) -> None:
+        super().__init__(client, client, arn_prefix, clock, pay)
         self.rounds = self.nodes = 0
 
     def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
@@ -147,9 +149,11 @@ class _ControlPlane:
         client: Any = Ec2Client(ec2, timeline, rng, MUTATING_CONFIG)  # of both kinds of calls, as connect_ec2 has it
         delayed: Any = Delayed
         budget_client = delayed(self.budget_table, timeline, lambda: DYNAMODB.draw(rng))
+        budget, meters = DynamoBudget(budget_client, "budget", "bench", Buckets()), Meters()
         return Edges(
-            ec2=_CountedEc2(client, ARN_PREFIX, self.clock),
-            budget=DynamoBudget(budget_client, "budget", "bench", Buckets()),
+            ec2=_CountedEc2(client, ARN_PREFIX, self.clock, lambda action: pay(budget, meters, self.clock(), action)),
+            budget=budget,
+            meters=meters,
             store=delayed(self.store, timeline, lambda: DYNAMODB.draw(rng)),
             bus=delayed(self.bus, timeline, lambda: PUT_EVENTS.draw(rng)),
             looks=delayed(_Looks(self.events), timeline, lambda: SQS_SEND.draw(rng)),

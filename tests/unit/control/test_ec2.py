@@ -28,6 +28,7 @@ from berth.calls import (
 from berth.ec2 import CIDRS_SECONDS, CLIENT_CONFIG, GROUPS_SECONDS, MUTATING_CONFIG, SUBNETS_SECONDS, Boto3Ec2
 from berth.ec2_wire import Ec2Error, Trouble, classify, ec2_name, request
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Outcome
+from berth.world import OutOfTokensError
 from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.stub import ANY, Stubber
 from botocore.validate import validate_parameters
@@ -445,6 +446,34 @@ def test_a_describe_that_was_not_answered_is_made_once_more() -> None:
     client.unanswered = 2
     with pytest.raises(Ec2Error, match="ReadTimeoutError"):
         ec2.instances([NODE])
+
+
+def test_what_the_caller_cannot_foresee_is_paid_for_call_by_call() -> None:
+    client, clock = Counting(), Clock()
+    paid: list[str] = []
+    ec2 = Boto3Ec2(client, client, PREFIX, clock, paid.append)  # type: ignore[arg-type]
+    ec2.instances([NODE])
+    assert paid == []
+    for clock.now in (0.0, 1.0):
+        ec2.network(["vpc-1"])
+        ec2.limits([])
+    assert sorted(paid) == ["DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"]
+    paid.clear()
+    client.unanswered = 1
+    ec2.instances([NODE])
+    assert paid == ["DescribeInstances"]
+
+
+def test_a_describe_that_cannot_be_paid_for_is_not_made() -> None:
+    client = Counting()
+
+    def refuse(action: str) -> None:
+        raise OutOfTokensError(action, 5.0)
+
+    ec2 = Boto3Ec2(client, client, PREFIX, Clock(), refuse)  # type: ignore[arg-type]
+    with pytest.raises(OutOfTokensError):
+        ec2.network(["vpc-1"])
+    assert not client.described
 
 
 def test_a_throttled_describe_is_not_repeated() -> None:

@@ -251,6 +251,20 @@ class TestFilling:
         assert (len(site.ec2.interfaces), counts["StandbyOutOfTokens"]) == (2, 1)
         assert {p for _, p in site.budget.asked} == {Priority.STANDBY}
 
+    @pytest.mark.parametrize("describes", [1, 2])
+    def test_without_a_token_to_look_at_subnet_or_groups_nothing_is_made_or_deleted(
+        self, site: Site, describes: int
+    ) -> None:
+        site.run()
+        kept = site.ready()
+        site.entries = (entry(5),)
+        site.budget.describes = describes
+        assert site.run()["StandbyOutOfTokens"] == 1
+        assert site.ready() == kept
+        site.budget.describes = 1000
+        site.run()
+        assert len(site.ready()) == 5
+
     def test_a_run_makes_a_bounded_number_of_calls(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(standby_work, "CALLS_PER_RUN", 4)
         site.entries = (entry(30),)

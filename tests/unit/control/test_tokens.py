@@ -64,7 +64,7 @@ def scene() -> Budgeted:
 # ------------------------------------------------------------------------------------------------ what is taken
 
 
-def test_a_steady_batch_takes_one_token_for_instances_and_two_for_interfaces_and_no_other(scene: Budgeted) -> None:
+def test_a_steady_batch_takes_one_token_for_instances_and_one_for_interfaces_and_no_other(scene: Budgeted) -> None:
     others = [f"i-{n:08x}" for n in range(9)]
     for instance_id in others:
         scene.ec2.launch(instance_id)
