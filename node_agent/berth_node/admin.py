@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +21,9 @@ class AgentDownError(Exception):
 
 
 class Admin:
-    """Serves ``answer(request)`` at ``path``."""
+    """Serves ``await answer(request)`` at ``path``."""
 
-    def __init__(self, path: Path, answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    def __init__(self, path: Path, answer: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]) -> None:
         self._path, self._answer = path, answer
         self._server: asyncio.Server | None = None
 
@@ -47,7 +47,7 @@ class Admin:
             async with asyncio.timeout(_TIMEOUT):
                 line = await reader.readline()
                 try:
-                    answer = self._answer(json.loads(line))
+                    answer = await self._answer(json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
                     answer = {"error": f"request not understood: {error}"}
                 writer.write(json.dumps(answer).encode() + b"\n")

@@ -11,12 +11,11 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from berth.contract import Policy, Report
 
-from berth_node import conflist
 from berth_node.admin import Admin
 from berth_node.aws import AwsClient, endpoint
 from berth_node.config import Config
@@ -30,6 +29,7 @@ from berth_node.report import build
 from berth_node.reporter import Reporter
 from berth_node.seams import Dataplane
 from berth_node.server import Server, drain_spool
+from berth_node.settling import Settling
 from berth_node.usable import unusable_of
 from berth_node.verbs import Verbs
 from berth_node.views import Snapshot, answer
@@ -55,13 +55,10 @@ class Agent:
     ) -> None:
         """``make_dataplane`` is called in the rtnl thread: netlink sockets and namespaces belong to a thread."""
         self.config, self._make_dataplane, self.environment = config, make_dataplane, environment
-        self.ready = False
         self._threads = Threads()
-        self._mark = config.run_dir / "ready"
         self._spool = config.run_dir / "spool"
         self._look_now = asyncio.Event()
         self._looks = 0  # since something last changed
-        self._settling = False
         self._clock = clock
 
     # -------------------------------------------------------------------------------------------------- life
@@ -106,8 +103,9 @@ class Agent:
         for attachment in undo:
             await threads.wire(self.dataplane.detach, attachment)
             self.desk.free((attachment.container_id, attachment.ifname))
-        self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self, config.add_wait_seconds, config.mtu)
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
+        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready")
+        self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)
         self.reporter = Reporter(
             self._build_report,
             lambda text: threads.send(writes.send_message, config.reports_queue_url, text),
@@ -115,11 +113,11 @@ class Agent:
             config.report_interval_seconds,
             config.report_debounce_seconds,
         )
-        self.ready = self._mark.exists()  # of this boot: /run is a tmpfs
-        if not self.ready:
-            conflist.withdraw(config.cni_config)
+        self.node.serve_waiting, self.node.reporter = self.verbs.serve_waiting, self.reporter
+        self.node.ready = self.node.mark.exists()  # of this boot: /run is a tmpfs
+        self.node.publish()
         await self.watcher.look()
-        self._settle()
+        self.node.settle()
 
     async def _identify(self, imds: Imds) -> Identity:
         delay = 0.2
@@ -133,13 +131,13 @@ class Agent:
 
     async def _serve(self, stopping: asyncio.Future[Any]) -> None:
         server = Server(self.config.run_dir / "cni.sock", self.verbs)
-        admin = Admin(self.config.run_dir / "admin.sock", lambda request: answer(self._look_inside(), request))
+        admin = Admin(self.config.run_dir / "admin.sock", self._answer)
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
         await drain_spool(self._spool, self.verbs)
         server.open()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
-        loops = [asyncio.ensure_future(c) for c in (self._look_loop(), self._tick_loop(), self.reporter.run())]
+        loops = [asyncio.ensure_future(c) for c in self._loops()]
         try:
             # A loop ends only by a bug: then the agent does too, and its supervisor starts it afresh.
             await _first(*loops, stopping)
@@ -153,8 +151,8 @@ class Agent:
             await self._end()
 
     async def _end(self) -> None:
-        if self.ready:
-            self._mark.touch()  # the plugin's 60 s for a restart count from here
+        if self.node.ready:
+            self.node.mark.touch()  # the plugin's 60 s for a restart count from here
         try:
             self.desk.save()
         except OSError as error:
@@ -163,6 +161,12 @@ class Agent:
         self.desk.journal.close()
 
     # ------------------------------------------------------------------------------------------------- loops
+
+    def _loops(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """What runs for as long as the agent serves."""
+        yield self._look_loop()
+        yield self._tick_loop()
+        yield self.reporter.run()
 
     async def _look_loop(self) -> None:
         while True:
@@ -174,12 +178,12 @@ class Agent:
             self._looks += 1
             if await self.watcher.look():
                 self._looks = 0
-            self._settle()
+            self.node.settle()
 
     def _pause(self) -> float:
         """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""
         pool, config = self.desk.pool, self.config
-        attentive = bool(pool.waiting) or not self.ready
+        attentive = bool(pool.waiting) or not self.node.ready
         if not (attentive or pool.deficit > 0 or pool.surrendered or unusable_of(pool.blocks)):
             return config.poll_slow_seconds
         longest = min(_ATTENTIVE, config.poll_slow_seconds) if attentive else config.poll_slow_seconds
@@ -190,15 +194,14 @@ class Agent:
         beat = saved = self._clock()
         while True:
             await asyncio.sleep(0.2 if self.desk.pool.waiting else 1.0)
-            self._settle()
+            self.node.settle()
             now = self._clock()
             if self.desk.dirty and now - saved >= 1.0:
                 saved = now
                 await self._save()
-            if self.ready and now - beat >= _HEARTBEAT:
+            if self.node.ready and now - beat >= _HEARTBEAT:
                 beat = now
-                self._mark.touch()
-                self._publish()
+                self.node.beat()
             await drain_spool(self._spool, self.verbs)
 
     async def _save(self) -> None:
@@ -208,59 +211,6 @@ class Agent:
         except OSError as error:
             self.desk.dirty = True
             self.watcher.note("durable state", error)
-
-    # ---------------------------------------------------------------------------------------------- settling
-
-    def pool_changed(self) -> None:
-        """Addresses were lent, returned or are missing. What follows is done once for a burst of changes."""
-        if not self._settling:
-            self._settling = True
-            asyncio.get_running_loop().call_soon(self._settle)
-
-    def _settle(self) -> None:
-        """Take back or surrender, serve who waits, become ready, tell."""
-        self._settling = False
-        if not self.ready and self.desk.pool.free:
-            self._become_ready()
-        surrendered = self.desk.balance()
-        self.verbs.serve_waiting()
-        pool, last, revision = self.desk.pool, self.reporter.last, self.watcher.applied_revision
-        if revision is None:
-            return
-        grew = last is None or pool.need > last.in_use + len(last.waiting)
-        if surrendered or last is None or revision != last.acknowledged_revision or (grew and pool.deficit > 0):
-            self.reporter.notify(urgent=True)
-        else:
-            self.reporter.notify()  # sends only if there is something new to say
-
-    def _become_ready(self) -> None:
-        """The mark first: killed before the configuration is there, the next heartbeat or start writes it."""
-        self.ready = True
-        self._mark.touch()
-        self._publish()
-        _log.info("ready: addresses can be lent", extra={"free": self.desk.pool.free})
-
-    def _publish(self) -> None:
-        try:
-            conflist.publish(self.config.cni_config, self.config.cni_version)
-        except OSError as error:
-            self.watcher.note("CNI configuration", error)
-
-    def why_not_ready(self) -> str:
-        """In words, for STATUS, for an ADD that found nothing, and for ``berth-node status``."""
-        watcher, pool = self.watcher, self.desk.pool
-        if watcher.applied_revision is None:
-            troubles = "; ".join(f"{what}: {why}" for what, why in watcher.trouble.items())
-            tagged = "the instance must have the tag kubernetes.io/cluster/<name>, and the stack must be deployed"
-            return f"the node has no record yet ({troubles or tagged})"
-        if not pool.blocks:
-            return "the node's record lists no address yet; the reconcile function assigns them"
-        if not pool.lendable:
-            return "no address of the record is usable: metadata or links do not show them, or they are being released"
-        if pool.free:
-            return "addresses are free"
-        cooling = f", {len(pool.cooling)} cool down" if pool.cooling else ""
-        return f"no address is free: {len(pool.lent)} are lent{cooling}"
 
     # --------------------------------------------------------------------------------------------- reporting
 
@@ -275,12 +225,15 @@ class Agent:
             self._looks = 0
             self._look_now.set()
 
+    async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return answer(self._look_inside(), request)
+
     def _look_inside(self) -> Snapshot:
         watcher = self.watcher
         return Snapshot(
             instance=self.identity.instance_id,
-            ready=self.ready,
-            why=self.why_not_ready(),
+            ready=self.node.ready,
+            why=self.node.why_not_ready(),
             now=self._clock(),
             pool=self.desk.pool,
             entries=tuple(self.desk.entries.values()),

@@ -23,6 +23,7 @@ __all__ = ["Entry", "Journal", "JournalError"]
 _log = logging.getLogger(__name__)
 _COMPACT_AFTER: Final = 1000  # dead lines; each pod leaves three or so
 
+# a line of an older version lacks the fields that came after it: those have defaults
 _FIELDS: Final = ("container_id", "ifname", "address", "host_ifname", "namespace", "name", "uid", "attached_at", "mtu")
 
 
@@ -104,7 +105,7 @@ class Journal:
             self.cooling[event["address"]] = float(event["until"])
             return
         if op == "lend":
-            attachment = Attachment(**{name: event[name] for name in _FIELDS})
+            attachment = Attachment(**{name: event[name] for name in _FIELDS if name in event})
             self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
             self.cooling.pop(attachment.address, None)
             return

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from berth_node import skel
+from berth_node.requests import check_call_netns
 from berth_node.skel import Call, CniError
-from berth_node.verbs import Verbs, check_call_netns
+from berth_node.verbs import Verbs
 from berth_node.wire import Request, WireError, decode_body, receive_request, send_answer
 
 __all__ = ["Server", "drain_spool"]

@@ -10,13 +10,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from berth_node import skel
 from berth_node.desk import Desk, Pod
-from berth_node.journal import Entry, JournalError
-from berth_node.netns import check_netns
+from berth_node.journal import JournalError
 from berth_node.pool import Key
+from berth_node.requests import compare_result, valid_attachments
 from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 
@@ -226,7 +226,7 @@ class Verbs:
 
         Only pods wired before the call started count: an ADD in progress is younger than the runtime's list.
         """
-        valid = _valid_attachments(call)
+        valid = valid_attachments(call)
         stale = [key for key, entry in self.desk.entries.items() if entry.wired and key not in valid]
         errors: list[Exception] = []
         for key in stale:
@@ -250,7 +250,7 @@ class Verbs:
                 raise CniError(
                     skel.UNKNOWN_CONTAINER, f"no ADD of {call.container_id} {call.ifname} is known; recreate the pod"
                 )
-            problems = _compare_result(entry, previous)
+            problems = compare_result(entry, previous)
             problems += [
                 f"{p.where}: {p.message}"
                 for p in await self.rtnl(self.dataplane.check, replace(entry.attachment, netns_fd=netns_fd))
@@ -259,37 +259,3 @@ class Verbs:
             raise CniError(
                 skel.CHECK_FAILED, "the pod's network is not as ADD left it; recreate it", "; ".join(problems)
             )
-
-
-def _compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
-    """An address of ours that the runtime has in its result but the desk lends to nobody is a lost pod."""
-    ips = previous.get("ips")
-    listed = [ip.get("address") for ip in ips if isinstance(ip, dict)] if isinstance(ips, list) else []
-    mine = f"{entry.attachment.address}/32"
-    return [] if mine in listed else [f"prevResult: lists {', '.join(map(str, listed)) or 'no address'}, not {mine}"]
-
-
-def _valid_attachments(call: Call) -> frozenset[Key]:
-    # libcni also sends the older misspelt key; a missing one must not be read as "nothing is valid".
-    listed = call.config.get("cni.dev/valid-attachments", call.config.get("cni.dev/attachments"))
-    if not isinstance(listed, list):
-        raise CniError(skel.INVALID_CONFIG, "GC needs the list 'cni.dev/valid-attachments' in the configuration")
-    valid = set()
-    for item in listed:
-        key = (item.get("containerID"), item.get("ifname")) if isinstance(item, dict) else (None, None)
-        if not isinstance(key[0], str) or not isinstance(key[1], str):
-            wrong = f"each of 'cni.dev/valid-attachments' needs 'containerID' and 'ifname', got {item!r:.80}"
-            raise CniError(skel.INVALID_CONFIG, wrong)
-        valid.add((key[0], key[1]))
-    return frozenset(valid)
-
-
-_NETNS_COMMANDS: Final = frozenset({"ADD", "CHECK"})
-
-
-def check_call_netns(call: Call, netns_fd: int | None, error: int) -> None:
-    """CNI_NETNS must be a network namespace other than the node's. Raises :class:`CniError` 8."""
-    if call.command in _NETNS_COMMANDS:
-        problem = check_netns(netns_fd, error)
-        if problem:
-            raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} {problem}")

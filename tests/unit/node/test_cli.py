@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from berth.contract import Policy, Surrender
@@ -56,7 +57,11 @@ def socket(tmp_path: Path) -> Iterator[Path]:
     stop = asyncio.Event()
 
     async def serve() -> None:
-        admin = Admin(path, lambda request: answer(snapshot(), request))
+
+        async def answered(request: Mapping[str, Any]) -> Mapping[str, Any]:
+            return answer(snapshot(), request)
+
+        admin = Admin(path, answered)
         await admin.open()
         opened.set()
         await stop.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -101,3 +102,11 @@ def test_a_new_agent_reads_lines_of_fields_it_does_not_know(tmp_path: Path) -> N
     journal = Journal.open(tmp_path / "j")
     assert list(journal.entries) == [("a", "eth0")]
     journal.close()
+
+
+def test_a_new_agent_reads_lines_of_an_older_one_that_lack_a_field(tmp_path: Path) -> None:
+    path = tmp_path / "pods.journal"
+    line = {"op": "lend", "container_id": "c", "ifname": "eth0", "address": "10.0.0.16", "host_ifname": "enib1"}
+    path.write_text(json.dumps(line) + "\n")
+    (entry,) = Journal.open(path).entries.values()
+    assert (entry.attachment.address, entry.attachment.mtu) == ("10.0.0.16", 9001)

@@ -1,0 +1,48 @@
+"""What a request says beyond its arguments: its network namespace, its previous result, its list of valid pods."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from berth_node import skel
+from berth_node.journal import Entry
+from berth_node.netns import check_netns
+from berth_node.pool import Key
+from berth_node.skel import Call, CniError
+
+__all__ = ["check_call_netns", "compare_result", "valid_attachments"]
+
+
+def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
+    """An address of ours that the runtime has in its result but the desk lends to nobody is a lost pod."""
+    ips = previous.get("ips")
+    listed = [ip.get("address") for ip in ips if isinstance(ip, dict)] if isinstance(ips, list) else []
+    mine = f"{entry.attachment.address}/32"
+    return [] if mine in listed else [f"prevResult: lists {', '.join(map(str, listed)) or 'no address'}, not {mine}"]
+
+
+def valid_attachments(call: Call) -> frozenset[Key]:
+    """The pods that a GC says are still there. Raises :class:`CniError` for a list that cannot be read."""
+    # libcni also sends the older misspelt key; a missing one must not be read as "nothing is valid".
+    listed = call.config.get("cni.dev/valid-attachments", call.config.get("cni.dev/attachments"))
+    if not isinstance(listed, list):
+        raise CniError(skel.INVALID_CONFIG, "GC needs the list 'cni.dev/valid-attachments' in the configuration")
+    valid = set()
+    for item in listed:
+        key = (item.get("containerID"), item.get("ifname")) if isinstance(item, dict) else (None, None)
+        if not isinstance(key[0], str) or not isinstance(key[1], str):
+            wrong = f"each of 'cni.dev/valid-attachments' needs 'containerID' and 'ifname', got {item!r:.80}"
+            raise CniError(skel.INVALID_CONFIG, wrong)
+        valid.add((key[0], key[1]))
+    return frozenset(valid)
+
+
+_NETNS_COMMANDS: Final = frozenset({"ADD", "CHECK"})
+
+
+def check_call_netns(call: Call, netns_fd: int | None, error: int) -> None:
+    """CNI_NETNS must be a network namespace other than the node's. Raises :class:`CniError` 8."""
+    if call.command in _NETNS_COMMANDS:
+        problem = check_netns(netns_fd, error)
+        if problem:
+            raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} {problem}")
