@@ -8,6 +8,7 @@ from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
 from .pods import PodWiring
 from .reaper import Reaper
+from .rtnl import Rtnl
 
 __all__ = ["KernelDataplane"]
 
@@ -21,11 +22,12 @@ class KernelDataplane:
         self._reaper = Reaper()
         self._pods = PodWiring(self._home, self._reaper)
         self._nft = NftTable()
+        self._rtnl = Rtnl()
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
         try:
-            result, sweep = routing.configure(layout, self._pods.links())
+            result, sweep = routing.configure(self._rtnl, layout, self._pods.links())
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
         problems = [*result.problems]
@@ -60,4 +62,5 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.close`."""
         self._reaper.close()
         self._pods.close()
+        self._rtnl.close()
         self._home.close()
