@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, cast
@@ -27,14 +28,16 @@ class Config:
 
     ``add_wait_seconds`` must stay below the runtime's own limit on a pod sandbox (kubelet gives a runtime request 2
     minutes), so that a pod that finds no address gets "try again later" and a reason instead of a killed plugin.
+    ``mtu`` 0 is the primary interface's. ``no_snat_cidrs`` adds to the record's list.
     ``cni_version`` is for runtimes that know neither CNI 1.1.0 nor ``cniVersions``, such as containerd before 2.0.
     """
 
     table: str
     reports_queue_url: str
     region: str | None = None
-    mtu: int = 9001
+    mtu: int = 0
     snat: bool = True
+    no_snat_cidrs: tuple[str, ...] = ()
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
     add_wait_seconds: float = 45.0
@@ -52,7 +55,6 @@ class Config:
 
 _POSITIVE: Final = frozenset(
     {
-        "mtu",
         "interface_mask",
         "connection_mark",
         "add_wait_seconds",
@@ -64,16 +66,45 @@ _POSITIVE: Final = frozenset(
 _CHOICES: Final = {"log_level": ("debug", "info", "warning", "error"), "cni_version": VERSIONS}
 
 
+def _wrong_mtu(value: Any) -> str:
+    """Hosts must accept 576 bytes (RFC 791), so less breaks the node's own protocols; a veth carries 65535 at most."""
+    return (
+        ""
+        if value == 0 or 576 <= value <= 65535
+        else f"expected 0 (the primary interface's) or 576 to 65535, got {value}"
+    )
+
+
+def _wrong_cidrs(value: Any) -> str:
+    for item in value:
+        try:
+            ipaddress.IPv4Network(item)
+        except ValueError as error:
+            hint = ""
+            if "host bits" in str(error):
+                hint = f"; write {ipaddress.IPv4Network(item, strict=False)}"
+            return f"expected IPv4 CIDRs such as 10.0.0.0/8, got {item!r:.80}{hint}"
+    return ""
+
+
+_RULES: Final[Mapping[str, Callable[[Any], str]]] = {"mtu": _wrong_mtu, "no_snat_cidrs": _wrong_cidrs}
+"""What is wrong with a value of the right type, in words; "" if nothing is."""
+
+
 def _plain(hint: Any) -> type:
     """``str | None`` is read as ``str``: TOML has no null."""
     if isinstance(hint, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    return cast("type", hint)
+    return cast("type", typing.get_origin(hint) or hint)
 
 
 def _value(where: str, name: str, kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str) and value.startswith("/"):
         return Path(value)
+    if kind is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f'{where}: {name}: expected a list of texts, such as ["10.0.0.0/8"], got {value!r:.80}')
+        value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is Path or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -87,6 +118,8 @@ def _value(where: str, name: str, kind: type, value: object) -> object:
         raise ConfigError(
             f"{where}: {name}: expected {'more than 0' if name in _POSITIVE else '0 or more'}, got {value}"
         )
+    if name in _RULES and (wrong := _RULES[name](value)):
+        raise ConfigError(f"{where}: {name}: {wrong}")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigError(f"{where}: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r:.80}")
     return value

@@ -110,5 +110,8 @@ class Dataplane(Protocol):
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
 
+    def primary_mtu(self) -> int:
+        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
+
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

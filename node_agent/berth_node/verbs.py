@@ -52,14 +52,14 @@ class Node(Protocol):
 
 @dataclass(slots=True)
 class Verbs:
-    """The commands. ``patience`` is how long an ADD waits for an address, seconds."""
+    """The commands. ``patience`` is how long an ADD waits for an address, seconds; ``mtu`` 0 is the primary link's."""
 
     desk: Desk
     dataplane: Dataplane
     rtnl: Rtnl
     node: Node
     patience: float = 45.0
-    mtu: int = 9001
+    mtu: int = 0
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
 
@@ -112,7 +112,7 @@ class Verbs:
             namespace=call.pod.get("K8S_POD_NAMESPACE", ""),
             name=call.pod.get("K8S_POD_NAME", ""),
             uid=call.pod.get("K8S_POD_UID", ""),
-            mtu=self.mtu,
+            mtu=self.mtu or self.dataplane.primary_mtu(),
         )
         async with self._container(call.container_id):
             entry = self.desk.entries.get(call.key)

@@ -94,7 +94,11 @@ class Watcher:
     async def _configure(self, record: Record, links: frozenset[str]) -> None:
         config, now = self.config, self.desk.clock()
         layout = NodeLayout(
-            layouts_of(record, links), record.no_snat_cidrs, config.snat, config.interface_mask, config.connection_mark
+            layouts_of(record, links),
+            (*record.no_snat_cidrs, *config.no_snat_cidrs),
+            config.snat,
+            config.interface_mask,
+            config.connection_mark,
         )
         if layout == self._layout and not self.problems and now - self._configured_at < _RECONFIGURE:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
-from . import routing
+from . import proxies, routing
 from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
 from .pods import PodWiring
@@ -11,6 +13,9 @@ from .reaper import Reaper
 from .rtnl import Rtnl
 
 __all__ = ["KernelDataplane"]
+
+_SMALL_MTU: Final = 1500
+"""Until the primary link was seen: every interface of EC2 carries as much."""
 
 
 class KernelDataplane:
@@ -23,14 +28,17 @@ class KernelDataplane:
         self._pods = PodWiring(self._home, self._reaper)
         self._nft = NftTable()
         self._rtnl = Rtnl()
+        self._primary_mtu = _SMALL_MTU
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
         try:
-            result, sweep = routing.configure(self._rtnl, layout, self._pods.links())
+            links = self._pods.links()
+            result, sweep = routing.configure(self._rtnl, layout, links)
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
-        problems = [*result.problems]
+        self._primary_mtu = next((k.mtu for k in links if k.name == result.primary_link), self._primary_mtu)
+        problems = [*result.problems, *proxies.unsupported(links, proxies.virtual_services())]
         try:
             self._nft.apply(ruleset(layout, result.marks, result.primary_link))
         except NftError as error:
@@ -57,6 +65,10 @@ class KernelDataplane:
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
         return frozenset(link.mac for link in self._pods.links() if link.mac)
+
+    def primary_mtu(self) -> int:
+        """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
+        return self._primary_mtu
 
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""

@@ -59,6 +59,9 @@ class FakeKernel:
     def usable_macs(self) -> frozenset[str]:
         return self.macs
 
+    def primary_mtu(self) -> int:
+        return 8901
+
     def close(self) -> None:
         pass
 
