@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, cast
 
+from berth_node.http import listen_address
+from berth_node.log import FORMATS
 from berth_node.skel import VERSIONS
 
 __all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load", "parse"]
@@ -51,6 +53,8 @@ class Config:
     cni_config: Path = field(default=Path("/etc/cni/net.d/10-berth.conflist"))
     cni_version: str = "1.1.0"
     log_level: str = "info"
+    log_format: str = "auto"
+    metrics_listen: str = "127.0.0.1:61678"
 
 
 _POSITIVE: Final = frozenset(
@@ -63,7 +67,11 @@ _POSITIVE: Final = frozenset(
         "report_interval_seconds",
     }
 )
-_CHOICES: Final = {"log_level": ("debug", "info", "warning", "error"), "cni_version": VERSIONS}
+_CHOICES: Final = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": FORMATS,
+    "cni_version": VERSIONS,
+}
 
 
 def _wrong_mtu(value: Any) -> str:
@@ -122,6 +130,11 @@ def _value(where: str, name: str, kind: type, value: object) -> object:
         raise ConfigError(f"{where}: {name}: {wrong}")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigError(f"{where}: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r:.80}")
+    if name == "metrics_listen":
+        try:
+            listen_address(str(value))
+        except ValueError as error:
+            raise ConfigError(f"{where}: {name}: {error}, got {value!r:.80}") from None
     return value
 
 

@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeVar
 from berth_node import skel
 from berth_node.desk import Desk, Pod
 from berth_node.journal import JournalError
+from berth_node.measures import Measures
+from berth_node.metrics import Histogram
 from berth_node.pool import Key
 from berth_node.requests import compare_result, valid_attachments
 from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
@@ -60,6 +62,7 @@ class Verbs:
     node: Node
     patience: float = 45.0
     mtu: int = 0
+    waits: Histogram = field(default_factory=lambda: Measures().waits)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
 
@@ -162,18 +165,23 @@ class Verbs:
         self.desk.wait(pod)
         self.node.pool_changed()
         hang_up = asyncio.ensure_future(gone.wait())
+        started, outcome = asyncio.get_running_loop().time(), "cancelled"
         try:
             waits: set[asyncio.Future[Any]] = {future, hang_up}
             await asyncio.wait(waits, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
+                outcome = "hung_up" if gone.is_set() else "gave_up"
                 why = self.node.why_not_ready()
                 raise CniError(skel.TRY_AGAIN_LATER, f"no address became free within {self.patience:g} s: {why}")
             attachment = future.result()
             if gone.is_set():
                 self.desk.free(pod.key, used=False)
+                outcome = "hung_up"
                 raise CniError(skel.TRY_AGAIN_LATER, "hung up")
+            outcome = "served"
             return attachment
         finally:
+            self.waits.observe(asyncio.get_running_loop().time() - started, outcome)
             hang_up.cancel()
             self._waiting.pop(pod.key, None)
             self.desk.unwait(pod.key)

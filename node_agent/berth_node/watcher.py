@@ -44,6 +44,7 @@ class Watcher:
     problems: tuple[Problem, ...] = ()
     trouble: dict[str, str] = field(default_factory=dict)
     applied_revision: int | None = None
+    read_at: dict[str, float] = field(default_factory=dict)
     _layout: NodeLayout | None = None
     _configured_at: float = 0.0
 
@@ -52,17 +53,21 @@ class Watcher:
         record = self.keeper.current
         try:
             record = await self.in_cloud(self.keeper.fetch)
-            self.trouble.pop("record", None)
+            self._was_read("record")
         except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
         try:
             self.metadata = await self.in_cloud(self.imds.interfaces)
-            self.trouble.pop("metadata", None)
+            self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
         if record is None or self.metadata is None:
             return False
         return await self._apply(record, self.metadata)
+
+    def _was_read(self, what: str) -> None:
+        self.trouble.pop(what, None)
+        self.read_at[what] = self.desk.clock()
 
     def note(self, what: str, error: Exception) -> None:
         """Log a failure once for as long as it stays the same, and keep it for ``berth-node status``."""
