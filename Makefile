@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks checks-and-more worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep models plugin lock clean
+.PHONY: help setup demo stop ci test checks checks-and-more worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,10 @@ bench-cold: setup prepare ## cold starts of the functions, beside a plain start 
 
 bench-sweep: setup ## the sweep's memory, calls and time for 5,000 nodes and 100,000 interfaces
 	@$(TIED) $(PY) -m tests.bench.sweep
+
+bench-cni: setup plugin ## ADD and DEL beside Debian's ptp and bridge and a floor, RTT by pods, the agent's memory
+	@$(TIED) scripts/bootstrap.sh dev bench
+	@$(WORLD) $(PY) -m tests.bench.cni
 
 plugin: setup ## build the CNI plugin for x86_64 and arm64
 	@$(TIED) $(PY) scripts/build_plugin.py

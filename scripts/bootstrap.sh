@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prepares a checkout: system tools (by apt, where it works and something is missing) and a virtual environment from
-# the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam]
+# the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam] [bench]
 # PYTHON chooses the interpreter; without it the environment that is there stays what it is.
 set -eu
 # trust what this machine trusts (pip does so when told; uv brings its own list of authorities unless told)
@@ -60,6 +60,8 @@ if [ "$which_env" = dev ]; then
             || missing="$missing ${pair##*:}"
     done
 fi
+# the plugins that `make bench-cni` times Berth beside; nothing else needs them
+if [ "${2:-}" = bench ] && [ ! -e /usr/lib/cni/ptp ]; then missing="$missing containernetworking-plugins"; fi
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt_install $missing
 
