@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
@@ -10,6 +11,7 @@ from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
 from .pods import PodWiring
 from .reaper import Reaper
+from .repair import Repair
 from .rtnl import Rtnl
 
 __all__ = ["KernelDataplane"]
@@ -29,6 +31,7 @@ class KernelDataplane:
         self._nft = NftTable()
         self._rtnl = Rtnl()
         self._primary_mtu = _SMALL_MTU
+        self._repair = Repair(self._rtnl)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
@@ -45,6 +48,15 @@ class KernelDataplane:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
         return (*problems, *sweep())
+
+    def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
+        """See :meth:`berth_node.seams.Dataplane.repair`."""
+        try:
+            problems = self._repair.run(attachments)
+        except OSError as error:
+            raise DataplaneError(f"reading the pods' links: {error}", temporary=True) from error
+        self._reaper.wake()
+        return problems
 
     def attach(self, attachment: Attachment) -> Wired:
         """See :meth:`berth_node.seams.Dataplane.attach`."""
