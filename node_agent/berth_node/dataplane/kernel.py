@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
 from . import proxies, routing
 from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
-from .pods import PodWiring
+from .pods import PodWiring, refused
+from .ports import HostPorts
 from .reaper import Reaper
 
 __all__ = ["KernelDataplane"]
@@ -26,6 +28,7 @@ class KernelDataplane:
         self._reaper = Reaper()
         self._pods = PodWiring(self._home, self._reaper)
         self._nft = NftTable()
+        self._ports = HostPorts()
         self._primary_mtu = _SMALL_MTU
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
@@ -42,23 +45,37 @@ class KernelDataplane:
         except NftError as error:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
-        return (*problems, *sweep())
+        return (*problems, *self._ports.restore(), *sweep())
 
     def attach(self, attachment: Attachment) -> Wired:
         """See :meth:`berth_node.seams.Dataplane.attach`."""
-        return self._pods.attach(attachment)
+        wired = self._pods.attach(attachment)
+        try:
+            self._ports.add(attachment)
+        except OSError as error:
+            self._pods.detach(attachment)
+            raise refused(f"host ports {attachment.ports} of {attachment.address}", error) from error
+        return wired
 
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
+        try:
+            self._ports.remove(attachment)
+        except OSError as error:
+            raise refused(f"taking back host ports of {attachment.address}", error) from error
         self._pods.detach(attachment)
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
-        return self._pods.check(attachment)
+        return (*self._pods.check(attachment), *self._ports.check(attachment))
 
     def survey(self) -> tuple[Attachment, ...]:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
         return self._pods.survey()
+
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
+        self._ports.adopt(attachments)
 
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
@@ -72,4 +89,5 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.close`."""
         self._reaper.close()
         self._pods.close()
+        self._ports.close()
         self._home.close()
