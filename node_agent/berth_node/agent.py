@@ -107,6 +107,8 @@ class Agent:
         for attachment in undo:
             await threads.wire(self.dataplane.detach, attachment)
             self.desk.free((attachment.container_id, attachment.ifname))
+        held = tuple(entry.attachment for entry in self.desk.entries.values())
+        await threads.wire(self.dataplane.adopt_ports, held)
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready")
         self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from berth_node import skel
+from berth_node import portmap, skel
 from berth_node.desk import Desk, Pod
 from berth_node.journal import JournalError
 from berth_node.measures import Measures
 from berth_node.metrics import Histogram
 from berth_node.pool import Key
-from berth_node.requests import compare_result, valid_attachments
+from berth_node.requests import compare_result, refuse_taken_ports, valid_attachments
 from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 
@@ -116,10 +116,11 @@ class Verbs:
             name=call.pod.get("K8S_POD_NAME", ""),
             uid=call.pod.get("K8S_POD_UID", ""),
             mtu=self.mtu or self.dataplane.primary_mtu(),
+            ports=portmap.encode(call.ports),
         )
         async with self._container(call.container_id):
             entry = self.desk.entries.get(call.key)
-            attachment = entry.attachment if entry else await self._address(pod, gone)
+            attachment = entry.attachment if entry else await self._lend(pod, gone)
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
             wired = entry.wired if entry else None
             if wired is None or not wired.pod_mac:
@@ -154,6 +155,18 @@ class Verbs:
         self.desk.wired(key, wired)
         self.node.pool_changed()
         return wired
+
+    async def _lend(self, pod: Pod, gone: asyncio.Event) -> Attachment:
+        """An address for a pod whose host ports are free: looked at before it waits, and again when it has waited."""
+        refuse_taken_ports(pod, self.desk.entries)
+        attachment = await self._address(pod, gone)
+        try:
+            refuse_taken_ports(pod, self.desk.entries)
+        except CniError:
+            self.desk.free(pod.key, used=False)
+            self.node.pool_changed()
+            raise
+        return attachment
 
     async def _address(self, pod: Pod, gone: asyncio.Event) -> Attachment:
         """An address at once, or as soon as there is one. Raises :class:`CniError` 11 when patience ends."""

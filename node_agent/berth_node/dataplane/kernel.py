@@ -9,7 +9,8 @@ from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
 from . import proxies, routing
 from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
-from .pods import PodWiring
+from .pods import PodWiring, refused
+from .ports import HostPorts
 from .reaper import Reaper
 from .repair import Repair
 from .rtnl import Rtnl
@@ -30,6 +31,7 @@ class KernelDataplane:
         self._pods = PodWiring(self._home, self._reaper)
         self._nft = NftTable()
         self._rtnl = Rtnl()
+        self._ports = HostPorts()
         self._primary_mtu = _SMALL_MTU
         self._repair = Repair(self._rtnl)
 
@@ -47,7 +49,7 @@ class KernelDataplane:
         except NftError as error:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
-        return (*problems, *sweep())
+        return (*problems, *self._ports.restore(), *sweep())
 
     def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.repair`."""
@@ -60,19 +62,33 @@ class KernelDataplane:
 
     def attach(self, attachment: Attachment) -> Wired:
         """See :meth:`berth_node.seams.Dataplane.attach`."""
-        return self._pods.attach(attachment)
+        wired = self._pods.attach(attachment)
+        try:
+            self._ports.add(attachment)
+        except OSError as error:
+            self._pods.detach(attachment)
+            raise refused(f"host ports {attachment.ports} of {attachment.address}", error) from error
+        return wired
 
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
+        try:
+            self._ports.remove(attachment)
+        except OSError as error:
+            raise refused(f"taking back host ports of {attachment.address}", error) from error
         self._pods.detach(attachment)
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
-        return self._pods.check(attachment)
+        return (*self._pods.check(attachment), *self._ports.check(attachment))
 
     def survey(self) -> tuple[Attachment, ...]:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
         return self._pods.survey()
+
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
+        self._ports.adopt(attachments)
 
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
@@ -87,4 +103,5 @@ class KernelDataplane:
         self._reaper.close()
         self._pods.close()
         self._rtnl.close()
+        self._ports.close()
         self._home.close()

@@ -25,6 +25,7 @@ class FakeKernel:
     links: dict[tuple[str, str], Attachment] = field(default_factory=dict)
     layouts: list[NodeLayout] = field(default_factory=list)
     repaired: list[tuple[Attachment, ...]] = field(default_factory=list)
+    adopted: tuple[Attachment, ...] = ()
 
     def __post_init__(self) -> None:
         if self.store and self.store.exists():
@@ -64,6 +65,9 @@ class FakeKernel:
 
     def usable_macs(self) -> frozenset[str]:
         return self.macs
+
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        self.adopted = tuple(attachments)
 
     def primary_mtu(self) -> int:
         return 8901
