@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from berth_node import skel
 from berth_node.journal import Entry
+from berth_node.names import alias_key
 from berth_node.netns import check_netns
 from berth_node.pool import Key
 from berth_node.skel import Call, CniError
@@ -22,7 +23,10 @@ def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
 
 
 def valid_attachments(call: Call) -> frozenset[Key]:
-    """The pods that a GC says are still there. Raises :class:`CniError` for a list that cannot be read."""
+    """The pods that a GC says are still there, as :func:`berth_node.names.alias_key` spells them.
+
+    Raises :class:`CniError` for a list that cannot be read.
+    """
     # libcni also sends the older misspelt key; a missing one must not be read as "nothing is valid".
     listed = call.config.get("cni.dev/valid-attachments", call.config.get("cni.dev/attachments"))
     if not isinstance(listed, list):
@@ -33,7 +37,7 @@ def valid_attachments(call: Call) -> frozenset[Key]:
         if not isinstance(key[0], str) or not isinstance(key[1], str):
             wrong = f"each of 'cni.dev/valid-attachments' needs 'containerID' and 'ifname', got {item!r:.80}"
             raise CniError(skel.INVALID_CONFIG, wrong)
-        valid.add((key[0], key[1]))
+        valid.add(alias_key((key[0], key[1])))
     return frozenset(valid)
 
 
