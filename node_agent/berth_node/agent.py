@@ -25,7 +25,7 @@ from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
 from berth_node.journal import Journal
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
-from berth_node.process import AlreadyRunningError, Threads, only_one, steady_clock
+from berth_node.process import AlreadyRunningError, Threads, kernel_boot, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
 from berth_node.reporter import Reporter
@@ -102,6 +102,7 @@ class Agent:
             DurableFile(config.state_dir / "node.json", identity.instance_id),
             self._clock,
             hold=config.surrender_hold_seconds,
+            kernel_boot=kernel_boot(),
         )
         undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
         for attachment in undo:
