@@ -18,6 +18,8 @@ from berth.contract import Policy, Report
 
 from berth_node.admin import Admin
 from berth_node.aws import AwsClient, endpoint
+from berth_node.chain import Chain
+from berth_node.collecting import Collecting
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.durable import DurableFile
@@ -104,7 +106,9 @@ class Agent:
             await threads.wire(self.dataplane.detach, attachment)
             self.desk.free((attachment.container_id, attachment.ifname))
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
-        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready")
+        self.chain = Chain(config.chain, config.cni_bin_dir)
+        await self.chain.refresh()
+        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
         self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)
         self.reporter = Reporter(
             self._build_report,
@@ -167,6 +171,8 @@ class Agent:
         yield self._look_loop()
         yield self._tick_loop()
         yield self.reporter.run()
+        yield self.chain.watch(self.node.publish)
+        yield Collecting(self.config, self.desk, self.verbs.remove, self.watcher.note, self.watcher.trouble).run()
 
     async def _look_loop(self) -> None:
         while True:
