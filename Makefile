@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks checks-and-more worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep models plugin lock clean
+.PHONY: help setup demo stop ci test checks checks-and-more worlds worlds-and-more lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep models plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,8 @@ stop: ## stop a demo that was left up with KEEP=1
 test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2 cores
 	@$(call lanes,checks worlds)
 
-ci: setup plugin prepare ## everything: all tests, 10,000 random schedules, the SAM CLI
-	@$(call lanes,checks-and-more worlds)
+ci: setup plugin prepare ## everything: all tests, 10,000 random schedules, the SAM CLI, container runtimes
+	@$(call lanes,checks-and-more worlds-and-more)
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 define lanes
@@ -62,6 +62,9 @@ checks-and-more:
 worlds:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel e2e command
 
+worlds-and-more:
+	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel runtime e2e command
+
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "lint: ruff, mypy, import contracts"
 	@$(TIED) .venv/bin/ruff check .
@@ -80,6 +83,11 @@ unit: setup ## unit tests and the sandbox's contract tests: no root needed
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@echo "kernel: tests on real network namespaces"
 	@$(WORLD) $(PY) -m pytest tests/netns
+
+runtime: setup plugin ## containerd and podman with the reference plugins, inside a private world; installs them by apt
+	@$(TIED) scripts/bootstrap.sh runtime
+	@echo "runtime: containerd through CRI, podman, chained plugins"
+	@$(WORLD) $(PY) -m pytest tests/runtime
 
 e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
