@@ -23,6 +23,7 @@ _HERE = Path(__file__).parent
 NODE = "runtime-node"
 ADDRESS = "10.0.1.5"
 PREFIXES = tuple(f"10.0.1.{16 * n}/28" for n in range(1, 9))
+COOLDOWN = 5
 NEEDED = ("containerd", "ctr", "runc", "containerd-shim-runc-v2")
 
 
@@ -77,7 +78,7 @@ def whole_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site,
     CNI_BIN.mkdir(parents=True, exist_ok=True)
     install_plugin()
     with one_interface(NODE), node(CNI_BIN / "berth", tmp_path_factory.mktemp("node"), NODE) as site:
-        site.serve(*PREFIXES)
+        site.serve(*PREFIXES, cooldown=COOLDOWN)
         with Containerd(NODE, Path("/run/berth-sandbox/containerd")) as containerd:
             site.start()
             site.ready()
