@@ -106,7 +106,7 @@ class Agent:
             await threads.wire(self.dataplane.detach, attachment)
             self.desk.free((attachment.container_id, attachment.ifname))
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
-        self.chain = Chain(config.chain, config.cni_bin_dir)
+        self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
         await self.chain.refresh()
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
         self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)

@@ -24,7 +24,6 @@ __all__ = ["Chain", "ChainError", "Link", "common_versions", "read_chain", "read
 _CAPABILITIES: Final = {"portmap": {"portMappings": True}, "bandwidth": {"bandwidth": True}}
 """What the reference plugins do nothing without (cni.dev, plugins), for those given by name alone."""
 _TIMEOUT: Final = 5.0  # seconds; VERSION does nothing
-_LOOK_SECONDS: Final = 10.0
 _ASKED: Final = json.dumps({"cniVersion": VERSIONS[-1]}).encode()
 
 
@@ -83,10 +82,14 @@ def common_versions(highest: str, links: Sequence[Link]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Chain:
-    """The plugins of ``wanted`` that are in ``folder``. A binary is asked again only when its file has changed."""
+    """The plugins of ``wanted`` that are in ``folder``. A binary is asked again only when its file has changed.
+
+    ``every`` is how often :meth:`watch` looks, seconds.
+    """
 
     wanted: Sequence[Mapping[str, Any]]
     folder: Path
+    every: float = 15.0
     links: tuple[Link, ...] = ()
     trouble: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, tuple[object, tuple[str, ...] | str]] = field(default_factory=dict)
@@ -107,7 +110,7 @@ class Chain:
     async def watch(self, changed: Callable[[], None]) -> None:
         """For as long as the agent serves: plugins are installed, replaced and removed by others."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self.every)
             if await self.refresh():
                 changed()
 

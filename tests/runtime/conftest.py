@@ -22,6 +22,7 @@ from tests.sandbox.containerd import CNI_BIN, Containerd, missing_tools
 _HERE = Path(__file__).parent
 NODE = "runtime-node"
 ADDRESS = "10.0.1.5"
+FAR, FAR_ADDRESS = "runtime-far", "10.0.1.1"
 PREFIXES = tuple(f"10.0.1.{16 * n}/28" for n in range(1, 9))
 COOLDOWN = 5
 NEEDED = ("containerd", "ctr", "runc", "containerd-shim-runc-v2")
@@ -51,23 +52,25 @@ def install_plugin() -> None:
 
 
 @contextmanager
-def one_interface(name: str) -> Iterator[None]:
-    """A namespace with one interface, whose far end answers for nothing."""
-    netns.create(name)
+def one_interface() -> Iterator[None]:
+    """The node's namespace with one interface, and at its far end another machine of the subnet."""
+    for name in (NODE, FAR):
+        netns.create(name)
     try:
         netns.ip_batch(
-            name,
+            NODE,
             [
-                f"link add eth0 address {MAC} type veth peer name far",
+                f"link add eth0 address {MAC} type veth peer name eth0 netns {FAR}",
                 f"addr add {ADDRESS}/24 dev eth0",
                 "link set eth0 up",
-                "link set far up",
-                "route add default via 10.0.1.1",
+                f"route add default via {FAR_ADDRESS}",
             ],
         )
+        netns.ip_batch(FAR, [f"addr add {FAR_ADDRESS}/24 dev eth0", "link set eth0 up"])
         yield
     finally:
-        netns.delete(name)
+        for name in (NODE, FAR):
+            netns.delete(name)
 
 
 @pytest.fixture(scope="package")
@@ -77,7 +80,7 @@ def whole_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site,
     assert not missing, f"{', '.join(missing)} not installed: make runtime installs them"
     CNI_BIN.mkdir(parents=True, exist_ok=True)
     install_plugin()
-    with one_interface(NODE), node(CNI_BIN / "berth", tmp_path_factory.mktemp("node"), NODE) as site:
+    with one_interface(), node(CNI_BIN / "berth", tmp_path_factory.mktemp("node"), NODE) as site:
         site.serve(*PREFIXES, cooldown=COOLDOWN)
         with Containerd(NODE, Path("/run/berth-sandbox/containerd")) as containerd:
             site.start()

@@ -96,7 +96,7 @@ def test_containerd_goes_on_while_the_agent_is_down_and_after(site: Site, contai
         assert containerd.list() == (kept,)
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(containerd.run, PodSpec("waits"))
-            eventually(lambda: len(netns.names()) >= 3, "the ADD's namespace is made")
+            eventually(lambda: len(netns.names()) >= 4, "the ADD's namespace is made")
             site.start()
             new = coming.result(30)
     finally:

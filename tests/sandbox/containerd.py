@@ -25,7 +25,7 @@ from berth_node import cri
 from tests.sandbox import netns, pause_image
 from tests.sandbox.waiting import wait_for
 
-__all__ = ["CGROUPS", "CNI_BIN", "Containerd", "PodSpec", "Sandbox", "remove_cgroups"]
+__all__ = ["CGROUPS", "CNI_BIN", "CNI_CONF", "Containerd", "PodSpec", "Sandbox", "remove_cgroups"]
 
 CGROUPS: Final = "berth-sandbox"
 CNI_BIN: Final = Path("/opt/cni/bin")
