@@ -246,6 +246,13 @@ class Verbs:
         """A DEL that the plugin kept while the agent was down."""
         await self._delete(key)
 
+    async def remove(self, attachment: Attachment) -> None:
+        """Take away a pod that the runtime has lost, unless something else has become of it meanwhile."""
+        async with self._container(attachment.container_id):
+            entry = self.desk.entries.get((attachment.container_id, attachment.ifname))
+            if entry and entry.attachment == attachment:
+                await self._remove(attachment)
+
     async def _collect(self, call: Call) -> None:
         """GC: remove every pod that is not listed. Goes on after an error and reports the first.
 
