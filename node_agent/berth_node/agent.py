@@ -166,6 +166,7 @@ class Agent:
         """What runs for as long as the agent serves."""
         yield self._look_loop()
         yield self._tick_loop()
+        yield self._kernel_loop()
         yield self.reporter.run()
 
     async def _look_loop(self) -> None:
@@ -179,6 +180,12 @@ class Agent:
             if await self.watcher.look():
                 self._looks = 0
             self.node.settle()
+
+    async def _kernel_loop(self) -> None:
+        with self.watcher.listening():
+            while True:
+                await self.watcher.follow()
+                self.node.settle()
 
     def _pause(self) -> float:
         """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""

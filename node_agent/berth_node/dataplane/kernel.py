@@ -8,6 +8,7 @@ from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
 from . import routing
 from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
+from .notices import KernelNotices
 from .pods import PodWiring
 from .reaper import Reaper
 from .repair import Repair
@@ -27,6 +28,8 @@ class KernelDataplane:
         self._nft = NftTable()
         self._rtnl = Rtnl()
         self._repair = Repair(self._rtnl)
+        ports = (self._rtnl.port, self._pods.port, self._reaper.port)
+        self._notices = KernelNotices(ports, self._pods.leaving)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
@@ -71,8 +74,13 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
         return frozenset(link.mac for link in self._pods.links() if link.mac)
 
+    def notices(self) -> KernelNotices:
+        """See :meth:`berth_node.seams.Dataplane.notices`."""
+        return self._notices
+
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""
+        self._notices.close()
         self._reaper.close()
         self._pods.close()
         self._rtnl.close()
