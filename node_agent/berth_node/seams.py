@@ -98,6 +98,13 @@ class Dataplane(Protocol):
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """Make links, addresses, routes, rules and nftables match. Returns what could not be made so."""
 
+    def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
+        """Make again what something else took from these pods on the host, and sweep routes and links of no pod.
+
+        The list may be a moment old: what the kernel itself says of a link counts as much. Returns what could not be
+        mended; raises :class:`DataplaneError` if the kernel's state cannot be read.
+        """
+
     def attach(self, attachment: Attachment) -> Wired:
         """Wire a pod and lend it its host ports. Undoes everything it did before it raises :class:`DataplaneError`."""
 

@@ -12,6 +12,8 @@ from .nft import NftError, NftTable, ruleset
 from .pods import PodWiring, refused
 from .ports import HostPorts
 from .reaper import Reaper
+from .repair import Repair
+from .rtnl import Rtnl
 
 __all__ = ["KernelDataplane"]
 
@@ -28,14 +30,16 @@ class KernelDataplane:
         self._reaper = Reaper()
         self._pods = PodWiring(self._home, self._reaper)
         self._nft = NftTable()
+        self._rtnl = Rtnl()
         self._ports = HostPorts()
         self._primary_mtu = _SMALL_MTU
+        self._repair = Repair(self._rtnl)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
         try:
             links = self._pods.links()
-            result, sweep = routing.configure(layout, links)
+            result, sweep = routing.configure(self._rtnl, layout, links)
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
         self._primary_mtu = next((k.mtu for k in links if k.name == result.primary_link), self._primary_mtu)
@@ -46,6 +50,15 @@ class KernelDataplane:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
         return (*problems, *self._ports.restore(), *sweep())
+
+    def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
+        """See :meth:`berth_node.seams.Dataplane.repair`."""
+        try:
+            problems = self._repair.run(attachments)
+        except OSError as error:
+            raise DataplaneError(f"reading the pods' links: {error}", temporary=True) from error
+        self._reaper.wake()
+        return problems
 
     def attach(self, attachment: Attachment) -> Wired:
         """See :meth:`berth_node.seams.Dataplane.attach`."""
@@ -89,5 +102,6 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.close`."""
         self._reaper.close()
         self._pods.close()
+        self._rtnl.close()
         self._ports.close()
         self._home.close()

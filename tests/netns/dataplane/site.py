@@ -83,6 +83,7 @@ def layout_of(world: World, node: str, **changes: object) -> NodeLayout:
         InterfaceLayout(
             mac=eni.mac,
             device_index=eni.device_index,
+            network_card=eni.network_card,
             subnet_cidr=world.subnet(eni.subnet_id).cidr,
             gateway=world.subnet(eni.subnet_id).gateway,
             primary_address=eni.primary,

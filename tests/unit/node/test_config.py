@@ -46,6 +46,8 @@ def test_a_no_snat_list_is_kept_in_order_and_the_mtu_is_the_primarys_unless_give
         (NEEDED + 'run_dir = "run"', "run_dir: expected an absolute path"),
         (NEEDED + 'log_level = "loud"', "log_level: expected one of debug, info"),
         (NEEDED + 'cni_version = "2.0"', "cni_version: expected one of 0.3.1"),
+        (NEEDED + 'log_format = "xml"', "log_format: expected one of auto, json, journal"),
+        (NEEDED + 'metrics_listen = "61678"', 'metrics_listen: expected "ADDRESS:PORT"'),
         (NEEDED + "colour = 1", "colour: no such setting; there are: add_wait_seconds"),
         ("table = ", "is not TOML"),
     ],
