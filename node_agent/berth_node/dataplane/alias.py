@@ -17,7 +17,7 @@ __all__ = ["LIMIT", "decode", "encode", "key"]
 
 LIMIT: Final = 255
 # in the order in which they matter to whoever must rebuild the pool without the journal
-_OPTIONAL: Final = (("u", "uid"), ("s", "namespace"), ("n", "name"))
+_OPTIONAL: Final = (("u", "uid"), ("p", "ports"), ("s", "namespace"), ("n", "name"))
 
 
 def key(attachment: Attachment) -> tuple[str, str]:
@@ -51,7 +51,7 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         return None
     if not isinstance(fields, dict) or fields.get("v") != 1:
         return None
-    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "u", "s", "n")}
+    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "u", "p", "s", "n")}
     time = fields.get("t", 0)
     if not all(isinstance(value, str) for value in texts.values()) or not isinstance(time, int | float):
         return None
@@ -67,6 +67,7 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         uid=texts["u"],
         attached_at=float(time),
         mtu=mtu,
+        ports=texts["p"],
     )
 
 
