@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks checks-and-more worlds worlds-and-more lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep models plugin lock clean
+.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,32 +38,19 @@ stop: ## stop a demo that was left up with KEEP=1
 	@if [ -e build/sandbox.json ]; then $(PY) -m tests.sandbox.demo --stop; else echo "No sandbox is up."; fi
 
 test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2 cores
-	@$(call lanes,checks worlds)
+	@rm -rf $(IAM_USAGE)
+	@echo "Two lanes at once; each suite's output comes when it is done."
+	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
+	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: setup plugin prepare ## everything: all tests, 10,000 random schedules, the SAM CLI, container runtimes
-	@$(call lanes,checks-and-more worlds-and-more)
+ci: test runtime test-sam luck ## what CI runs: all tests, container runtimes, the SAM CLI, 10,000 random schedules
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
-define lanes
-	rm -rf $(IAM_USAGE)
-	echo "Two lanes at once; each suite's output comes when it is done."
-	+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 $(1)
-	+$(TIED) $(MAKE) --no-print-directory iam
-endef
-
 checks:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit
 
-# The schedules would take both processors; what waits for packets is not to wait for them.
-checks-and-more:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit test-sam
-	@+nice -n 10 $(TIED) $(MAKE) --no-print-directory LANES= luck
-
 worlds:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel e2e command
-
-worlds-and-more:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel runtime e2e command
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "lint: ruff, mypy, import contracts"
@@ -125,6 +112,10 @@ bench-cold: setup prepare ## cold starts of the functions, beside a plain start 
 
 bench-sweep: setup ## the sweep's memory, calls and time for 5,000 nodes and 100,000 interfaces
 	@$(TIED) $(PY) -m tests.bench.sweep
+
+bench-cni: setup plugin ## ADD and DEL beside Debian's ptp and bridge and a floor, RTT by pods, the agent's memory
+	@$(TIED) scripts/bootstrap.sh dev bench
+	@$(WORLD) $(PY) -m tests.bench.cni
 
 plugin: setup ## build the CNI plugin for x86_64 and arm64
 	@$(TIED) $(PY) scripts/build_plugin.py

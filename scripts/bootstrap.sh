@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prepares a checkout: system tools (by apt, where it works and something is missing) and a virtual environment from
-# the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam|runtime]
+# the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam|runtime] [bench]
 # "runtime" installs system packages alone: container runtimes and the reference CNI plugins, for `make runtime`.
 # PYTHON chooses the interpreter; without it the environment that is there stays what it is.
 set -eu
@@ -68,6 +68,8 @@ if [ "$which_env" = dev ]; then
             || missing="$missing ${pair##*:}"
     done
 fi
+# the plugins that `make bench-cni` times Berth beside; nothing else needs them
+if [ "${2:-}" = bench ] && [ ! -e /usr/lib/cni/ptp ]; then missing="$missing containernetworking-plugins"; fi
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt_install $missing
 [ "$which_env" != runtime ] || exit 0

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from berth_node.chain import Link, common_versions
 from berth_node.durable import write_atomically
 
-__all__ = ["content", "publish", "withdraw"]
+__all__ = ["content", "plugin", "publish", "withdraw"]
 
 NAME: Final = "berth"
 _EVERYBODYS: Final = ("0.3.1", "0.4.0", "1.0.0")
+
+
+def plugin(*, host_ports: bool = True) -> dict[str, Any]:
+    """Berth's entry of the list. ``host_ports`` declares the capability ``portMappings``: without it a runtime gives
+    Berth no mappings, so a list in which ``portmap`` follows must not declare it, or both would translate."""
+    return {"type": "berth", **({"capabilities": {"portMappings": True}} if host_ports else {})}
 
 
 def content(highest: str, links: Sequence[Link] = ()) -> str:
@@ -26,11 +32,12 @@ def content(highest: str, links: Sequence[Link] = ()) -> str:
     versions = common_versions(highest, links)
     if not versions:
         raise ValueError(f"no CNI version up to {highest} is spoken by all of the chain")
+    host_ports = all(link.config["type"] != "portmap" for link in links)
     body = {
         "cniVersion": [v for v in versions if v in _EVERYBODYS or v == versions[0]][-1],
         "cniVersions": list(versions),
         "name": NAME,
-        "plugins": [{"type": "berth"}, *(link.config for link in links)],
+        "plugins": [plugin(host_ports=host_ports), *(link.config for link in links)],
     }
     return json.dumps(body, indent=2) + "\n"
 

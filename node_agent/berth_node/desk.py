@@ -40,6 +40,7 @@ class Pod:
     name: str = ""
     uid: str = ""
     mtu: int = 9001
+    ports: str = ""
 
     @property
     def waiter(self) -> Waiter:
@@ -157,6 +158,7 @@ class Desk:
             uid=pod.uid,
             attached_at=now,
             mtu=pod.mtu,
+            ports=pod.ports,
         )
         self.journal.lend(attachment)
         self.pool = self.pool.lend(pod.key, address)

@@ -24,7 +24,18 @@ _log = logging.getLogger(__name__)
 _COMPACT_AFTER: Final = 1000  # dead lines; each pod leaves three or so
 
 # a line of an older version lacks the fields that came after it: those have defaults
-_FIELDS: Final = ("container_id", "ifname", "address", "host_ifname", "namespace", "name", "uid", "attached_at", "mtu")
+_FIELDS: Final = (
+    "container_id",
+    "ifname",
+    "address",
+    "host_ifname",
+    "namespace",
+    "name",
+    "uid",
+    "attached_at",
+    "mtu",
+    "ports",
+)
 
 
 class JournalError(Exception):

@@ -8,6 +8,7 @@ calling it again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -57,7 +58,8 @@ class Attachment:
     """One pod interface: what CNI's ADD asked for and the address that the pool lent.
 
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
-    DEL. ``attached_at`` is Unix time in seconds.
+    DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
+    them: text, so that journal and alias keep it as it is.
     """
 
     container_id: str
@@ -69,6 +71,7 @@ class Attachment:
     uid: str = ""
     attached_at: float = 0.0
     mtu: int = 9001
+    ports: str = ""
     netns_fd: int | None = field(default=None, compare=False)
 
 
@@ -95,20 +98,34 @@ class Dataplane(Protocol):
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """Make links, addresses, routes, rules and nftables match. Returns what could not be made so."""
 
+    def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
+        """Make again what something else took from these pods on the host, and sweep routes and links of no pod.
+
+        The list may be a moment old: what the kernel itself says of a link counts as much. Returns what could not be
+        mended; raises :class:`DataplaneError` if the kernel's state cannot be read.
+        """
+
     def attach(self, attachment: Attachment) -> Wired:
-        """Wire a pod. Undoes everything it did before it raises :class:`DataplaneError`."""
+        """Wire a pod and lend it its host ports. Undoes everything it did before it raises :class:`DataplaneError`."""
 
     def detach(self, attachment: Attachment) -> None:
-        """Unroute the pod, take its host link down, rename it and queue it for reaping. Gone already is fine."""
+        """Take back its host ports, unroute the pod, take its host link down, rename it and queue it for reaping. Gone
+        already is fine."""
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
-        """Compare pod side, host side, routes and neighbour with what :meth:`attach` made."""
+        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made."""
 
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
 
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        """Take over the host ports of pods that an earlier process wired; before the first :meth:`configure`."""
+
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
+
+    def primary_mtu(self) -> int:
+        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
 
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from berth.contract import Record, Report, address_count
@@ -32,6 +32,8 @@ class Snapshot:
     report_failures: int
     trouble: Mapping[str, str]
     problems: tuple[Problem, ...]
+    read_at: Mapping[str, float] = field(default_factory=dict)
+    """When record and metadata were last read, by the clock of ``now``."""
 
 
 def answer(snapshot: Snapshot, request: Mapping[str, Any]) -> Mapping[str, Any]:

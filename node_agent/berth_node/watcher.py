@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ __all__ = ["InThread", "Watcher"]
 
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
-_RECONFIGURE: Final = 60.0  # seconds; routes and rules that something else removed come back within this
+_RECONFIGURE: Final = 60.0  # seconds; whatever of ours something else removed comes back within this
 
 
 class InThread(Protocol):
@@ -41,28 +42,41 @@ class Watcher:
     in_cloud: InThread
     in_rtnl: InThread
     metadata: tuple[MetadataInterface, ...] | None = None
-    problems: tuple[Problem, ...] = ()
     trouble: dict[str, str] = field(default_factory=dict)
     applied_revision: int | None = None
+    read_at: dict[str, float] = field(default_factory=dict)
     _layout: NodeLayout | None = None
-    _configured_at: float = 0.0
+    _made_at: float = 0.0
+    _routing: tuple[Problem, ...] = ()
+    _pods: tuple[Problem, ...] = ()
+    _making: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What of routing and pods is not as it should be."""
+        return (*self._routing, *self._pods)
 
     async def look(self) -> bool:
         """Read everything and apply it; True if the blocks or what may be done with them changed."""
         record = self.keeper.current
         try:
             record = await self.in_cloud(self.keeper.fetch)
-            self.trouble.pop("record", None)
+            self._was_read("record")
         except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
         try:
             self.metadata = await self.in_cloud(self.imds.interfaces)
-            self.trouble.pop("metadata", None)
+            self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
         if record is None or self.metadata is None:
+            await self._tend()
             return False
         return await self._apply(record, self.metadata)
+
+    def _was_read(self, what: str) -> None:
+        self.trouble.pop(what, None)
+        self.read_at[what] = self.desk.clock()
 
     def note(self, what: str, error: Exception) -> None:
         """Log a failure once for as long as it stays the same, and keep it for ``berth-node status``."""
@@ -92,15 +106,51 @@ class Watcher:
         return frozenset(i.mac for i in self._layout.interfaces) if self._layout else frozenset()
 
     async def _configure(self, record: Record, links: frozenset[str]) -> None:
-        config, now = self.config, self.desk.clock()
+        config = self.config
         layout = NodeLayout(
-            layouts_of(record, links), record.no_snat_cidrs, config.snat, config.interface_mask, config.connection_mark
+            layouts_of(record, links),
+            (*record.no_snat_cidrs, *config.no_snat_cidrs),
+            config.snat,
+            config.interface_mask,
+            config.connection_mark,
         )
-        if layout == self._layout and not self.problems and now - self._configured_at < _RECONFIGURE:
+        if layout == self._layout and not self._routing and not self._due():
             return
-        problems = await self.in_rtnl(lambda: self.dataplane.configure(layout))
-        if problems and problems != self.problems:
+        async with self._making:
+            await self._make(layout)
+
+    def _due(self) -> bool:
+        return self.desk.clock() - self._made_at >= _RECONFIGURE
+
+    async def _tend(self) -> None:
+        """Keep what is there whole, for as long as nobody says what the node should be."""
+        if self._due():
+            try:
+                await self.mend()
+            except DataplaneError as error:
+                self.note("kernel", error)
+
+    async def mend(self) -> None:
+        """Make the kernel again as it was last decided. Raises :class:`DataplaneError`."""
+        async with self._making:
+            await self._make(self._layout)
+
+    async def _make(self, layout: NodeLayout | None) -> None:
+        before, now = self.problems, self.desk.clock()
+        if layout is not None:
+            self._routing = await self.in_rtnl(lambda: self.dataplane.configure(layout))
+            self._layout = layout
+        await self._repair()
+        self._made_at = now
+        if self.problems and self.problems != before:
             _log.warning(
-                "not all routing is as it should be", extra={"problems": [f"{p.where}: {p.message}" for p in problems]}
+                "not all routing is as it should be",
+                extra={"problems": [f"{p.where}: {p.message}" for p in self.problems]},
             )
-        self.problems, self._layout, self._configured_at = problems, layout, now
+
+    async def _repair(self) -> None:
+        pods = tuple(entry.attachment for entry in self.desk.entries.values() if entry.wired)
+        problems = await self.in_rtnl(lambda: self.dataplane.repair(pods))
+        # a DEL that came before the repair, and is only now written down, took its own link
+        left = {pod.host_ifname for pod in pods} - {e.attachment.host_ifname for e in self.desk.entries.values()}
+        self._pods = tuple(problem for problem in problems if problem.where not in left)

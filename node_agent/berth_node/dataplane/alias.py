@@ -19,7 +19,7 @@ LIMIT: Final = 255
 _LONGEST_ID: Final = 120
 _DIGEST: Final = 24
 # in the order in which they matter to whoever must rebuild the pool without the journal
-_OPTIONAL: Final = (("u", "uid"), ("s", "namespace"), ("n", "name"))
+_OPTIONAL: Final = (("u", "uid"), ("p", "ports"), ("s", "namespace"), ("n", "name"))
 
 
 def shortened(container_id: str) -> str:
@@ -61,7 +61,7 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         return None
     if not isinstance(fields, dict) or fields.get("v") != 1:
         return None
-    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "u", "s", "n")}
+    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "u", "p", "s", "n")}
     time = fields.get("t", 0)
     if not all(isinstance(value, str) for value in texts.values()) or not isinstance(time, int | float):
         return None
@@ -77,6 +77,7 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         uid=texts["u"],
         attached_at=float(time),
         mtu=mtu,
+        ports=texts["p"],
     )
 
 

@@ -21,6 +21,7 @@ address that moved to another interface; the VPC router never forgets. So traffi
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +33,7 @@ __all__ = ["MAIN_TABLE", "Route", "Rule", "assign_marks", "primary", "routes", "
 
 MAIN_TABLE: Final = 254
 WORST_METRIC: Final = 0xFFFFFFFF
-ANYWHERE: Final = "0.0.0.0/0"
+ANYWHERE: Final = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 
 _PODS, _MARKED_SUBNET, _MARKED, _PREFIX, _INTERFACE, _OWN, _SUBNET = 1000, 1010, 1011, 1020, 1021, 1022, 1030
 
@@ -47,6 +48,7 @@ class Rule:
     destination: str = ""
     mark: int = 0
     mask: int = 0
+    family: int = socket.AF_INET
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -61,6 +63,7 @@ class Route:
     metric: int = 0
     link: int = 0
     gateway: str = ""
+    family: int = socket.AF_INET
 
 
 def primary(layout: NodeLayout) -> InterfaceLayout | None:
@@ -127,10 +130,10 @@ def _routes(layout: NodeLayout, links: Mapping[str, int]) -> Iterator[Route]:
         table = table_of(interface)
         if interface is not first:
             # with its link gone, traffic must not fall through to `main` and leave by an interface where EC2 drops it
-            yield Route(table, ANYWHERE, WORST_METRIC)
+            yield Route(table, ANYWHERE[socket.AF_INET], WORST_METRIC)
         if (link := links.get(interface.mac.lower())) is not None:
             yield Route(table, f"{interface.gateway}/32", link=link)
-            yield Route(table, ANYWHERE, link=link, gateway=interface.gateway)
+            yield Route(table, ANYWHERE[socket.AF_INET], link=link, gateway=interface.gateway)
 
 
 def _cidr(text: str) -> str:

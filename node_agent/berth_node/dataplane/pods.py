@@ -19,7 +19,7 @@ from .namespaces import Home
 from .reaper import Reaper
 from .rtnl import Rtnl, RtnlError
 
-__all__ = ["PODS_TABLE", "PodWiring"]
+__all__ = ["PODS_TABLE", "PodWiring", "macs"]
 
 PODS_TABLE: Final = 300_000_000
 """The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
@@ -35,6 +35,12 @@ _TEMPORARY: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENO
 def refused(action: str, error: OSError) -> DataplaneError:
     """A kernel's refusal as the seam's error."""
     return DataplaneError(f"{action}: {error}", temporary=error.errno in _TEMPORARY)
+
+
+def macs(index: int) -> tuple[bytes, bytes]:
+    """The MACs of host end and pod end of the pair whose host end has this index: either can be told from the link."""
+    number = index.to_bytes(4, "big")
+    return b"\x02\xbe" + number, b"\x02\xbf" + number
 
 
 class PodWiring:
@@ -106,9 +112,11 @@ class PodWiring:
 
     def _ends(self, attachment: Attachment) -> tuple[VethEnd, VethEnd]:
         self._index += 2
-        number = self._index.to_bytes(4, "big")
-        host = VethEnd(attachment.host_ifname, b"\x02\xbe" + number, self._index)
-        return host, VethEnd(attachment.ifname, b"\x02\xbf" + number, self._index + 1)
+        host, pod = macs(self._index)
+        return (
+            VethEnd(attachment.host_ifname, host, self._index),
+            VethEnd(attachment.ifname, pod, self._index + 1),
+        )
 
     def _await_carrier(self, index: int) -> None:
         """Wait until the host end can send.

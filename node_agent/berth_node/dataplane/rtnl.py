@@ -1,7 +1,7 @@
-"""A synchronous rtnetlink socket for the per-pod path: many requests in one ``sendmsg``, one acknowledgement.
+"""A synchronous rtnetlink socket: many requests in one ``sendmsg``, one acknowledgement.
 
 A pod's wiring is nine requests. A general library spends far more time encoding and parsing them than the kernel
-spends obeying them (7 ms against 0.8 ms), so this path packs its own. Everything else uses pyroute2.
+spends obeying them (7 ms against 0.8 ms), and takes a third of the agent's memory, so Berth packs its own.
 
 Wire format: ``linux/netlink.h``. Integers are host-endian, attributes are padded to 4 bytes.
 """

@@ -73,6 +73,8 @@ SABOTAGE = (
     "ip route replace default via 10.0.1.2 dev eth1 onlink table 300000002 proto 190",
     "ip route replace default via 10.0.1.1 dev eth0 onlink table 300000002 proto 190",
     "ip route add 10.9.0.0/16 via 10.0.1.1 dev eth0 onlink table 77 proto 190",
+    "ip route replace blackhole default table 300000002 proto 190",
+    "ip route add blackhole 10.9.0.0/16 table 77 proto 190",
     "ip rule add priority 1020 from 10.0.9.0/28 lookup 300000002 protocol 190",
     "ip addr del 10.0.1.20/32 dev eth1",
     "ip addr flush dev eth1",
@@ -147,6 +149,27 @@ def test_what_others_made_stays(node: Node) -> None:
 
 def _lines(value: object) -> list[str]:
     return value.splitlines() if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+
+
+def test_a_rule_that_only_resembles_one_of_ours_is_not_taken_for_it(node: Node) -> None:
+    lookalikes = (
+        "ip rule add from 10.0.1.48/28 ipproto tcp priority 1020 lookup 300000002 protocol 190",
+        "ip rule add from 10.0.1.48/28 priority 1020 lookup 300000002 suppress_prefixlength 0 protocol 190",
+        "ip rule add from 10.0.1.48/28 priority 1020 unreachable protocol 190",
+    )
+    for command in lookalikes:
+        node.sh(*command.split())
+    assert _configure(node) == []
+    assert "1020:\tfrom 10.0.1.48/28 lookup 300000002 proto 190" in _ours(node, "rule")
+    assert len([line for line in _ours(node, "rule") if "from 10.0.1.48/28" in line]) == len(lookalikes) + 1
+
+
+def test_a_rule_that_the_kernel_takes_for_ours_is_reported(node: Node) -> None:
+    lookalike = "ip rule add not from 10.0.1.48/28 priority 1020 lookup 300000002 protocol 190"
+    node.sh(*lookalike.split())
+    assert _configure(node) == [
+        "rule 1020: another rule with protocol 190 is in its place; remove that one (ip rule del)"
+    ]
 
 
 def test_blocks_come_and_go(node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class FakeKernel:
     block: Path | None = None
     links: dict[tuple[str, str], Attachment] = field(default_factory=dict)
     layouts: list[NodeLayout] = field(default_factory=list)
+    repaired: list[tuple[Attachment, ...]] = field(default_factory=list)
+    adopted: tuple[Attachment, ...] = ()
 
     def __post_init__(self) -> None:
         if self.store and self.store.exists():
@@ -32,6 +35,10 @@ class FakeKernel:
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         self.layouts.append(layout)
+        return ()
+
+    def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
+        self.repaired.append(tuple(attachments))
         return ()
 
     def attach(self, attachment: Attachment) -> Wired:
@@ -58,6 +65,12 @@ class FakeKernel:
 
     def usable_macs(self) -> frozenset[str]:
         return self.macs
+
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        self.adopted = tuple(attachments)
+
+    def primary_mtu(self) -> int:
+        return 8901
 
     def close(self) -> None:
         pass

@@ -1,0 +1,139 @@
+"""Pods' own pieces on the host, made again when something else took them away; and host links that are nobody's.
+
+What each pod must have follows from its attachment and from its link's index, which both MACs are made of, so nothing
+but the kernel's own state is needed to mend it. The pod's side is not looked at: its namespace is the pod's.
+
+A kill between any two requests is harmless: the next look finds what is still missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..seams import Attachment, Problem
+from . import alias, messages, route_messages
+from .desired import Route
+from .messages import Link
+from .pods import PODS_TABLE, macs
+from .rtnl import Request, Rtnl
+
+__all__ = ["HostSide", "Repair", "missing", "nameless", "stale_routes"]
+
+_GONE: Final = frozenset({errno.ENODEV, errno.ESRCH})
+_FAMILIES: Final = (socket.AF_INET,)
+_GRACE_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """What the kernel has for pods: links by name, routes of the pods' table, permanent neighbours (link, IP, MAC)."""
+
+    links: Mapping[str, Link]
+    routes: frozenset[Route]
+    neighbours: frozenset[tuple[int, bytes, bytes]]
+
+    def told(self) -> Mapping[int, Attachment]:
+        """What each link's alias says, by the link's index."""
+        told = {k.index: alias.decode(k.alias, k.name, k.mtu) for k in self.links.values() if k.alias}
+        return {index: attachment for index, attachment in told.items() if attachment}
+
+
+def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Problem:
+    """What must be sent to make a pod's host side whole; a Problem if only a new pod can help."""
+    link = found.links.get(attachment.host_ifname)
+    if link is None or link.kind != "veth":
+        return Problem(attachment.host_ifname, f"the host link of {attachment.address} is gone; delete the pod")
+    index, (host_mac, pod_mac) = link.index, macs(link.index)
+    told = alias.decode(link.alias, link.name, link.mtu)
+    if told is None and link.mac != host_mac.hex(":"):
+        return Problem(link.name, f"nothing says that it is the link of {attachment.address} any more; delete the pod")
+    if told is not None and (alias.key(told), told.address) != (alias.key(attachment), attachment.address):
+        return Problem(link.name, f"the link belongs to {told.address} of another container; delete the pod")
+    ip = socket.inet_aton(attachment.address)
+    pieces = (
+        (told is not None, messages.alias(index, alias.encode(attachment))),
+        (link.mac == host_mac.hex(":"), route_messages.set_mac(index, host_mac)),
+        (link.up, route_messages.link_up(index)),
+        # a link that is down has neither: the kernel drops both without a word
+        (link.up and _route(attachment, index) in found.routes, messages.host_route(index, ip, PODS_TABLE)),
+        (link.up and (index, ip, pod_mac) in found.neighbours, messages.neighbour(index, ip, pod_mac)),
+    )
+    return tuple(request for there, request in pieces if not there)
+
+
+def _route(attachment: Attachment, index: int) -> Route:
+    return Route(PODS_TABLE, f"{attachment.address}/32", link=index)
+
+
+def stale_routes(found: HostSide, attachments: Iterable[Attachment]) -> tuple[Route, ...]:
+    """Routes to pods that no pod has. A link's own word counts as much as the list, which may be a moment old."""
+    wanted = {_route(a, found.links[a.host_ifname].index) for a in attachments if a.host_ifname in found.links}
+    wanted |= {_route(a, index) for index, a in found.told().items()}
+    return tuple(sorted(route for route in found.routes - wanted if route.link))
+
+
+def nameless(found: HostSide, attachments: Iterable[Attachment]) -> Iterator[Link]:
+    """Host links of ours that say nothing of whose they are. An ADD names its link in the batch that makes it."""
+    known = {a.host_ifname for a in attachments}
+    for link in found.links.values():
+        ours = link.kind == "veth" and link.mac == macs(link.index)[0].hex(":")
+        if ours and not link.alias and link.group != messages.REAP_GROUP and link.name not in known:
+            yield link
+
+
+@dataclass(slots=True)
+class Repair:
+    """Mends through ``kernel``, from the one thread that uses it. ``clock`` gives seconds that never jump back."""
+
+    kernel: Rtnl
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[int, float] = field(default_factory=dict)
+
+    def run(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
+        """See :meth:`berth_node.seams.Dataplane.repair`. Raises OSError if the kernel's state cannot be read."""
+        attachments = tuple(attachments)
+        found = self._read()
+        problems: list[Problem] = []
+        for attachment in attachments:
+            lost = missing(found, attachment)
+            if isinstance(lost, Problem):
+                problems.append(lost)
+            else:
+                problems += self._send(attachment.host_ifname, lost)
+        for route in stale_routes(found, attachments):
+            problems += self._send(f"stale route {route.destination}", [route_messages.delete_route(route)])
+        return (*problems, *self._bury(nameless(found, attachments)))
+
+    def _bury(self, links: Iterable[Link]) -> Iterator[Problem]:
+        """Queue for deletion what was nameless a minute ago already. What is made right now is younger."""
+        now = self.clock()
+        links = tuple(links)
+        self._seen = {link.index: self._seen.get(link.index, now) for link in links}
+        for link in links:
+            if now - self._seen[link.index] >= _GRACE_SECONDS:
+                requests = [messages.link_down(link.index), messages.link_bury(link.index, f"berth-{link.index:08x}")]
+                yield from self._send(link.name, requests)
+
+    def _send(self, where: str, requests: Iterable[Request]) -> Iterator[Problem]:
+        try:
+            self.kernel.batch(tuple(requests), ignore=_GONE)
+        except OSError as error:
+            yield Problem(where, str(error))
+
+    def _read(self) -> HostSide:
+        links = [Link.parse(reply) for reply in self.kernel.dump(messages.dump_links())]
+        routes: set[Route] = set()
+        neighbours: set[tuple[int, bytes, bytes]] = set()
+        for family in _FAMILIES:
+            told = map(route_messages.parse_route, self.kernel.dump(route_messages.dump_routes(family)))
+            routes |= {route for route in told if route and route.table == PODS_TABLE}
+            for reply in self.kernel.dump(route_messages.dump_neighbours(family)):
+                ip, mac, permanent = messages.parse_neighbour(reply)
+                if permanent:
+                    neighbours.add((route_messages.neighbour_link(reply), ip, mac))
+        return HostSide({link.name: link for link in links}, frozenset(routes), frozenset(neighbours))
