@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test fuzz checks worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin lock clean
+.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: test test-sam luck ## what CI runs: all tests, the SAM CLI, 10,000 random schedules
+ci: test test-sam luck runtime ## what CI runs: all tests, the SAM CLI, 10,000 random schedules, container runtimes
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
@@ -73,6 +73,11 @@ fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each 
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@echo "kernel: tests on real network namespaces"
 	@$(WORLD) $(PY) -m pytest tests/netns
+
+runtime: setup plugin ## containerd and podman with the reference plugins, inside a private world; installs them by apt
+	@$(TIED) scripts/bootstrap.sh runtime
+	@echo "runtime: containerd through CRI, podman, chained plugins"
+	@$(WORLD) $(PY) -m pytest tests/runtime
 
 e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"

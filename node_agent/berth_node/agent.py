@@ -18,6 +18,8 @@ from berth.contract import Policy, Report
 
 from berth_node.admin import Admin
 from berth_node.aws import AwsClient, endpoint
+from berth_node.chain import Chain
+from berth_node.collecting import Collecting
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.durable import DurableFile
@@ -25,7 +27,7 @@ from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
 from berth_node.journal import Journal
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
-from berth_node.process import AlreadyRunningError, Threads, only_one, steady_clock
+from berth_node.process import AlreadyRunningError, Threads, kernel_boot, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
 from berth_node.reporter import Reporter
@@ -102,6 +104,7 @@ class Agent:
             DurableFile(config.state_dir / "node.json", identity.instance_id),
             self._clock,
             hold=config.surrender_hold_seconds,
+            kernel_boot=kernel_boot(),
         )
         undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
         for attachment in undo:
@@ -110,7 +113,9 @@ class Agent:
         held = tuple(entry.attachment for entry in self.desk.entries.values())
         await threads.wire(self.dataplane.adopt_ports, held)
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
-        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready")
+        self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
+        await self.chain.refresh()
+        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
         self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)
         self.verbs.waits = self.measures.waits
         self.reporter = Reporter(
@@ -190,6 +195,8 @@ class Agent:
         yield self.reporter.run()
         yield self.telling.serve_http()
         yield self.telling.tell_systemd()
+        yield self.chain.watch(self.node.publish)
+        yield Collecting(self.config, self.desk, self.verbs.remove, self.watcher.note, self.watcher.trouble).run()
 
     async def _look_loop(self) -> None:
         while True:

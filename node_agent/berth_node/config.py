@@ -6,11 +6,12 @@ import ipaddress
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, cast
 
+from berth_node.chain import read_chain
 from berth_node.http import listen_address
 from berth_node.log import FORMATS
 from berth_node.skel import VERSIONS
@@ -31,7 +32,7 @@ class Config:
     ``add_wait_seconds`` must stay below the runtime's own limit on a pod sandbox (kubelet gives a runtime request 2
     minutes), so that a pod that finds no address gets "try again later" and a reason instead of a killed plugin.
     ``mtu`` 0 is the primary interface's. ``no_snat_cidrs`` adds to the record's list.
-    ``cni_version`` is for runtimes that know neither CNI 1.1.0 nor ``cniVersions``, such as containerd before 2.0.
+    ``cni_version`` is for runtimes older than CNI 1.0.0, such as containerd before 1.6.
     """
 
     table: str
@@ -52,6 +53,11 @@ class Config:
     state_dir: Path = field(default=Path("/var/lib/berth"))
     cni_config: Path = field(default=Path("/etc/cni/net.d/10-berth.conflist"))
     cni_version: str = "1.1.0"
+    cni_bin_dir: Path = field(default=Path("/opt/cni/bin"))
+    chain: Sequence[Mapping[str, Any]] = ()
+    cri_socket: str | None = None
+    collect_interval_seconds: float = 120.0
+    collect_age_seconds: float = 300.0
     log_level: str = "info"
     log_format: str = "auto"
     metrics_listen: str = "127.0.0.1:61678"
@@ -65,6 +71,7 @@ _POSITIVE: Final = frozenset(
         "poll_quick_seconds",
         "poll_slow_seconds",
         "report_interval_seconds",
+        "collect_interval_seconds",
     }
 )
 _CHOICES: Final = {
@@ -128,6 +135,8 @@ def _value(where: str, name: str, kind: type, value: object) -> object:
         )
     if name in _RULES and (wrong := _RULES[name](value)):
         raise ConfigError(f"{where}: {name}: {wrong}")
+    if name == "cri_socket" and value and not str(value).startswith("/"):
+        raise ConfigError(f'{where}: {name}: expected an absolute path, or "" for no collection, got {value!r:.80}')
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigError(f"{where}: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r:.80}")
     if name == "metrics_listen":
@@ -150,7 +159,12 @@ def parse(text: str, where: str = "node.toml") -> Config:
         raise ConfigError(f"{where}: {unknown[0]}: no such setting; there are: {', '.join(sorted(hints))}")
     values: dict[str, Any] = {}
     for f in fields(Config):
-        if f.name in given:
+        if f.name in given and f.name == "chain":
+            try:
+                values[f.name] = read_chain(given[f.name])
+            except ValueError as error:
+                raise ConfigError(f"{where}: chain: {error}") from None
+        elif f.name in given:
             values[f.name] = _value(where, f.name, _plain(hints[f.name]), given[f.name])
         elif f.name in ("table", "reports_queue_url"):
             raise ConfigError(

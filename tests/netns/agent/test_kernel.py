@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.agent.conftest import Site, eventually
+from tests.netns.agent.conftest import PREFIX, Site, eventually
 from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
@@ -50,6 +50,7 @@ def test_pods_go_on_over_a_killed_agent_and_a_lost_journal(kernel: Site, lost: t
     kernel.stop(signal.SIGKILL)
     for name in lost:
         Path("/run/berth", name).unlink()
+        kernel.serve(PREFIX, revision=2, cooldown=3)  # what no pod holds cools in full
     kernel.start()
     assert [p["address"] for p in kernel.ask("pods")["pods"]] == [first]
     second = kernel.add("pod-b")
