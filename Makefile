@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks checks-and-more worlds lint sam-validate unit kernel e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep models plugin lock clean
+.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,26 +38,16 @@ stop: ## stop a demo that was left up with KEEP=1
 	@if [ -e build/sandbox.json ]; then $(PY) -m tests.sandbox.demo --stop; else echo "No sandbox is up."; fi
 
 test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2 cores
-	@$(call lanes,checks worlds)
+	@rm -rf $(IAM_USAGE)
+	@echo "Two lanes at once; each suite's output comes when it is done."
+	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
+	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: setup plugin prepare ## everything: all tests, 10,000 random schedules, the SAM CLI
-	@$(call lanes,checks-and-more worlds)
+ci: test test-sam luck runtime ## what CI runs: all tests, the SAM CLI, 10,000 random schedules, container runtimes
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
-define lanes
-	rm -rf $(IAM_USAGE)
-	echo "Two lanes at once; each suite's output comes when it is done."
-	+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 $(1)
-	+$(TIED) $(MAKE) --no-print-directory iam
-endef
-
 checks:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit
-
-# The schedules would take both processors; what waits for packets is not to wait for them.
-checks-and-more:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit test-sam
-	@+nice -n 10 $(TIED) $(MAKE) --no-print-directory LANES= luck
 
 worlds:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel e2e command
@@ -80,6 +70,11 @@ unit: setup ## unit tests and the sandbox's contract tests: no root needed
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@echo "kernel: tests on real network namespaces"
 	@$(WORLD) $(PY) -m pytest tests/netns
+
+runtime: setup plugin ## containerd and podman with the reference plugins, inside a private world; installs them by apt
+	@$(TIED) scripts/bootstrap.sh runtime
+	@echo "runtime: containerd through CRI, podman, chained plugins"
+	@$(WORLD) $(PY) -m pytest tests/runtime
 
 e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
@@ -117,6 +112,10 @@ bench-cold: setup prepare ## cold starts of the functions, beside a plain start 
 
 bench-sweep: setup ## the sweep's memory, calls and time for 5,000 nodes and 100,000 interfaces
 	@$(TIED) $(PY) -m tests.bench.sweep
+
+bench-cni: setup plugin ## ADD and DEL beside Debian's ptp and bridge and a floor, RTT by pods, the agent's memory
+	@$(TIED) scripts/bootstrap.sh dev bench
+	@$(WORLD) $(PY) -m tests.bench.cni
 
 plugin: setup ## build the CNI plugin for x86_64 and arm64
 	@$(TIED) $(PY) scripts/build_plugin.py

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Prepares a checkout: system tools (by apt, where it works and something is missing) and a virtual environment from
-# the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam]
+# the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam|runtime] [bench]
+# "runtime" installs system packages alone: container runtimes and the reference CNI plugins, for `make runtime`.
 # PYTHON chooses the interpreter; without it the environment that is there stays what it is.
 set -eu
 # trust what this machine trusts (pip does so when told; uv brings its own list of authorities unless told)
@@ -53,6 +54,13 @@ if command -v flock >/dev/null 2>&1; then  # two at once in one checkout would r
 fi
 
 missing=""
+if [ "$which_env" = runtime ]; then
+    # tool:package; a path is looked for as it is. No service is started: tests run their own, on files of their own.
+    for pair in containerd:containerd runc:runc podman:podman crun:crun conmon:conmon \
+        /usr/lib/cni/portmap:containernetworking-plugins; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
+    done
+fi
 if [ "$which_env" = dev ]; then
     # tool:package; iptables is for the kube-proxy rules that the tests write, ping and ip for looking around
     for pair in nft:nftables ip:iproute2 iptables-restore:iptables nsenter:util-linux unshare:util-linux; do
@@ -60,13 +68,16 @@ if [ "$which_env" = dev ]; then
             || missing="$missing ${pair##*:}"
     done
 fi
+# the plugins that `make bench-cni` times Berth beside; nothing else needs them
+if [ "${2:-}" = bench ] && [ ! -e /usr/lib/cni/ptp ]; then missing="$missing containernetworking-plugins"; fi
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt_install $missing
+[ "$which_env" != runtime ] || exit 0
 
 case "$which_env" in
     dev) venv=.venv ;;
     sam) venv=.venv-sam ;;
-    *) die "unknown environment '$which_env': dev or sam" ;;
+    *) die "unknown environment '$which_env': dev, sam or runtime" ;;
 esac
 stamp=$venv/.berth-lock
 locks=$(cat "requirements/$which_env.lock" requirements/uv.lock | sha256sum | cut -d' ' -f1)

@@ -14,6 +14,7 @@ __all__ = ["Admin", "AgentDownError", "ask"]
 
 _LIMIT: Final = 65536
 _TIMEOUT: Final = 5.0
+_LONG: Final = 60.0  # for an answer: a check of 250 pods beside a burst of new ones takes a while
 
 
 class AgentDownError(Exception):
@@ -46,6 +47,7 @@ class Admin:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 line = await reader.readline()
+            async with asyncio.timeout(_LONG):
                 try:
                     answer = await self._answer(json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
@@ -65,6 +67,7 @@ def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
             s.settimeout(_TIMEOUT)
             s.connect(str(path))
             s.sendall(json.dumps(request).encode() + b"\n")
+            s.settimeout(_LONG)
             with s.makefile("rb") as file:
                 answer = json.loads(file.readline())
     except (OSError, ValueError) as error:

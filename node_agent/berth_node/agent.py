@@ -18,21 +18,25 @@ from berth.contract import Policy, Report
 
 from berth_node.admin import Admin
 from berth_node.aws import AwsClient, endpoint
+from berth_node.chain import Chain
+from berth_node.collecting import Collecting
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
 from berth_node.journal import Journal
-from berth_node.process import AlreadyRunningError, Threads, only_one, steady_clock
+from berth_node.measures import Measures
+from berth_node.notify import Notifier
+from berth_node.process import AlreadyRunningError, Threads, kernel_boot, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
 from berth_node.reporter import Reporter
 from berth_node.seams import Dataplane
 from berth_node.server import Server, drain_spool
 from berth_node.settling import Settling
+from berth_node.telling import Telling
 from berth_node.usable import unusable_of
 from berth_node.verbs import Verbs
-from berth_node.views import Snapshot, answer
 from berth_node.watcher import Watcher
 
 __all__ = ["Agent", "AlreadyRunningError", "run"]
@@ -60,6 +64,8 @@ class Agent:
         self._look_now = asyncio.Event()
         self._looks = 0  # since something last changed
         self._clock = clock
+        self.measures = Measures()
+        self.notifier = Notifier(environment)
 
     # -------------------------------------------------------------------------------------------------- life
 
@@ -98,22 +104,41 @@ class Agent:
             DurableFile(config.state_dir / "node.json", identity.instance_id),
             self._clock,
             hold=config.surrender_hold_seconds,
+            kernel_boot=kernel_boot(),
         )
         undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
         for attachment in undo:
             await threads.wire(self.dataplane.detach, attachment)
             self.desk.free((attachment.container_id, attachment.ifname))
+        held = tuple(entry.attachment for entry in self.desk.entries.values())
+        await threads.wire(self.dataplane.adopt_ports, held)
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
-        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready")
+        self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
+        await self.chain.refresh()
+        self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
         self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)
+        self.verbs.waits = self.measures.waits
         self.reporter = Reporter(
             self._build_report,
             lambda text: threads.send(writes.send_message, config.reports_queue_url, text),
             self._report_sent,
             config.report_interval_seconds,
             config.report_debounce_seconds,
+            counted=self.measures.reports.add,
         )
         self.node.serve_waiting, self.node.reporter = self.verbs.serve_waiting, self.reporter
+        self.telling = Telling(
+            config,
+            identity.instance_id,
+            self.desk,
+            self.dataplane,
+            threads,
+            self.watcher,
+            self.node,
+            self.reporter,
+            self.measures,
+            self.notifier,
+        )
         self.node.ready = self.node.mark.exists()  # of this boot: /run is a tmpfs
         self.node.publish()
         await self.watcher.look()
@@ -130,8 +155,8 @@ class Agent:
             delay = min(delay * 1.5, 5.0)
 
     async def _serve(self, stopping: asyncio.Future[Any]) -> None:
-        server = Server(self.config.run_dir / "cni.sock", self.verbs)
-        admin = Admin(self.config.run_dir / "admin.sock", self._answer)
+        server = Server(self.config.run_dir / "cni.sock", self.verbs, self.measures.requests)
+        admin = Admin(self.config.run_dir / "admin.sock", self.telling.answer)
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
         await drain_spool(self._spool, self.verbs)
@@ -142,6 +167,7 @@ class Agent:
             # A loop ends only by a bug: then the agent does too, and its supervisor starts it afresh.
             await _first(*loops, stopping)
         finally:
+            self.notifier.tell("STOPPING=1")
             self.verbs.abandon_waiting()
             await server.close()
             for task in loops:
@@ -168,6 +194,10 @@ class Agent:
         yield self._tick_loop()
         yield self._kernel_loop()
         yield self.reporter.run()
+        yield self.telling.serve_http()
+        yield self.telling.tell_systemd()
+        yield self.chain.watch(self.node.publish)
+        yield Collecting(self.config, self.desk, self.verbs.remove, self.watcher.note, self.watcher.trouble).run()
 
     async def _look_loop(self) -> None:
         while True:
@@ -180,6 +210,8 @@ class Agent:
             if await self.watcher.look():
                 self._looks = 0
             self.node.settle()
+            pool = self.desk.pool
+            self.measures.looked(frozenset(b.cidr for b in pool.lendable), pool.deficit, self._clock())
 
     async def _kernel_loop(self) -> None:
         with self.watcher.listening():
@@ -228,29 +260,11 @@ class Agent:
         return build(self.desk.pool, self.watcher.applied_revision, self.desk.order())
 
     def _report_sent(self, report: Report) -> None:
+        if self.desk.pool.deficit > 0:
+            self.measures.shortage_reported(self._clock())
         if report.waiting or report.surrendered or self.desk.pool.deficit > 0:
             self._looks = 0
             self._look_now.set()
-
-    async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return answer(self._look_inside(), request)
-
-    def _look_inside(self) -> Snapshot:
-        watcher = self.watcher
-        return Snapshot(
-            instance=self.identity.instance_id,
-            ready=self.node.ready,
-            why=self.node.why_not_ready(),
-            now=self._clock(),
-            pool=self.desk.pool,
-            entries=tuple(self.desk.entries.values()),
-            record=watcher.keeper.current,
-            boot=self.desk.boot,
-            reported=self.reporter.last,
-            report_failures=self.reporter.failures,
-            trouble=dict(watcher.trouble),
-            problems=watcher.problems,
-        )
 
 
 async def _first(*tasks: asyncio.Future[Any]) -> None:

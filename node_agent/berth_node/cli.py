@@ -27,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
         ("pods", "each pod with its address and interface"),
         ("interfaces", "each interface with its prefixes and addresses"),
         ("explain", "why the node, a pod or an address is as it is"),
+        ("check", "compare every pod and the node with the kernel; exit code 3 if something differs"),
+        ("metrics", "what the agent has counted and measured since it started"),
     ):
         command = commands.add_parser(name, help=text)
         if name == "explain":
@@ -43,7 +45,7 @@ def _run_agent(path: Path) -> int:
     from berth_node.log import set_up
 
     config = load(path)
-    set_up(config.log_level)
+    set_up(config.log_level, config.log_format)
     try:
         run(config, KernelDataplane)
     except AlreadyRunningError as error:
@@ -77,8 +79,37 @@ def _show(view: str, answer: Mapping[str, Any]) -> str:
                 for b in i["blocks"] or [{"cidr": "-", "state": "-", "in_use": 0, "addresses": 0, "cooling": 0}]
             ]  # fmt: skip
             return _table(("INTERFACE", "DEVICE", "PRIMARY", "BLOCK", "STATE", "IN USE", "COOLING"), rows)
+        case "check":
+            return "\n".join(_check_lines(answer))
+        case "metrics":
+            samples: list[tuple[str, str, str]] = [
+                (m["name"], _plain(sample["labels"]), _sample(m["name"], sample))
+                for m in answer["metrics"]
+                for sample in m["samples"]
+            ]
+            return _table(("METRIC", "LABELS", "VALUE"), samples)
         case _:
             return "\n".join(answer["lines"])
+
+
+def _check_lines(answer: Mapping[str, Any]) -> list[str]:
+    wrong = [p for p in answer["pods"] if p["problems"]]
+    lines = [f"{len(answer['pods'])} pods compared with the kernel, {len(wrong)} differ"]
+    for p in wrong:
+        who = f"{p['namespace']}/{p['name']}" if p["name"] else p["container_id"]
+        lines += [f"{who} {p['address']}: {problem}" for problem in p["problems"]]
+    return lines + [f"node: {problem}" for problem in answer["node"]]
+
+
+def _sample(name: str, sample: Mapping[str, Any]) -> str:
+    if "value" in sample:
+        return f"{sample['value']:g}" if sample["value"] < 1e6 else f"{sample['value']:.0f}"
+    if not sample["count"]:
+        return "none"
+    unit = " s" if name.endswith("_seconds") else ""
+    ends = (f"{which} {'beyond all buckets' if end is None else f'<= {end:g}{unit}'}" for which, end in
+            (("p50", sample["p50"]), ("p99", sample["p99"])))  # fmt: skip
+    return f"{sample['count']} times, mean {sample['sum'] / sample['count']:.3g}{unit}, {', '.join(ends)}"
 
 
 def _plain(value: object) -> str:
@@ -92,7 +123,8 @@ def _plain(value: object) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0 fine, 1 the agent is down or runs already, 2 wrong usage or configuration."""
+    """The command. Exit codes: 0 fine, 1 the agent is down or runs already, 2 wrong usage or configuration, 3
+    ``check`` found a difference."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "agent":
@@ -108,4 +140,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"berth-node: {answer['error']}", file=sys.stderr)
         return 1
     print(json.dumps(answer, indent=2) if options.json else _show(options.command, answer))
-    return 0
+    return 0 if answer.get("same", True) else 3

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, cast
 
+from berth_node.chain import read_chain
+from berth_node.http import listen_address
+from berth_node.log import FORMATS
 from berth_node.skel import VERSIONS
 
 __all__ = ["DEFAULT_PATH", "Config", "ConfigError", "load", "parse"]
@@ -27,14 +31,16 @@ class Config:
 
     ``add_wait_seconds`` must stay below the runtime's own limit on a pod sandbox (kubelet gives a runtime request 2
     minutes), so that a pod that finds no address gets "try again later" and a reason instead of a killed plugin.
-    ``cni_version`` is for runtimes that know neither CNI 1.1.0 nor ``cniVersions``, such as containerd before 2.0.
+    ``mtu`` 0 is the primary interface's. ``no_snat_cidrs`` adds to the record's list.
+    ``cni_version`` is for runtimes older than CNI 1.0.0, such as containerd before 1.6.
     """
 
     table: str
     reports_queue_url: str
     region: str | None = None
-    mtu: int = 9001
+    mtu: int = 0
     snat: bool = True
+    no_snat_cidrs: tuple[str, ...] = ()
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
     add_wait_seconds: float = 45.0
@@ -47,33 +53,73 @@ class Config:
     state_dir: Path = field(default=Path("/var/lib/berth"))
     cni_config: Path = field(default=Path("/etc/cni/net.d/10-berth.conflist"))
     cni_version: str = "1.1.0"
+    cni_bin_dir: Path = field(default=Path("/opt/cni/bin"))
+    chain: Sequence[Mapping[str, Any]] = ()
+    cri_socket: str | None = None
+    collect_interval_seconds: float = 120.0
+    collect_age_seconds: float = 300.0
     log_level: str = "info"
+    log_format: str = "auto"
+    metrics_listen: str = "127.0.0.1:61678"
 
 
 _POSITIVE: Final = frozenset(
     {
-        "mtu",
         "interface_mask",
         "connection_mark",
         "add_wait_seconds",
         "poll_quick_seconds",
         "poll_slow_seconds",
         "report_interval_seconds",
+        "collect_interval_seconds",
     }
 )
-_CHOICES: Final = {"log_level": ("debug", "info", "warning", "error"), "cni_version": VERSIONS}
+_CHOICES: Final = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": FORMATS,
+    "cni_version": VERSIONS,
+}
+
+
+def _wrong_mtu(value: Any) -> str:
+    """Hosts must accept 576 bytes (RFC 791), so less breaks the node's own protocols; a veth carries 65535 at most."""
+    return (
+        ""
+        if value == 0 or 576 <= value <= 65535
+        else f"expected 0 (the primary interface's) or 576 to 65535, got {value}"
+    )
+
+
+def _wrong_cidrs(value: Any) -> str:
+    for item in value:
+        try:
+            ipaddress.IPv4Network(item)
+        except ValueError as error:
+            hint = ""
+            if "host bits" in str(error):
+                hint = f"; write {ipaddress.IPv4Network(item, strict=False)}"
+            return f"expected IPv4 CIDRs such as 10.0.0.0/8, got {item!r:.80}{hint}"
+    return ""
+
+
+_RULES: Final[Mapping[str, Callable[[Any], str]]] = {"mtu": _wrong_mtu, "no_snat_cidrs": _wrong_cidrs}
+"""What is wrong with a value of the right type, in words; "" if nothing is."""
 
 
 def _plain(hint: Any) -> type:
     """``str | None`` is read as ``str``: TOML has no null."""
     if isinstance(hint, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    return cast("type", hint)
+    return cast("type", typing.get_origin(hint) or hint)
 
 
 def _value(where: str, name: str, kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str) and value.startswith("/"):
         return Path(value)
+    if kind is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f'{where}: {name}: expected a list of texts, such as ["10.0.0.0/8"], got {value!r:.80}')
+        value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is Path or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -87,8 +133,17 @@ def _value(where: str, name: str, kind: type, value: object) -> object:
         raise ConfigError(
             f"{where}: {name}: expected {'more than 0' if name in _POSITIVE else '0 or more'}, got {value}"
         )
+    if name in _RULES and (wrong := _RULES[name](value)):
+        raise ConfigError(f"{where}: {name}: {wrong}")
+    if name == "cri_socket" and value and not str(value).startswith("/"):
+        raise ConfigError(f'{where}: {name}: expected an absolute path, or "" for no collection, got {value!r:.80}')
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigError(f"{where}: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r:.80}")
+    if name == "metrics_listen":
+        try:
+            listen_address(str(value))
+        except ValueError as error:
+            raise ConfigError(f"{where}: {name}: {error}, got {value!r:.80}") from None
     return value
 
 
@@ -104,7 +159,12 @@ def parse(text: str, where: str = "node.toml") -> Config:
         raise ConfigError(f"{where}: {unknown[0]}: no such setting; there are: {', '.join(sorted(hints))}")
     values: dict[str, Any] = {}
     for f in fields(Config):
-        if f.name in given:
+        if f.name in given and f.name == "chain":
+            try:
+                values[f.name] = read_chain(given[f.name])
+            except ValueError as error:
+                raise ConfigError(f"{where}: chain: {error}") from None
+        elif f.name in given:
             values[f.name] = _value(where, f.name, _plain(hints[f.name]), given[f.name])
         elif f.name in ("table", "reports_queue_url"):
             raise ConfigError(

@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from berth_node.chain import Link, common_versions
 from berth_node.durable import write_atomically
-from berth_node.skel import VERSIONS
 
-__all__ = ["content", "publish", "withdraw"]
+__all__ = ["content", "plugin", "publish", "withdraw"]
 
 NAME: Final = "berth"
+_EVERYBODYS: Final = ("0.3.1", "0.4.0", "1.0.0")
 
 
-def content(version: str) -> str:
-    """The list with berth alone. A runtime that knows ``cniVersions`` takes the highest it speaks."""
+def plugin(*, host_ports: bool = True) -> dict[str, Any]:
+    """Berth's entry of the list. ``host_ports`` declares the capability ``portMappings``: without it a runtime gives
+    Berth no mappings, so a list in which ``portmap`` follows must not declare it, or both would translate."""
+    return {"type": "berth", **({"capabilities": {"portMappings": True}} if host_ports else {})}
+
+
+def content(highest: str, links: Sequence[Link] = ()) -> str:
+    """The list: Berth, then the chained plugins, in the versions that all of them speak. Raises ``ValueError``.
+
+    A runtime of CNI 1.1.0 takes the highest version of both keys that it speaks (libcni's NetworkConfFromBytes). An
+    older one reads ``cniVersion`` alone, takes any list, and refuses a *result* of a later version than its own:
+    containerd before 2.0 would fail every ADD of a list of 1.1.0. So that key never says more than 1.0.0.
+    """
+    versions = common_versions(highest, links)
+    if not versions:
+        raise ValueError(f"no CNI version up to {highest} is spoken by all of the chain")
+    mapped = any(link.config.get("type") == "portmap" for link in links)
     body = {
-        "cniVersion": version,
-        "cniVersions": list(VERSIONS[: VERSIONS.index(version) + 1]),
+        "cniVersion": [v for v in versions if v in _EVERYBODYS or v == versions[0]][-1],
+        "cniVersions": list(versions),
         "name": NAME,
-        "plugins": [{"type": "berth"}],
+        "plugins": [plugin(host_ports=not mapped), *(link.config for link in links)],
     }
     return json.dumps(body, indent=2) + "\n"
 
 
-def publish(path: Path, version: str) -> bool:
-    """Put the file there, whole or not at all (runtimes watch the folder); True if it changed. Raises ``OSError``."""
-    text = content(version)
+def publish(path: Path, highest: str, links: Sequence[Link] = ()) -> bool:
+    """Put the file there, whole or not at all (runtimes watch the folder); True if it changed.
+
+    Raises ``OSError``, and ``ValueError`` as :func:`content`.
+    """
+    text = content(highest, links)
     if path.exists() and path.read_text() == text:
         return False
     write_atomically(path, text)

@@ -18,7 +18,7 @@ from berth.contract import Policy, Surrender, address_count
 
 from berth_node.usable import Block, addresses_of
 
-__all__ = ["Key", "Pool", "Waiter"]
+__all__ = ["Key", "Pool", "Refusal", "Waiter"]
 
 Key: TypeAlias = tuple[str, str]
 """(container id, interface name)."""
@@ -32,13 +32,27 @@ class Waiter:
     uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A pod whose ADD gave up waiting (CNI code 11): the runtime asks again soon, with a new container.
+
+    Its demand stands until ``until``, so that reports do not flap between two attempts. ``cleaned``: the DEL has come
+    with which a runtime clears up after a failed ADD, and which says nothing of the pod itself.
+    """
+
+    key: Key
+    until: float
+    cleaned: bool = False
+
+
 def _given_up(block: Block, surrendered: Iterable[Surrender]) -> bool:
     return any(s.assignment == block.assignment and s.cidr == block.cidr for s in surrendered)
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """All of a node's pool. ``blocks`` are all blocks of the record in lending order; ``cooling`` is address → until.
+    """All of a node's pool. ``blocks`` are all blocks of the record in lending order; ``cooling`` is address → until,
+    ``refused`` is pod uid → refusal.
 
     ``surplus_since`` is when there first was more than the target, None while there is not.
     """
@@ -48,6 +62,7 @@ class Pool:
     lent: Mapping[Key, str] = field(default_factory=dict)
     cooling: Mapping[str, float] = field(default_factory=dict)
     waiting: tuple[Waiter, ...] = ()
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
     surrendered: tuple[Surrender, ...] = ()
     surplus_since: float | None = None
 
@@ -59,9 +74,14 @@ class Pool:
         return tuple(b for b in self.blocks if b.usable and not _given_up(b, self.surrendered))
 
     @property
+    def demand(self) -> tuple[str, ...]:
+        """The uids of the pods that need an address and have none, each once however often its runtime tries."""
+        return tuple(dict.fromkeys((*(w.uid for w in self.waiting), *self.refused)))
+
+    @property
     def need(self) -> int:
         """Addresses that pods hold or wait for."""
-        return len(self.lent) + len(self.waiting)
+        return len(self.lent) + len(self.demand)
 
     @property
     def wanted(self) -> int:
@@ -114,9 +134,11 @@ class Pool:
     # --------------------------------------------------------------------------------------------- lending
 
     def cooled(self, now: float) -> Pool:
-        """Forget cooling that is over."""
+        """Forget cooling and refusals that are over."""
         left = {a: until for a, until in self.cooling.items() if until > now}
-        return self if len(left) == len(self.cooling) else replace(self, cooling=left)
+        refused = {uid: r for uid, r in self.refused.items() if r.until > now}
+        same = len(left) == len(self.cooling) and len(refused) == len(self.refused)
+        return self if same else replace(self, cooling=left, refused=refused)
 
     def choose(self) -> str | None:
         """The next address: from the first interface that has one, its fullest block, the lowest address.
@@ -133,10 +155,11 @@ class Pool:
         fullest = fullness.most_common(1)[0][0]  # ties: insertion order, which is the lending order
         return next(free[0] for b, free in options if b is fullest)
 
-    def lend(self, key: Key, address: str) -> Pool:
-        """Record that ``key`` has ``address`` (chosen before, or found in the kernel) and waits no more."""
+    def lend(self, key: Key, address: str, uid: str = "") -> Pool:
+        """Record that ``key`` has ``address`` (chosen before, or found in the kernel) and its pod waits no more."""
         waiting = tuple(w for w in self.waiting if w.key != key)
-        return replace(self, lent={**self.lent, key: address}, waiting=waiting)
+        refused = {u: r for u, r in self.refused.items() if u != uid}
+        return replace(self, lent={**self.lent, key: address}, waiting=waiting, refused=refused)
 
     def release(self, key: Key, until: float) -> Pool:
         """Take back what ``key`` has; the address cools until then."""
@@ -154,12 +177,28 @@ class Pool:
 
     def wait(self, waiter: Waiter) -> Pool:
         """Queue a pod; a second time changes nothing."""
-        known = any(w.key == waiter.key for w in self.waiting)
-        return self if known else replace(self, waiting=(*self.waiting, waiter))
+        if any(w.key == waiter.key for w in self.waiting):
+            return self
+        refused = {uid: r for uid, r in self.refused.items() if uid != waiter.uid}
+        return replace(self, waiting=(*self.waiting, waiter), refused=refused)
 
     def unwait(self, key: Key) -> Pool:
         """Forget a waiting pod."""
         return replace(self, waiting=tuple(w for w in self.waiting if w.key != key))
+
+    def refuse(self, waiter: Waiter, until: float) -> Pool:
+        """The pod waits no more, but is expected to ask again."""
+        return replace(self.unwait(waiter.key), refused={**self.refused, waiter.uid: Refusal(waiter.key, until)})
+
+    def deleted(self, key: Key) -> Pool:
+        """A DEL of an attachment that has no address: the first after its refusal is the runtime's clean-up, the next
+        one means that the pod will not come back."""
+        found = next(((uid, r) for uid, r in self.refused.items() if r.key == key), None)
+        if found is None:
+            return self
+        uid, refusal = found
+        others = {u: r for u, r in self.refused.items() if u != uid}
+        return replace(self, refused=others if refusal.cleaned else {**others, uid: replace(refusal, cleaned=True)})
 
     # --------------------------------------------------------------------------------------------- giving back
 

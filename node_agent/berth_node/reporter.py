@@ -26,7 +26,8 @@ class Reporter:
     """``build()`` takes a fresh snapshot (None: nothing to say yet), ``send(text)`` may raise anything.
 
     A report that could not be sent is never sent again: the next one says it all, and later. ``sent`` is called after
-    each success. The pause between attempts grows to 15 s and is jittered, so that a fleet does not return at once.
+    each success, ``counted`` after each attempt, with what became of it. The pause between attempts grows to 15 s and
+    is jittered, so that a fleet does not return at once.
     """
 
     build: Callable[[], Report | None]
@@ -35,6 +36,7 @@ class Reporter:
     interval: float = 30.0
     debounce: float = 1.0
     jitter: Callable[[], float] = random.random
+    counted: Callable[[str], None] = lambda _: None
     last: Report | None = None
     failures: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -62,6 +64,7 @@ class Reporter:
                 await self.send(encode_report(report))
             except Exception as error:  # whatever it was: the next report says it again
                 self.failures += 1
+                self.counted("failed")
                 delay = min(_LAST_RETRY, _FIRST_RETRY * 2 ** (self.failures - 1)) * (0.5 + self.jitter() / 2)
                 _log.warning("report not sent", extra={"why": str(error), "again_in": round(delay, 2)})
                 await asyncio.sleep(delay)
@@ -69,6 +72,7 @@ class Reporter:
                 self.notify(urgent=True)
                 continue
             self.failures, self.last = 0, report
+            self.counted("sent")
             self._postpone()
             self.sent(report)
 

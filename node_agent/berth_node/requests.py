@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from berth_node import skel
+from berth_node import portmap, skel
+from berth_node.desk import Pod
 from berth_node.journal import Entry
+from berth_node.names import alias_key, host_ifname
 from berth_node.netns import check_netns
 from berth_node.pool import Key
 from berth_node.skel import Call, CniError
 
-__all__ = ["check_call_netns", "compare_result", "valid_attachments"]
+__all__ = ["check_call_netns", "compare_result", "refuse_taken_ports", "valid_attachments"]
 
 
 def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
@@ -21,8 +24,35 @@ def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
     return [] if mine in listed else [f"prevResult: lists {', '.join(map(str, listed)) or 'no address'}, not {mine}"]
 
 
+def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
+    """Raises :class:`CniError` when an earlier entry of another pod has one of the host ports that this pod asks for.
+
+    Only entries before the pod's own count (all, while it has none): of two pods that got their addresses at once, the
+    first keeps the port. A former container of the same pod is about to be taken down: its ports move.
+    """
+    if not pod.ports:
+        return
+    wanted, name = portmap.decode(pod.ports), host_ifname(*pod.key, pod.namespace, pod.name)
+    for key, entry in entries.items():
+        other = entry.attachment
+        if alias_key(key) == alias_key(pod.key):
+            return
+        if not other.ports or other.host_ifname == name:
+            continue
+        for mapping in wanted:
+            if any(portmap.clash(mapping, taken) for taken in portmap.decode(other.ports)):
+                who = f"pod {other.namespace}/{other.name}" if other.name else f"container {other.container_id}"
+                raise CniError(
+                    skel.PORT_TAKEN,
+                    f"host port {mapping.asked} is lent to {who} ({other.address}); delete it, or choose another port",
+                )
+
+
 def valid_attachments(call: Call) -> frozenset[Key]:
-    """The pods that a GC says are still there. Raises :class:`CniError` for a list that cannot be read."""
+    """The pods that a GC says are still there, as :func:`berth_node.names.alias_key` spells them.
+
+    Raises :class:`CniError` for a list that cannot be read.
+    """
     # libcni also sends the older misspelt key; a missing one must not be read as "nothing is valid".
     listed = call.config.get("cni.dev/valid-attachments", call.config.get("cni.dev/attachments"))
     if not isinstance(listed, list):
@@ -33,7 +63,7 @@ def valid_attachments(call: Call) -> frozenset[Key]:
         if not isinstance(key[0], str) or not isinstance(key[1], str):
             wrong = f"each of 'cni.dev/valid-attachments' needs 'containerID' and 'ifname', got {item!r:.80}"
             raise CniError(skel.INVALID_CONFIG, wrong)
-        valid.add((key[0], key[1]))
+        valid.add(alias_key((key[0], key[1])))
     return frozenset(valid)
 
 

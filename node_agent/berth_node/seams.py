@@ -68,7 +68,8 @@ class Attachment:
     """One pod interface: what CNI's ADD asked for and the address that the pool lent.
 
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
-    DEL. ``attached_at`` is Unix time in seconds.
+    DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
+    them: text, so that journal and alias keep it as it is.
     """
 
     container_id: str
@@ -80,6 +81,7 @@ class Attachment:
     uid: str = ""
     attached_at: float = 0.0
     mtu: int = 9001
+    ports: str = ""
     netns_fd: int | None = field(default=None, compare=False)
 
 
@@ -135,22 +137,29 @@ class Dataplane(Protocol):
         """
 
     def attach(self, attachment: Attachment) -> Wired:
-        """Wire a pod. Undoes everything it did before it raises :class:`DataplaneError`."""
+        """Wire a pod and lend it its host ports. Undoes everything it did before it raises :class:`DataplaneError`."""
 
     def detach(self, attachment: Attachment) -> None:
-        """Unroute the pod, take its host link down, rename it and queue it for reaping. Gone already is fine."""
+        """Take back its host ports, unroute the pod, take its host link down, rename it and queue it for reaping. Gone
+        already is fine."""
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
-        """Compare pod side, host side, routes and neighbour with what :meth:`attach` made."""
+        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made."""
 
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
+
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        """Take over the host ports of pods that an earlier process wired; before the first :meth:`configure`."""
 
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
 
     def notices(self) -> Notices:
         """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
+
+    def primary_mtu(self) -> int:
+        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
 
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

@@ -7,10 +7,13 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any, Final
 
 from berth_node import skel
+from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
+from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
 from berth_node.skel import Call, CniError
 from berth_node.verbs import Verbs
@@ -25,8 +28,9 @@ _BACKLOG: Final = 512  # a node's whole burst of pods at once
 class Server:
     """Accepts connections, and turns each into a task. A hang-up is noticed while the task runs."""
 
-    def __init__(self, path: Path, verbs: Verbs) -> None:
-        self._path, self._verbs = path, verbs
+    def __init__(self, path: Path, verbs: Verbs, requests: Histogram) -> None:
+        """``requests`` takes in each request's seconds, command and outcome."""
+        self._path, self._verbs, self._requests = path, verbs, requests
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
 
@@ -65,11 +69,11 @@ class Server:
             for _ in range(_BACKLOG):
                 connection, _ = self._listener.accept()
                 connection.setblocking(False)
-                task = asyncio.get_running_loop().create_task(self._serve(connection))
+                task = asyncio.get_running_loop().create_task(self._serve(connection, time.perf_counter()))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, since: float) -> None:
         with connection:
             try:
                 request = await _receive(connection)
@@ -81,11 +85,14 @@ class Server:
             if request is None:
                 return
             try:
-                await self._answer(connection, request)
+                outcome = await self._answer(connection, request)
             finally:
                 request.close()
+            command = request.environment.get("CNI_COMMAND", "")
+            self._requests.observe(time.perf_counter() - since, command if command in COMMANDS else "other", outcome)
 
-    async def _answer(self, connection: socket.socket, request: Request) -> None:
+    async def _answer(self, connection: socket.socket, request: Request) -> str:
+        """Answer, and say for the metrics what came of it."""
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
         fd = connection.fileno()
 
@@ -93,8 +100,12 @@ class Server:
             loop.remove_reader(fd)
             gone.set()
 
+        answered = False
+
         def reply(body: dict[str, Any] | None) -> bool:
-            return _send(connection, 0, skel.encode(body) if body is not None else b"")
+            nonlocal answered
+            answered = _send(connection, 0, skel.encode(body) if body is not None else b"")
+            return answered
 
         loop.add_reader(fd, hang_up)
         call: Call | None = None
@@ -102,15 +113,18 @@ class Server:
             call = skel.read_call(request)
             check_call_netns(call, request.netns_fd, request.netns_errno)
             await self._verbs.run(call, request.netns_fd, gone, reply)
+            return OK if answered else HUNG_UP
         except CniError as error:
             command = request.environment.get("CNI_COMMAND", "")
             level = logging.DEBUG if error.code == skel.NOT_AVAILABLE else logging.WARNING
             _log.log(level, "request refused", extra={"command": command, "code": error.code, "why": str(error)})
             _send(connection, 1, skel.encode(skel.error_body(error, call.version if call else skel.VERSIONS[-1])))
+            return outcome_of(error.code)
         except Exception as error:
             _log.exception("request failed")
             body = skel.error_body(CniError(999, f"berth: {type(error).__name__}: {error}"))
             _send(connection, 1, skel.encode(body))
+            return FAILED
         finally:
             loop.remove_reader(fd)
 

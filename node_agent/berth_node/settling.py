@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from berth_node import conflist
+from berth_node.chain import Chain
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.reporter import Reporter
@@ -30,6 +31,7 @@ class Settling:
     desk: Desk
     watcher: Watcher
     mark: Path
+    chain: Chain
     ready: bool = False
     reporter: Reporter = field(init=False)
     serve_waiting: Callable[[], None] = field(init=False)
@@ -66,11 +68,17 @@ class Settling:
         """Put the CNI configuration where the runtime finds it; withdraw it for as long as the node is not ready."""
         try:
             if self.ready:
-                conflist.publish(self.config.cni_config, self.config.cni_version)
+                conflist.publish(self.config.cni_config, self.config.cni_version, self.chain.links)
+                self._note_chain()
             else:
                 conflist.withdraw(self.config.cni_config)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.watcher.note("CNI configuration", error)
+
+    def _note_chain(self) -> None:
+        self.watcher.trouble.pop("CNI configuration", None)
+        if self.chain.trouble:
+            self.watcher.note("CNI configuration", ValueError("; ".join(self.chain.trouble.values())))
 
     def _become_ready(self) -> None:
         """The mark first: killed before the configuration is there, the next heartbeat or start writes it."""

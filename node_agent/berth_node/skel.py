@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from berth_node import portmap
+from berth_node.portmap import PortMapping
 from berth_node.wire import Request
 
 __all__ = [
@@ -39,6 +41,7 @@ TRY_AGAIN_LATER: Final = 11
 NOT_AVAILABLE: Final = 50
 CHECK_FAILED: Final = 100  # 100 and above are the plugin's own
 WIRING_FAILED: Final = 101
+PORT_TAKEN: Final = 102
 
 
 class CniError(Exception):
@@ -51,7 +54,10 @@ class CniError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that has passed CNI's rules. ``pod`` maps the K8S_POD_… arguments that the runtime gave."""
+    """A request that has passed CNI's rules. ``pod`` maps the K8S_POD_… arguments that the runtime gave.
+
+    ``ports`` are read for an ADD alone: nothing in a configuration may keep a DEL from being done.
+    """
 
     command: str
     version: str
@@ -60,6 +66,7 @@ class Call:
     netns: str = ""
     pod: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    ports: tuple[PortMapping, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -154,6 +161,13 @@ def _read_config(command: str, text: bytes) -> Mapping[str, Any]:
     return config
 
 
+def _ports(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+    try:
+        return portmap.read(config)
+    except ValueError as error:
+        raise CniError(INVALID_CONFIG, f"the network configuration's {error}") from None
+
+
 def read_call(request: Request) -> Call:
     """Check a request against the spec. Raises :class:`CniError`; the netns descriptor is checked by the caller."""
     environment = request.environment
@@ -169,6 +183,7 @@ def read_call(request: Request) -> Call:
         netns=environment.get("CNI_NETNS", ""),
         pod=_arguments(environment.get("CNI_ARGS", "")),
         config=config,
+        ports=_ports(config) if command == "ADD" else (),
     )
 
 

@@ -12,11 +12,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from berth_node import skel
+from berth_node import portmap, skel
 from berth_node.desk import Desk, Pod
 from berth_node.journal import JournalError
+from berth_node.measures import Measures
+from berth_node.metrics import Histogram
+from berth_node.names import alias_key
 from berth_node.pool import Key
-from berth_node.requests import compare_result, valid_attachments
+from berth_node.requests import compare_result, refuse_taken_ports, valid_attachments
 from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 
@@ -52,14 +55,15 @@ class Node(Protocol):
 
 @dataclass(slots=True)
 class Verbs:
-    """The commands. ``patience`` is how long an ADD waits for an address, seconds."""
+    """The commands. ``patience`` is how long an ADD waits for an address, seconds; ``mtu`` 0 is the primary link's."""
 
     desk: Desk
     dataplane: Dataplane
     rtnl: Rtnl
     node: Node
     patience: float = 45.0
-    mtu: int = 9001
+    mtu: int = 0
+    waits: Histogram = field(default_factory=lambda: Measures().waits)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
 
@@ -112,11 +116,12 @@ class Verbs:
             namespace=call.pod.get("K8S_POD_NAMESPACE", ""),
             name=call.pod.get("K8S_POD_NAME", ""),
             uid=call.pod.get("K8S_POD_UID", ""),
-            mtu=self.mtu,
+            mtu=self.mtu or self.dataplane.primary_mtu(),
+            ports=portmap.encode(call.ports),
         )
         async with self._container(call.container_id):
-            entry = self.desk.entries.get(call.key)
-            attachment = entry.attachment if entry else await self._address(pod, gone)
+            entry = self.desk.entry(call.key)
+            attachment = entry.attachment if entry else await self._lend(pod, gone)
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
             wired = entry.wired if entry else None
             if wired is None or not wired.pod_mac:
@@ -152,6 +157,18 @@ class Verbs:
         self.node.pool_changed()
         return wired
 
+    async def _lend(self, pod: Pod, gone: asyncio.Event) -> Attachment:
+        """An address for a pod whose host ports are free: looked at before it waits, and again when it has waited."""
+        refuse_taken_ports(pod, self.desk.entries)
+        attachment = await self._address(pod, gone)
+        try:
+            refuse_taken_ports(pod, self.desk.entries)
+        except CniError:
+            self.desk.free(pod.key, used=False)
+            self.node.pool_changed()
+            raise
+        return attachment
+
     async def _address(self, pod: Pod, gone: asyncio.Event) -> Attachment:
         """An address at once, or as soon as there is one. Raises :class:`CniError` 11 when patience ends."""
         attachment = self.desk.lend(pod)
@@ -162,18 +179,24 @@ class Verbs:
         self.desk.wait(pod)
         self.node.pool_changed()
         hang_up = asyncio.ensure_future(gone.wait())
+        started, outcome = asyncio.get_running_loop().time(), "cancelled"
         try:
             waits: set[asyncio.Future[Any]] = {future, hang_up}
             await asyncio.wait(waits, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
+                outcome = "hung_up" if gone.is_set() else "gave_up"
+                self.desk.refuse(pod)
                 why = self.node.why_not_ready()
                 raise CniError(skel.TRY_AGAIN_LATER, f"no address became free within {self.patience:g} s: {why}")
             attachment = future.result()
             if gone.is_set():
                 self.desk.free(pod.key, used=False)
+                outcome = "hung_up"
                 raise CniError(skel.TRY_AGAIN_LATER, "hung up")
+            outcome = "served"
             return attachment
         finally:
+            self.waits.observe(asyncio.get_running_loop().time() - started, outcome)
             hang_up.cancel()
             self._waiting.pop(pod.key, None)
             self.desk.unwait(pod.key)
@@ -208,9 +231,11 @@ class Verbs:
         if waiting and not waiting[1].done():
             waiting[1].set_exception(CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container"))
         async with self._container(key[0]):
-            entry = self.desk.entries.get(key)
+            entry = self.desk.entry(key)
             if entry:
                 await self._remove(entry.attachment)
+            else:
+                self.desk.deleted(key)
 
     async def _remove(self, attachment: Attachment) -> None:
         await self.rtnl(self.dataplane.detach, attachment)
@@ -221,13 +246,20 @@ class Verbs:
         """A DEL that the plugin kept while the agent was down."""
         await self._delete(key)
 
+    async def remove(self, attachment: Attachment) -> None:
+        """Take away a pod that the runtime has lost, unless something else has become of it meanwhile."""
+        async with self._container(attachment.container_id):
+            entry = self.desk.entries.get((attachment.container_id, attachment.ifname))
+            if entry and entry.attachment == attachment:
+                await self._remove(attachment)
+
     async def _collect(self, call: Call) -> None:
         """GC: remove every pod that is not listed. Goes on after an error and reports the first.
 
         Only pods wired before the call started count: an ADD in progress is younger than the runtime's list.
         """
         valid = valid_attachments(call)
-        stale = [key for key, entry in self.desk.entries.items() if entry.wired and key not in valid]
+        stale = [key for key, entry in self.desk.entries.items() if entry.wired and alias_key(key) not in valid]
         errors: list[Exception] = []
         for key in stale:
             _log.info("garbage collection removes a pod", extra={"container": key[0]})
@@ -245,7 +277,7 @@ class Verbs:
         if previous is None:
             raise CniError(skel.INVALID_CONFIG, "CHECK needs 'prevResult', the result of the ADD, in the configuration")
         async with self._container(call.container_id):
-            entry = self.desk.entries.get(call.key)
+            entry = self.desk.entry(call.key)
             if entry is None or entry.wired is None:
                 raise CniError(
                     skel.UNKNOWN_CONTAINER, f"no ADD of {call.container_id} {call.ifname} is known; recreate the pod"

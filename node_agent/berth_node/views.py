@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from berth.contract import Record, Report, address_count
@@ -32,6 +32,8 @@ class Snapshot:
     report_failures: int
     trouble: Mapping[str, str]
     problems: tuple[Problem, ...]
+    read_at: Mapping[str, float] = field(default_factory=dict)
+    """When record and metadata were last read, by the clock of ``now``."""
 
 
 def answer(snapshot: Snapshot, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -58,7 +60,7 @@ def _status(s: Snapshot) -> dict[str, Any]:
         "mode": pool.policy.mode,
         "assigned": sum(address_count(b.cidr) for b in pool.blocks),
         "in_use": len(pool.lent),
-        "waiting": len(pool.waiting),
+        "waiting": len(pool.demand),
         "free": pool.free,
         "cooling": len(pool.cooling),
         "surrendered": [x.cidr for x in pool.surrendered],
@@ -137,7 +139,7 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     lines += [f"kernel: {p.where}: {p.message}" for p in s.problems]
     warm = pool.policy.warm_addresses
     lines.append(
-        f"wanted: {pool.wanted} = {len(pool.lent)} in use + {len(pool.waiting)} waiting + {warm} warm, "
+        f"wanted: {pool.wanted} = {len(pool.lent)} in use + {len(pool.demand)} waiting + {warm} warm, "
         f"at most {pool.policy.max_pods} (max-pods); supply: {pool.supply}; missing: {pool.deficit}"
     )
     if pool.surplus_since is not None:

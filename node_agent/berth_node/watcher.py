@@ -46,6 +46,7 @@ class Watcher:
     metadata: tuple[MetadataInterface, ...] | None = None
     trouble: dict[str, str] = field(default_factory=dict)
     applied_revision: int | None = None
+    read_at: dict[str, float] = field(default_factory=dict)
     _layout: NodeLayout | None = None
     _made_at: float = 0.0
     _routing: tuple[Problem, ...] = ()
@@ -69,12 +70,12 @@ class Watcher:
         record = self.keeper.current
         try:
             record = await self.in_cloud(self.keeper.fetch)
-            self.trouble.pop("record", None)
+            self._was_read("record")
         except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
         try:
             self.metadata = await self.in_cloud(self.imds.interfaces)
-            self.trouble.pop("metadata", None)
+            self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
         if record is None or self.metadata is None:
@@ -82,6 +83,10 @@ class Watcher:
                 await self._mend()
             return False
         return await self._apply(record, self.metadata)
+
+    def _was_read(self, what: str) -> None:
+        self.trouble.pop(what, None)
+        self.read_at[what] = self.desk.clock()
 
     # ------------------------------------------------------------------------------------- what the kernel tells
 
@@ -157,7 +162,11 @@ class Watcher:
     async def _configure(self, record: Record, links: frozenset[str]) -> None:
         config = self.config
         layout = NodeLayout(
-            layouts_of(record, links), record.no_snat_cidrs, config.snat, config.interface_mask, config.connection_mark
+            layouts_of(record, links),
+            (*record.no_snat_cidrs, *config.no_snat_cidrs),
+            config.snat,
+            config.interface_mask,
+            config.connection_mark,
         )
         if layout == self._layout and not self._routing and not self._due():
             return

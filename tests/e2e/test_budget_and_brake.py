@@ -84,3 +84,28 @@ def test_at_read_only_nothing_is_changed_and_what_was_held_is_done_once_it_is_ov
     assert not served(scene, node)
     brake(scene, "normal")
     wait_for("the held node to be served", lambda: served(scene, node), 60)
+
+
+def test_at_no_release_nodes_grow_and_what_the_dead_leave_stays_until_it_is_over(scene: Scene) -> None:
+    assert scene.landscape is not None
+    ec2 = scene.stack.client("ec2")
+    two_links = NodeSpec("leaver", "a", "t3.micro", {"mode": "prefixes", "max-pods": "32", "minimum-addresses": "20"})
+    leaver = launch_node(scene.endpoint, scene.landscape, two_links)
+    wait_for("its second interface", lambda: len(scene.stack.interfaces(leaver)) == 2)
+    settle(scene)
+    brake(scene, "no-release")
+    time.sleep(FRESH_SECONDS)
+    left = scene.stack.interfaces(leaver)[1]
+    attachment = {"AttachmentId": left["Attachment"]["AttachmentId"], "DeleteOnTermination": False}
+    ec2.modify_network_interface_attribute(NetworkInterfaceId=left["NetworkInterfaceId"], Attachment=attachment)
+    before = mutations(scene)
+    ec2.terminate_instances(InstanceIds=[leaver])
+    grows = launched(scene, "grows")
+    wait_for("a new node to be served", lambda: served(scene, grows))
+    wait_for("the old one's end", lambda: scene.stack.state(leaver) == "terminated")
+    settle(scene)
+    assert mutations(scene) - before == {ASSIGN: 1}
+    mine = [{"Name": "network-interface-id", "Values": [left["NetworkInterfaceId"]]}]
+    assert ec2.describe_network_interfaces(Filters=mine)["NetworkInterfaces"]
+    brake(scene, "normal")
+    wait_for("it to be deleted", lambda: not ec2.describe_network_interfaces(Filters=mine)["NetworkInterfaces"], 60)

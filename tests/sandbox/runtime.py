@@ -26,6 +26,7 @@ from tests.sandbox import cni, netns
 from tests.sandbox.cni import CniError, ConfigError, NetworkConfig, Result, SpecError
 from tests.sandbox.node import Node
 from tests.sandbox.world import netns_path
+from tests.sandbox.world_ns import tool_path
 
 __all__ = ["Call", "CniError", "ConfigError", "PluginTimeoutError", "Pod", "Result", "Runtime", "SpecError"]
 
@@ -238,7 +239,7 @@ class Runtime:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PATH": os.defpath, **environment},
+            env={"PATH": tool_path(), **environment},
             process_group=0,  # a time-out must reach the plugin behind nsenter too
         )
         try:

@@ -23,10 +23,12 @@ def take_in(
 ) -> tuple[dict[str, tuple[InterfaceView, ...]], dict[str, frozenset[str]]]:
     """What EC2 shows of the nodes ``ids`` together with what they have claimed, and the ids that lack their tag.
 
+    Most nodes have claimed nothing: the caller knows which may have, and nobody else's claims are read.
+
     Claims whose tag EC2 shows have served: they are settled.
     """
     lacking: dict[str, frozenset[str]] = {}
-    for instance_id, claimed in edges.standby.claimed(ids).items():
+    for instance_id, claimed in (edges.standby.claimed(ids) if ids else {}).items():
         merged, lacking[instance_id], named = with_claimed(shown.get(instance_id, ()), claimed, instance_id)
         shown = {**shown, instance_id: merged}
         for interface in (i for i in claimed if i.id in named):

@@ -58,7 +58,10 @@ def digest(record: Record) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read."""
+    """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read.
+
+    ``claims``: there may be standby interfaces that it has claimed, so that they are worth reading.
+    """
 
     record: Record | None = None
     marked: tuple[tuple[str, int], ...] = ()
@@ -68,6 +71,7 @@ class NodeState:
     buried: bool = False
     slots: tuple[Reservation, ...] = ()
     broken: str = ""
+    claims: bool = True
 
 
 def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
@@ -82,6 +86,7 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             intents=decode_intents(intents[BODY]["S"]) if BODY in intents else (),
             buried=EXPIRES in record,
             slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
+            claims="claims" in kinds.get(STANDBY_KIND, {}),
         )
     except (ContractError, KeyError, TypeError, ValueError) as error:
         return NodeState(broken=f"{type(error).__name__}: {error}")

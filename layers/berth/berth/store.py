@@ -112,7 +112,8 @@ class DynamoStore:
         self._table = Table(client, table, sleep)
 
     def load(self, arns: Sequence[str]) -> dict[str, NodeState]:
-        keys = [item_key(arn, kind) for arn in arns for kind in (RECORD_KIND, REPORT_KIND, INTENTS_KIND)]
+        kinds = (RECORD_KIND, REPORT_KIND, INTENTS_KIND, STANDBY_KIND)
+        keys = [item_key(arn, kind) for arn in arns for kind in kinds]
         items: dict[str, dict[str, Any]] = {arn: {} for arn in arns}
         for item in self._table.get(keys):
             items[item[NODE]["S"]][item[KIND]["S"]] = item

@@ -7,7 +7,7 @@ so does what else the EC2 edge describes: more pages, and what it remembers for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from berth.budget import Budget, Priority
@@ -61,7 +61,7 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
     ours = [i for i in ids if i not in instances or states[i].record or _cluster(edges, instances[i])]
     if ours:
         pay(edges.budget, edges.meters, edges.clock(), "DescribeNetworkInterfaces")
-    interfaces, claimed = take_in(edges, edges.ec2.interfaces(ours), ours) if ours else ({}, {})
+    interfaces, claimed = _interfaces(edges, ours, states) if ours else ({}, {})
     living = [i for i in (instances[n] for n in ours if n in instances) if not i.dead]
     return World(
         at=at,
@@ -72,6 +72,12 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
         network=edges.ec2.network({i.vpc_id for i in living}) if living else Network(),
         claimed=claimed,
     )
+
+
+def _interfaces(
+    edges: Edges, ours: Sequence[str], states: Mapping[str, NodeState]
+) -> tuple[dict[str, tuple[InterfaceView, ...]], dict[str, frozenset[str]]]:
+    return take_in(edges, edges.ec2.interfaces(ours), [i for i in ours if states[i].claims])
 
 
 def pay(budget: Budget, meters: Meters, now: float, action: str) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
-from . import routing
+from . import proxies, routing
 from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
 from .notices import KernelNotices
-from .pods import PodWiring
+from .pods import PodWiring, refused
+from .ports import HostPorts
 from .reaper import Reaper
 from .repair import Repair
 from .rtnl import Rtnl
 
 __all__ = ["KernelDataplane"]
+
+_SMALL_MTU: Final = 1500
+"""Until the primary link was seen: every interface of EC2 carries as much."""
 
 
 class KernelDataplane:
@@ -27,23 +32,27 @@ class KernelDataplane:
         self._pods = PodWiring(self._home, self._reaper)
         self._nft = NftTable()
         self._rtnl = Rtnl()
+        self._ports = HostPorts()
+        self._primary_mtu = _SMALL_MTU
         self._repair = Repair(self._rtnl)
         ports = (self._rtnl.port, self._pods.port, self._reaper.port)
-        self._notices = KernelNotices(ports, self._pods.leaving)
+        self._notices = KernelNotices(ports, self._ports.port, self._pods.leaving)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
         try:
-            result, sweep = routing.configure(self._rtnl, layout, self._pods.links())
+            links = self._pods.links()
+            result, sweep = routing.configure(self._rtnl, layout, links)
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
-        problems = [*result.problems]
+        self._primary_mtu = next((k.mtu for k in links if k.name == result.primary_link), self._primary_mtu)
+        problems = [*result.problems, *proxies.unsupported(links, proxies.virtual_services())]
         try:
             self._nft.apply(ruleset(layout, result.marks, result.primary_link))
         except NftError as error:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
-        return (*problems, *sweep())
+        return (*problems, *self._ports.restore(), *sweep())
 
     def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.repair`."""
@@ -56,19 +65,33 @@ class KernelDataplane:
 
     def attach(self, attachment: Attachment) -> Wired:
         """See :meth:`berth_node.seams.Dataplane.attach`."""
-        return self._pods.attach(attachment)
+        wired = self._pods.attach(attachment)
+        try:
+            self._ports.add(attachment)
+        except OSError as error:
+            self._pods.detach(attachment)
+            raise refused(f"host ports {attachment.ports} of {attachment.address}", error) from error
+        return wired
 
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
+        try:
+            self._ports.remove(attachment)
+        except OSError as error:
+            raise refused(f"taking back host ports of {attachment.address}", error) from error
         self._pods.detach(attachment)
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
-        return self._pods.check(attachment)
+        return (*self._pods.check(attachment), *self._ports.check(attachment))
 
     def survey(self) -> tuple[Attachment, ...]:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
         return self._pods.survey()
+
+    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
+        self._ports.adopt(attachments)
 
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
@@ -78,10 +101,15 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.notices`."""
         return self._notices
 
+    def primary_mtu(self) -> int:
+        """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
+        return self._primary_mtu
+
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""
         self._notices.close()
         self._reaper.close()
         self._pods.close()
         self._rtnl.close()
+        self._ports.close()
         self._home.close()

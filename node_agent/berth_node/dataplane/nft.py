@@ -26,7 +26,7 @@ from typing import Final
 from ..seams import NodeLayout
 from . import desired
 
-__all__ = ["TABLE", "NftError", "NftTable", "ruleset"]
+__all__ = ["TABLE", "NftError", "NftTable", "ruleset", "run_nft"]
 
 TABLE: Final = "berth"
 _SECONDS: Final = 20
@@ -162,18 +162,19 @@ class NftTable:
             return
         self._wanted = ""
         # making it first lets `delete` succeed where there is none; all three are one transaction
-        _nft(["-f", "-"], f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n{text}")
+        run_nft(["-f", "-"], f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n{text}")
         self._listing = self._list()
         self._wanted = text
 
     def _list(self) -> str:
         try:
-            return _nft(["-s", "-n", "list", "table", "ip", TABLE])
+            return run_nft(["-s", "-n", "list", "table", "ip", TABLE])
         except NftError:
             return ""
 
 
-def _nft(arguments: Sequence[str], text: str | None = None) -> str:
+def run_nft(arguments: Sequence[str], text: str | None = None) -> str:
+    """What ``nft`` prints. ``text`` is its standard input. Raises :class:`NftError`."""
     try:
         done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError:

@@ -6,7 +6,6 @@ Prints one line of JSON: the most memory the process had, and the calls by metho
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from berth.sweep import SweepEdges, sweep
 from berth.sweep_store import Outline, Progress, TablePage
 
 from tests.bench.sweep.fleet import ARN_PREFIX, CLUSTER, Fleet
+from tests.bench.sweep.memory import most_megabytes
 
 PAGE = 500
 
@@ -121,8 +121,7 @@ def main(fleet: Fleet) -> dict[str, Any]:
     survey, nobody = LazySurvey(fleet), Nobody()
     settings = Settings((CLUSTER,), "nodes", "", "", "", ARN_PREFIX, Policy())
     counts = sweep(SweepEdges(survey, LazyTable(fleet), nobody, nobody, settings), 900)
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"megabytes": megabytes, "calls": survey.calls, "counts": counts}
+    return {"megabytes": most_megabytes(), "calls": survey.calls, "counts": counts}
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import resource
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+
+from tests.bench.sweep.memory import most_megabytes
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,20 +38,16 @@ def main(seconds: float) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the handler's own metrics and logs
     began = time.monotonic()
     app = _handler()
-    ready, cpu_ready, megabytes_ready = time.monotonic() - began, time.process_time(), _megabytes()
+    ready, cpu_ready, megabytes_ready = time.monotonic() - began, time.process_time(), most_megabytes()
     counts = Counter(app.handler({}, Context(seconds, time.monotonic())))
     result = {
         "counts": dict(counts),
         "seconds": round(time.monotonic() - began - ready, 1),
         "cpu_seconds": round(time.process_time() - cpu_ready, 1),
-        "megabytes": _megabytes(),
+        "megabytes": most_megabytes(),
         "megabytes_before": megabytes_ready,
     }
     os.write(printed, (json.dumps(result) + "\n").encode())
-
-
-def _megabytes() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def _handler() -> ModuleType:

@@ -56,6 +56,13 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -
     raise AssertionError(f"not within {timeout:g} s: {what}")
 
 
+def toml(value: Any) -> str:
+    """A value as TOML writes it, tables inline. JSON's strings, numbers and booleans are TOML's."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+
 @dataclass
 class Answer:
     """What the plugin printed and exited with."""
@@ -100,7 +107,7 @@ class Site:
         }
         before = self.log().count('"message": "serving"')
         config = self.folder / "node.toml"
-        config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
+        config.write_text("".join(f"{k} = {toml(v)}\n" for k, v in values.items()))
         environment = {
             **os.environ,
             "AWS_ENDPOINT_URL": self.cloud.url,

@@ -13,6 +13,6 @@ from tests.unit.node.kernel import FakeKernel
 
 config = configuration.load(Path(sys.argv[1]))
 folder = Path(sys.argv[2])
-log.set_up(config.log_level)
+log.set_up(config.log_level, config.log_format)
 macs = frozenset((folder / "macs").read_text().split())
 run(config, lambda: FakeKernel(macs, folder / "links.json", folder / "refuse", folder / "block"))

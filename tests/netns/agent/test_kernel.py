@@ -8,35 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.agent.conftest import MAC, PREFIX, Site, eventually, node
+from tests.netns.agent.conftest import PREFIX, Site, eventually
+from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
-
-NODE = "agent-node"
 
 
 @pytest.fixture
 def kernel(plugin: Path, tmp_path: Path) -> Iterator[Site]:
-    """A namespace with one interface, whose far end answers for nothing."""
-    netns.create(NODE)
-    try:
-        netns.ip_batch(
-            NODE,
-            [
-                f"link add eth0 address {MAC} type veth peer name far",
-                "addr add 10.0.1.5/24 dev eth0",
-                "link set eth0 up",
-                "link set far up",
-                "route add default via 10.0.1.1",
-            ],
-        )
-        with node(plugin, tmp_path, NODE) as made:
-            made.serve(PREFIX)
-            made.start()
-            made.ready()
-            yield made
-    finally:
-        netns.delete(NODE)
+    with real_node(plugin, tmp_path) as made:
+        yield made
 
 
 def test_pods_reach_each_other_and_their_node(kernel: Site) -> None:
@@ -69,6 +50,7 @@ def test_pods_go_on_over_a_killed_agent_and_a_lost_journal(kernel: Site, lost: t
     kernel.stop(signal.SIGKILL)
     for name in lost:
         Path("/run/berth", name).unlink()
+        kernel.serve(PREFIX, revision=2, cooldown=3)  # what no pod holds cools in full
     kernel.start()
     assert [p["address"] for p in kernel.ask("pods")["pods"]] == [first]
     second = kernel.add("pod-b")

@@ -167,8 +167,8 @@ def test_status_is_50_until_an_address_is_usable_and_the_configuration_comes_wit
     site.cloud.interfaces = shown(PREFIX)
     site.ready()
     body = json.loads(conflist.read_text())
-    assert body["plugins"] == [{"type": "berth"}]
-    assert (body["cniVersion"], body["cniVersions"][-1]) == ("1.1.0", "1.1.0")
+    assert body["plugins"] == [{"type": "berth", "capabilities": {"portMappings": True}}]
+    assert (body["cniVersion"], body["cniVersions"][-1]) == ("1.0.0", "1.1.0")
 
 
 def test_the_sockets_are_roots_alone(ready: Site) -> None:

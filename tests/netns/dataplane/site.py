@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from berth_node import portmap
 from berth_node.dataplane import KernelDataplane
+from berth_node.portmap import PortMapping
 from berth_node.seams import Attachment, Dataplane, InterfaceLayout, NodeLayout
 
 from tests.sandbox import netns
 from tests.sandbox.world import Eni, Instance, Route, Subnet, World, netns_path
 
-__all__ = ["INTERNET", "ONPREM", "PARTNER", "Node", "attachment", "layout_of", "nodes", "pods_of", "two_nodes"]
+__all__ = ["INTERNET", "ONPREM", "PARTNER", "Node", "attachment", "layout_of", "lent", "nodes", "pods_of", "two_nodes"]
 
 INTERNET: Final = "198.51.100.10"
 ONPREM: Final = "192.168.50.10"
@@ -81,6 +83,7 @@ def layout_of(world: World, node: str, **changes: object) -> NodeLayout:
         InterfaceLayout(
             mac=eni.mac,
             device_index=eni.device_index,
+            network_card=eni.network_card,
             subnet_cidr=world.subnet(eni.subnet_id).cidr,
             gateway=world.subnet(eni.subnet_id).gateway,
             primary_address=eni.primary,
@@ -116,6 +119,11 @@ def attachment(name: str, address: str, **changes: object) -> Attachment:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def lent(name: str, address: str, *mappings: PortMapping) -> Attachment:
+    """An attachment with host ports."""
+    return attachment(name, address, ports=portmap.encode(mappings))
+
+
 class Node:
     """A dataplane in the thread that lives in the node's namespace, as in the agent."""
 
@@ -147,6 +155,10 @@ class Node:
         descriptor = os.open(netns_path(name), os.O_RDONLY | os.O_CLOEXEC)
         self._descriptors.append(descriptor)
         return descriptor
+
+    def descriptor(self, name: str) -> int:
+        """That of a pod made before."""
+        return self._descriptors[self._pods.index(name)]
 
     def sh(self, *argv: str) -> str:
         """A command in the node's namespace: its output."""

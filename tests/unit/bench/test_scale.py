@@ -6,7 +6,7 @@ import pytest
 
 from tests.bench.scale.aims import judge
 from tests.bench.scale.peer_run import PEERS
-from tests.bench.scale.result import bound_by_action
+from tests.bench.scale.result import Result, bound_by_action
 from tests.bench.scale.systems import run
 from tests.bench.scale.timeline import Timeline
 
@@ -73,6 +73,20 @@ def test_a_hundred_nodes_reach_what_was_asked_as_the_aims_count_it(system: str) 
     assert result.seconds_all is not None, f"seed {SEED}: {result}"
     missed = [v.line() for v in judge([result]) if not v.met]
     assert not missed, f"seed {SEED}: {missed}"
+
+
+def counted(calls: dict[str, int]) -> Result:
+    """A run of 100 batches, 42 of which had a second round."""
+    details = {"batches_described": 100, "rounds_of_describing": 142, "nodes_described": 400}
+    return Result(400, 30, "berth-addresses", 7.0, 2.0, 0, 1.0, 1.0, 1.0, 1.0, 1.0, "", 30, calls, details=details)
+
+
+@pytest.mark.parametrize("action", ["DescribeInstances", "DescribeNetworkInterfaces"])
+def test_a_second_describe_in_each_batch_misses_the_aim_and_some_second_rounds_do_not(action: str) -> None:
+    calls = {"DescribeInstances": 142, "DescribeNetworkInterfaces": 142}
+    assert [v.aim for v in judge([counted(calls)]) if not v.met] == []
+    missed = [v.aim for v in judge([counted(calls | {action: 200})]) if not v.met]
+    assert missed == [f"berth-addresses: {action} per batch"]
 
 
 @pytest.mark.parametrize("system", [*PEERS, "berth-prefixes"])

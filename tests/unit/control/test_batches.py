@@ -1,4 +1,4 @@
-"""What a batch of steady nodes costs of EC2's API, counted where the requests leave."""
+"""What a batch costs of EC2's API, counted where the requests leave; and in which order it asks."""
 
 from __future__ import annotations
 
@@ -69,3 +69,38 @@ def test_a_steady_batch_costs_one_describe_of_instances_by_filter_and_one_of_int
         assert body["Filter.1.Name"] in ("instance-id", "tag:berth:instance")
         assert len([k for k in body if k.startswith("Filter.1.Value")]) == NODES
         assert not any(k.startswith("InstanceId") for k in body)
+
+
+class Logged:
+    """An edge that notes in ``log`` what is asked of it: the method's name and its first argument."""
+
+    def __init__(self, edge: object, log: list[tuple[str, Any]]) -> None:
+        self._edge, self._log = edge, log
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._edge, name)
+
+        def call(first: Any, *others: Any) -> Any:
+            self._log.append((name, first))
+            return method(first, *others)
+
+        return call
+
+
+def test_the_leases_of_a_batch_are_taken_before_it_is_described_and_only_those_nodes_are() -> None:
+    """What was described before a lease was had may be older than what its last holder has done."""
+    scene, log = Scene(), list[tuple[str, Any]]()
+    ids = [f"i-0123456789abcdef{n}" for n in range(4)]
+    *mine, busy = ids
+    for instance_id in ids:
+        scene.ec2.launch(instance_id)
+    assert scene.store.take(ARN_PREFIX + busy, "somebody else", scene.machine.now, scene.machine.now + 80)
+    ec2: Any = Logged(scene.ec2, log)
+    store: Any = Logged(scene.store, log)
+    result = reconcile(replace(scene.edges, ec2=ec2, store=store), [Signal(i, "test") for i in reversed(ids)], 50.0)
+    assert not result.failed
+    leases, described = log[: len(ids)], log[len(ids) : len(ids) + 3]
+    assert leases == [("take", ARN_PREFIX + i) for i in ids]
+    assert sorted(described) == [("instances", mine), ("interfaces", mine), ("load", [ARN_PREFIX + i for i in mine])]
+    assert [first for name, first in log if name == "release"] == [ARN_PREFIX + i for i in mine]
+    assert [name for name, _ in log].count("instances") == 1

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,15 +16,22 @@ from typing import Any
 import boto3
 import pytest
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+from berth.buckets import Level
+from berth.calls import AssignPrefixes
+from berth.ec2_wire import Trouble
 from berth.reconcile import RunResult
 from moto import mock_aws
 
-from tests.unit.control.fakes import Scene
+from tests.unit.control.fake_budget import FakeBudget
+from tests.unit.control.fakes import Scene, refusal, settings
 from tests.unit.dynamo import make_table
 
 ROOT = Path(__file__).parents[3]
 NODE = "i-0123456789abcdef0"
 REPORTS = "arn:aws:sqs:eu-west-1:123456789012:berth-NodeReportsQueue"
+SENT_AT = 1_793_599_200.0
+"""When the samples happened and were sent, in Unix seconds."""
+AGES = [("instance-state-change", "EventAge", "ReportAge"), ("node-report", "ReportAge", "EventAge")]
 
 
 @dataclass
@@ -92,9 +99,13 @@ def message(body: str, arn: str = "arn:aws:sqs:eu-west-1:123456789012:events", s
     return event
 
 
+def emf(output: str) -> list[dict[str, Any]]:
+    """The lines of embedded metric format among what was printed."""
+    return [json.loads(line) for line in output.splitlines() if "_aws" in line]
+
+
 def metrics(output: str) -> dict[str, float]:
-    lines = [json.loads(line) for line in output.splitlines() if "_aws" in line]
-    return {k: v[0] if isinstance(v, list) else v for line in lines for k, v in line.items() if k != "_aws"}
+    return {k: v[0] if isinstance(v, list) else v for line in emf(output) for k, v in line.items() if k != "_aws"}
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted((ROOT / "events").glob("*.json")) if p.stem[:5] != "sched"])
@@ -134,6 +145,31 @@ def test_only_the_messages_of_a_failed_node_come_again(app: ModuleType, monkeypa
     assert failed == [{"itemIdentifier": bad["Records"][0]["messageId"]}]
 
 
+def test_when_all_messages_of_a_batch_fail_all_come_again_and_nothing_is_raised(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised, Lambda's own retries would bring them back, and its metric of errors would say that the function fails.
+
+    EC2 refuses what each node needs, as it does without a permission.
+    """
+    scene, batch = Scene(), list[dict[str, Any]]()
+    nodes = [NODE, "i-0123456789abcdef1", "i-0123456789abcdef2"]
+    for instance_id, name in zip(
+        nodes, ("instance-state-change", "launch-lifecycle-action", "node-report"), strict=True
+    ):
+        scene.ec2.launch(instance_id)
+        (record,) = sample(name)["Records"]
+        record["body"] = record["body"].replace(NODE, instance_id)
+        record["attributes"]["SenderId"] = record["attributes"]["SenderId"].replace(NODE, instance_id)
+        batch.append(record)
+    scene.ec2.refuse[AssignPrefixes] = [refusal("UnauthorizedOperation", Trouble.REFUSED) for _ in nodes]
+    report_arn = batch[-1]["eventSourceARN"]
+    monkeypatch.setattr(app, "edges", replace(scene.edges, settings=settings(reports_queue_arn=report_arn)))
+    failed = app.handler({"Records": batch}, Context())["batchItemFailures"]
+    assert failed == [{"itemIdentifier": record["messageId"]} for record in batch]
+    assert len({record["messageId"] for record in batch}) == len(nodes)
+
+
 def test_the_sweep_runs_in_an_empty_account(account: None) -> None:
     counts = load("sweep").handler(sample("scheduled-sweep"), Context())
     assert counts["NodesDrifted"] == 0
@@ -165,3 +201,49 @@ def test_each_look_leaves_one_line_that_says_why_what_and_what_came_of_it(
     assert (look["reasons"], look["events"]) == ([f"state {event['detail']['state']}"], [event["id"]])
     assert (look["plan"], look["outcome"]) == ([call], "as planned")
     assert look["calls"] == [f"{call}: {scene.ec2.primary().prefixes[0]}"]
+
+
+@pytest.mark.parametrize(("name", "metric", "other"), AGES)
+def test_the_handler_tells_how_old_its_messages_were(
+    app: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    metric: str,
+    other: str,
+) -> None:
+    """In milliseconds, with the dimension ``service`` alone, which the alarm on ``EventAge`` has too."""
+    scene, event = Scene(), sample(name)
+    scene.machine.now = SENT_AT + 12.5
+    reports = settings(reports_queue_arn=sample("node-report")["Records"][0]["eventSourceARN"])
+    monkeypatch.setattr(app, "edges", replace(scene.edges, settings=reports))
+    app.handler(event, Context())
+    (line,) = [line for line in emf(capsys.readouterr().out) if metric in line or other in line]
+    (told,) = line["_aws"]["CloudWatchMetrics"]
+    assert (told["Namespace"], told["Dimensions"]) == ("Berth", [["service"]])
+    assert {"Name": metric, "Unit": "Milliseconds"} in told["Metrics"]
+    assert line["service"] == "test"
+    (age,) = line[metric]
+    assert 12_500 <= age < 12_600
+    assert other not in line
+
+
+def test_the_handler_tells_the_tokens_left_of_each_action_it_drew_on(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the dimensions that the dashboard searches for."""
+    scene, budget = Scene(), FakeBudget()
+    scene.ec2.launch()
+    monkeypatch.setattr(app, "edges", replace(scene.edges, budget=budget))
+    app.handler(sample("instance-state-change"), Context())
+    lines = [line for line in emf(capsys.readouterr().out) if "TokensLeft" in line]
+    for line in lines:
+        (told,) = line["_aws"]["CloudWatchMetrics"]
+        assert (told["Namespace"], told["Dimensions"]) == ("Berth", [["service", "action"]])
+        assert line["service"] == "test"
+    left = {line["action"]: line["TokensLeft"] for line in lines}
+    assert len(lines) == len(left)
+    assert left == {
+        action: [pytest.approx(budget.buckets.of(action).left(Level(), scene.machine.now) - 1)]
+        for action in ("DescribeInstances", "DescribeNetworkInterfaces", "AssignPrivateIpAddresses")
+    }

@@ -13,6 +13,7 @@ from berth.model import InterfaceView
 from berth.standby_items import REAPER, StandbyTable
 from berth.standby_stock import Creating, DynamoStock
 from berth.standby_store import DynamoStandby
+from berth.store import DynamoStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,17 @@ def test_a_claimed_one_is_the_claimers_until_it_is_settled(pools: Pools) -> None
     pools.nodes.settle(one, NODE, NOW)
     pools.nodes.settle(one, NODE, NOW)
     assert pools.nodes.claimed([NODE]) == {}
+
+
+def test_a_nodes_state_says_whether_there_are_claims_to_be_read(pools: Pools) -> None:
+    store = DynamoStore(pools.client, pools.table)
+    (one,) = pools.stocked(1)
+    assert not store.load([ARN_PREFIX + NODE])[ARN_PREFIX + NODE].claims
+    assert pools.nodes.claim(one, NODE, NOW)
+    states = store.load([ARN_PREFIX + NODE, ARN_PREFIX + OTHER])
+    assert [s.claims for s in states.values()] == [True, False]
+    pools.nodes.settle(one, NODE, NOW)
+    assert not store.load([ARN_PREFIX + NODE])[ARN_PREFIX + NODE].claims
 
 
 def test_a_settled_one_never_comes_back_to_its_pool_by_a_describe_that_lags(pools: Pools) -> None:

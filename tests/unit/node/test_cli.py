@@ -49,6 +49,26 @@ def snapshot() -> Snapshot:
     )
 
 
+STAGED: dict[str, Mapping[str, Any]] = {
+    "check": {
+        "same": False,
+        "pods": [
+            {"namespace": "default", "name": "web-1", "container_id": "c", "address": "10.0.0.16",
+             "problems": ["eni1: the host link is down"]},
+            {"namespace": "", "name": "", "container_id": "d", "address": "10.0.0.17", "problems": []},
+        ],
+        "node": ["nftables: no table"],
+    },
+    "metrics": {
+        "metrics": [
+            {"name": "berth_ready", "samples": [{"labels": {}, "value": 1.0}]},
+            {"name": "berth_cni_request_seconds",
+             "samples": [{"labels": {"command": "ADD"}, "count": 4, "sum": 0.01, "p50": 0.002, "p99": None}]},
+        ]
+    },
+}  # fmt: skip
+
+
 @pytest.fixture
 def socket(tmp_path: Path) -> Iterator[Path]:
     """An admin socket that serves the snapshot from a thread."""
@@ -59,7 +79,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
     async def serve() -> None:
 
         async def answered(request: Mapping[str, Any]) -> Mapping[str, Any]:
-            return answer(snapshot(), request)
+            return STAGED.get(request["view"]) or answer(snapshot(), request)
 
         admin = Admin(path, answered)
         await admin.open()
@@ -119,6 +139,25 @@ def test_explain_says_why(socket: Path, capsys: pytest.CaptureFixture[str], subj
     assert told in shown(capsys, "explain", *subject, "--socket", str(socket))
 
 
+def test_check_tells_each_difference_and_its_exit_code_says_so(
+    socket: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--socket", str(socket)]) == 3
+    assert capsys.readouterr().out.splitlines() == [
+        "2 pods compared with the kernel, 1 differ",
+        "default/web-1 10.0.0.16: eni1: the host link is down",
+        "node: nftables: no table",
+    ]
+    assert main(["check", "--json", "--socket", str(socket)]) == 3
+    assert json.loads(capsys.readouterr().out)["same"] is False
+
+
+def test_metrics_are_a_table(socket: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, "metrics", "--socket", str(socket)).splitlines()
+    assert lines[1].split() == ["berth_ready", "-", "1"]
+    assert lines[2].endswith("command ADD  4 times, mean 0.0025 s, p50 <= 0.002 s, p99 beyond all buckets")
+
+
 def test_without_an_agent_it_says_where_it_looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--socket", str(tmp_path / "none.sock")]) == 1
     error = capsys.readouterr().err
@@ -137,4 +176,4 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert done.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("agent", "status", "pods", "interfaces", "explain"))
+    assert all(name in text for name in ("agent", "status", "pods", "interfaces", "explain", "check", "metrics"))

@@ -1,0 +1,234 @@
+"""Host ports: nftables table ``ip berth-ports``, there only while a pod has some.
+
+* ``arriving`` (prerouting) and ``leaving`` (output), both -105, before kube-proxy's and portmap's -100: what goes to an
+  address of the node is looked up by address, protocol and port, then by protocol and port, and sent to the pod. The
+  client's address stays.
+* ``back`` (postrouting, 105): a pod that calls its own host port must not see itself as the client, or it would answer
+  past the translation; it sees the address that it called. A process of the node that calls 127.0.0.1 is seen as the
+  node, since no packet from 127.0.0.0/8 may leave a host (RFC 1122, 3.2.1.3). For its answer the pod's link gets
+  ``route_localnet``, which alone would open the node's loopback to the pod: ``guard`` (-300, before conntrack turns
+  real answers back) drops whatever comes from a link with such an address (compare CVE-2020-8558).
+
+The rules never change; a pod's ports are elements of maps. They are added once the pod is wired and removed before its
+link is, each in one transaction. A kill in between leaves an element to a pod that the journal still has: the next
+start takes it over (:meth:`HostPorts.adopt`), and the DEL that follows removes it. Without the table, or when an
+element is not as expected, everything is loaded anew in one transaction: no other program's change can last.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from .. import portmap
+from ..portmap import PROTOCOLS, PortMapping
+from ..seams import Attachment, Problem
+from . import sysctl
+from .nfnetlink import Element, Nfnetlink
+from .nft import NftError, run_nft
+
+__all__ = ["TABLE", "HostPorts", "parse", "ruleset"]
+
+_log = logging.getLogger(__name__)
+
+TABLE: Final = "berth-ports"
+_BY_ADDRESS, _BY_PORT, _PODS = "by_address", "by_port", "pods"
+
+Wanted = Mapping[PortMapping, str]
+"""Mapping to the pod's address."""
+
+_SETS: Final = {
+    _BY_ADDRESS: ("map", "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service"),
+    _BY_PORT: ("map", "inet_proto . inet_service : ipv4_addr . inet_service"),
+    _PODS: ("set", "ipv4_addr . ipv4_addr"),
+}
+_CHAINS: Final = """\
+  chain guard {
+    type filter hook prerouting priority -300; policy accept;
+    iifname != "lo" ip daddr 127.0.0.0/8 drop
+    iifname != "lo" ip saddr 127.0.0.0/8 drop
+  }
+  chain lent {
+    dnat to ip daddr . meta l4proto . th dport map @by_address
+    dnat to meta l4proto . th dport map @by_port
+  }
+  chain arriving {
+    type nat hook prerouting priority -105; policy accept;
+    fib daddr type local goto lent
+  }
+  chain leaving {
+    type nat hook output priority -105; policy accept;
+    fib daddr type local goto lent
+  }
+  chain back {
+    type nat hook postrouting priority 105; policy accept;
+    ip saddr 127.0.0.0/8 ip daddr . ip daddr @pods masquerade
+    ip saddr . ip daddr @pods snat to ct original ip daddr
+  }
+"""
+
+
+def ruleset(wanted: Wanted) -> str:
+    """The whole table's text."""
+    texts = _texts(wanted)
+    parts = []
+    for name, (kind, types) in _SETS.items():
+        elements = sorted(text for of, text in texts if of == name)
+        held = f" elements = {{ {', '.join(elements)} }}" if elements else ""
+        parts.append(f"  {kind} {name} {{ type {types};{held}\n  }}\n")
+    return f"table ip {TABLE} {{\n{''.join(parts)}{_CHAINS}}}\n"
+
+
+def _texts(wanted: Wanted) -> frozenset[tuple[str, str]]:
+    """(set, element as nft writes it, numbers for names)."""
+    return frozenset(pair for mapping, address in wanted.items() for pair in _text(mapping, address))
+
+
+def _text(mapping: PortMapping, address: str) -> Iterator[tuple[str, str]]:
+    key = f"{PROTOCOLS[mapping.protocol]} . {mapping.host_port}"
+    target = f"{address} . {mapping.container_port}"
+    if mapping.host_ip:
+        yield _BY_ADDRESS, f"{mapping.host_ip} . {key} : {target}"
+    else:
+        yield _BY_PORT, f"{key} : {target}"
+    yield _PODS, f"{address} . {address}"
+
+
+def parse(listing: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    """A listing of the table as (everything but the elements, the elements as :func:`ruleset` writes them)."""
+    found = set()
+    name = ""
+    for part in re.finditer(r"^\t(?:map|set) (\S+) \{|elements = \{([^}]*)\}", listing, re.MULTILINE):
+        name = part[1] or name
+        for element in (part[2] or "").split(","):
+            words = [str(PROTOCOLS.get(word, word)) for word in element.split()]
+            if words:
+                found.add((name, " ".join(words)))
+    return re.sub(r"\s*elements = \{[^}]*\}", "", listing), frozenset(found)
+
+
+def _element(mapping: PortMapping, address: str, *, add: bool) -> Element:
+    ip = socket.inet_aton(address)
+    key = struct.pack(">B3xH2x", PROTOCOLS[mapping.protocol], mapping.host_port)
+    value = ip + struct.pack(">H2x", mapping.container_port)
+    if mapping.host_ip:
+        return Element(_BY_ADDRESS, socket.inet_aton(mapping.host_ip) + key, value, add)
+    return Element(_BY_PORT, key, value, add)
+
+
+def _slot(mapping: PortMapping) -> tuple[str, str, int]:
+    return mapping.host_ip, mapping.protocol, mapping.host_port
+
+
+class HostPorts:
+    """The table in the kernel, of the network namespace of the thread that makes this."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[PortMapping, str] = {}
+        self._structure: str | None = None
+        """What the loaded table looks like without its elements; "" if it is not there, None if that is not known."""
+        self._socket = Nfnetlink()
+
+    @property
+    def port(self) -> int:
+        """The port of the socket that changes elements."""
+        return self._socket.port
+
+    def close(self) -> None:
+        """Close the socket; the table stays."""
+        self._socket.close()
+
+    def adopt(self, attachments: Iterable[Attachment]) -> None:
+        """Take over the ports of pods that an earlier agent wired; :meth:`restore` then makes the kernel match."""
+        for attachment in attachments:
+            try:
+                self._wanted |= dict.fromkeys(portmap.decode(attachment.ports), attachment.address)
+            except ValueError as error:  # kept by another version
+                _log.warning("host ports are lost", extra={"address": attachment.address, "why": str(error)})
+
+    def add(self, attachment: Attachment) -> None:
+        """Lend the attachment's ports to it. A port that another pod's leftover still has moves. Raises OSError."""
+        mappings = portmap.decode(attachment.ports)
+        if not mappings:
+            return
+        sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "1")
+        slots = {_slot(mapping) for mapping in mappings}
+        after = {m: a for m, a in self._wanted.items() if _slot(m) not in slots}
+        self._become(after | dict.fromkeys(mappings, attachment.address))
+
+    def remove(self, attachment: Attachment) -> None:
+        """Take back every port that leads to the attachment's address. Raises OSError."""
+        if attachment.address in self._wanted.values():
+            self._become({m: a for m, a in self._wanted.items() if a != attachment.address})
+
+    def _become(self, after: dict[PortMapping, str]) -> None:
+        before, self._wanted = self._wanted, after
+        try:
+            if not self._structure:
+                self._load()
+                return
+            try:
+                self._socket.change(TABLE, list(_difference(before, after)))
+            except OSError:  # somebody changed the table: what it should hold is known
+                self._load()
+        except OSError:
+            self._wanted = before
+            raise
+
+    def restore(self) -> tuple[Problem, ...]:
+        """Make the table be as it should. Without any port to lend there is none."""
+        try:
+            if self._wanted:
+                if self._read() != (self._structure, _texts(self._wanted)):
+                    self._load()
+            elif self._structure != "":
+                if self._read()[0]:
+                    run_nft(["delete", "table", "ip", TABLE])
+                self._structure = ""
+        except NftError as error:
+            return (Problem("host ports", str(error)),)
+        return ()
+
+    def check(self, attachment: Attachment) -> tuple[Problem, ...]:
+        """What of the attachment's ports is not in the kernel."""
+        mappings = portmap.decode(attachment.ports)
+        if not mappings:
+            return ()
+        structure, elements = self._read()
+        if structure != self._structure:
+            return (Problem(f"nftables table ip {TABLE}", "it is not as Berth made it; it comes back by itself"),)
+        return tuple(
+            Problem(f"host port {mapping.asked}", f"nftables does not lead it to {attachment.address}")
+            for mapping in mappings
+            if not elements.issuperset(_text(mapping, attachment.address))
+        )
+
+    def _load(self) -> None:
+        # making it first lets `delete` succeed where there is none; all three are one transaction
+        text = f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n{ruleset(self._wanted)}"
+        self._structure = None
+        run_nft(["-f", "-"], text)
+        self._structure, _ = self._read()
+
+    def _read(self) -> tuple[str, frozenset[tuple[str, str]]]:
+        try:
+            return parse(run_nft(["-s", "-n", "list", "table", "ip", TABLE]))
+        except NftError:
+            return "", frozenset()
+
+
+def _difference(before: Wanted, after: Wanted) -> Iterator[Element]:
+    """The element changes from one to the other, removals first: a key can only have one value."""
+    for mapping, address in before.items():
+        if after.get(mapping) != address:
+            yield _element(mapping, address, add=False)
+    for mapping, address in after.items():
+        if before.get(mapping) != address:
+            yield _element(mapping, address, add=True)
+    had, has = set(before.values()), set(after.values())
+    for address in sorted(had ^ has):
+        yield Element(_PODS, socket.inet_aton(address) * 2, None, address in has)

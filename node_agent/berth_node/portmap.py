@@ -1,0 +1,104 @@
+"""Host ports: what a runtime asks for with the capability ``portMappings``, and the text in which it is kept.
+
+The shape is the one of CNI's ``portmap`` plugin (CONVENTIONS.md, *Well-known capabilities*): ``runtimeConfig`` has a
+list of ``{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "10.0.1.10"}``; without ``hostIP``, or
+with ``0.0.0.0``, the port is lent on every address of the node. Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["PROTOCOLS", "PortMapping", "clash", "decode", "encode", "read"]
+
+PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
+"""IANA's numbers."""
+_ANY: Final = "0.0.0.0"  # noqa: S104 -- nothing is bound
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortMapping:
+    """A port of the node that leads to a port of a pod. ``host_ip`` "" is every address of the node."""
+
+    protocol: str
+    host_port: int
+    container_port: int
+    host_ip: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.host_ip}:" if self.host_ip else ""
+        return f"{self.protocol}:{where}{self.host_port}:{self.container_port}"
+
+    @property
+    def asked(self) -> str:
+        """What of the node it takes, for people: ``8080/tcp`` or ``10.0.1.10:8080/tcp``."""
+        return f"{f'{self.host_ip}:' if self.host_ip else ''}{self.host_port}/{self.protocol}"
+
+
+def read(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+    """The mappings of a network configuration, sorted. Raises ``ValueError`` in words that name the field."""
+    given = config.get("runtimeConfig")
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(f"'runtimeConfig' must be an object, got {given!r:.80}")
+    listed = (given or {}).get("portMappings")
+    if listed is not None and not isinstance(listed, list):
+        raise ValueError(f"'runtimeConfig.portMappings' must be a list, got {listed!r:.80}")
+    found: dict[tuple[str, str, int], PortMapping] = {}
+    for place, item in enumerate(listed or ()):
+        mapping = _mapping(f"'runtimeConfig.portMappings[{place}]", item)
+        slot = mapping.host_ip, mapping.protocol, mapping.host_port
+        if found.setdefault(slot, mapping) != mapping:
+            raise ValueError(f"'runtimeConfig.portMappings' gives host port {mapping.asked} to two container ports")
+    return tuple(sorted(found.values()))
+
+
+def _mapping(where: str, item: object) -> PortMapping:
+    fields: Mapping[str, Any] = item if isinstance(item, dict) else {}
+    if fields is not item:
+        raise ValueError(f"{where}' must be an object, got {item!r:.80}")
+    protocol = fields.get("protocol", "tcp")
+    if not isinstance(protocol, str) or protocol.lower() not in PROTOCOLS:
+        raise ValueError(f"{where}.protocol' must be one of {', '.join(PROTOCOLS)}, got {protocol!r:.80}")
+    host_ip = fields.get("hostIP") or ""
+    try:
+        host_ip = "" if host_ip in ("", _ANY) else str(ipaddress.IPv4Address(host_ip))
+    except ValueError:
+        raise ValueError(
+            f"{where}.hostIP' must be an IPv4 address of the node, or empty, got {host_ip!r:.80}"
+        ) from None
+    host, container = (_port(where, name, fields.get(name)) for name in ("hostPort", "containerPort"))
+    return PortMapping(protocol.lower(), host, container, host_ip)
+
+
+def _port(where: str, name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise ValueError(f"{where}.{name}' must be 1 to 65535, got {value!r:.80}")
+    return value
+
+
+def encode(mappings: Iterable[PortMapping]) -> str:
+    """Mappings as one short text, "" for none."""
+    return ",".join(map(str, mappings))
+
+
+def decode(text: str) -> tuple[PortMapping, ...]:
+    """What :func:`encode` made. Raises ``ValueError`` for anything else."""
+    found = []
+    for part in text.split(",") if text else ():
+        protocol, *address, host, container = part.split(":")
+        if protocol not in PROTOCOLS or len(address) > 1:
+            raise ValueError(f"no port mapping: {part!r:.80}")
+        for ip in address:
+            ipaddress.IPv4Address(ip)
+        found.append(PortMapping(protocol, int(host), int(container), *address))
+    return tuple(found)
+
+
+def clash(one: PortMapping, other: PortMapping) -> bool:
+    """Whether two pods cannot have both: as with bind(2), a port on every address takes it on each."""
+    if (one.protocol, one.host_port) != (other.protocol, other.host_port):
+        return False
+    return not (one.host_ip and other.host_ip) or one.host_ip == other.host_ip

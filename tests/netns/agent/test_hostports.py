@@ -1,0 +1,127 @@
+"""Host ports through the real plugin, agent and kernel, over restarts and lost state."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns.agent.conftest import MAC, NET_D, PREFIX, Answer, Site, eventually, node
+from tests.sandbox import netns
+from tests.sandbox.echo import PORT, EchoServers, tcp_echo
+
+NODE, ADDRESS = "agent-hostports", "10.0.1.5"
+
+
+@pytest.fixture
+def kernel(plugin: Path, tmp_path: Path) -> Iterator[Site]:
+    """A namespace with one interface, whose far end answers for nothing."""
+    netns.create(NODE)
+    try:
+        netns.ip_batch(
+            NODE,
+            [
+                f"link add eth0 address {MAC} type veth peer name far",
+                f"addr add {ADDRESS}/24 dev eth0",
+                "link set eth0 up",
+                "link set far up",
+                "route add default via 10.0.1.1",
+            ],
+        )
+        with node(plugin, tmp_path, NODE) as made:
+            made.serve(PREFIX)
+            made.start()
+            made.ready()
+            yield made
+    finally:
+        netns.delete(NODE)
+
+
+@pytest.fixture
+def servers() -> Iterator[EchoServers]:
+    with EchoServers() as found:
+        yield found
+
+
+def _mappings(*host_ports: int) -> dict[str, Any]:
+    return {"portMappings": [{"hostPort": p, "containerPort": PORT, "protocol": "tcp"} for p in host_ports]}
+
+
+def _add(site: Site, container: str, *host_ports: int) -> Answer:
+    pod = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=uid-{container}"
+    return site.call("ADD", container, CNI_ARGS=pod, runtimeConfig=_mappings(*host_ports))
+
+
+def _told(port: int, address: str = ADDRESS) -> str:
+    return tcp_echo(NODE, address, port, timeout=1.0).told
+
+
+def test_the_configuration_asks_runtimes_for_port_mappings(kernel: Site) -> None:
+    (plugin,) = json.loads((NET_D / "10-berth.conflist").read_text())["plugins"]
+    assert plugin == {"type": "berth", "capabilities": {"portMappings": True}}
+
+
+def test_a_pods_host_ports_live_as_long_as_the_pod(kernel: Site, servers: EchoServers) -> None:
+    result = _add(kernel, "pod-a", 8080, 8081).body
+    servers.add("pod-a", name="pod-a")
+    for port in (8080, 8081):
+        assert _told(port) == f"pod-a {ADDRESS}"
+    assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+    assert kernel.call("DEL", "pod-a").code == 0
+    assert _told(8080) == "refused"
+
+
+@pytest.mark.parametrize("lost", [(), ("pods.journal",)], ids=["killed", "killed and journal lost"])
+@pytest.mark.parametrize("flushed", [False, True], ids=["", "ruleset flushed"])
+def test_host_ports_go_on_over_a_killed_agent(
+    kernel: Site, servers: EchoServers, lost: tuple[str, ...], flushed: bool
+) -> None:
+    result = _add(kernel, "pod-a", 8080).body
+    servers.add("pod-a", name="pod-a")
+    kernel.stop(signal.SIGKILL)
+    assert _told(8080) == f"pod-a {ADDRESS}"
+    for name in lost:
+        Path("/run/berth", name).unlink()
+    if flushed:
+        netns.run(NODE, ["nft", "flush", "ruleset"])
+    kernel.start()
+    assert _told(8080) == f"pod-a {ADDRESS}"
+    assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+    assert _add(kernel, "pod-b", 8080).body["code"] == 102
+    assert kernel.call("DEL", "pod-a").code == 0
+    assert _add(kernel, "pod-b", 8080).code == 0
+
+
+def test_a_host_port_that_another_pod_has_is_refused_and_takes_no_address(kernel: Site) -> None:
+    assert _add(kernel, "pod-a", 8080).code == 0
+    refused = _add(kernel, "pod-b", 8080)
+    assert (refused.code, refused.body["code"]) == (1, 102)
+    assert "host port 8080/tcp is lent to pod default/pod-a (10.0.1." in refused.body["msg"]
+    assert len(kernel.ask("pods")["pods"]) == 1
+
+
+def test_check_names_a_missing_host_port(kernel: Site) -> None:
+    result = _add(kernel, "pod-a", 8080).body
+    netns.run(NODE, ["nft", "flush", "map", "ip", "berth-ports", "by_port"])
+    error = kernel.call("CHECK", "pod-a", prevResult=result).body
+    assert error["code"] == 100
+    assert "host port 8080/tcp" in error["details"]
+
+
+def test_a_pod_that_waited_for_its_address_gets_its_host_port(kernel: Site, servers: EchoServers) -> None:
+    for number in range(16):
+        assert _add(kernel, f"pod-{number}", *([8080] if number == 0 else [])).code == 0
+    kernel.pod("late")
+    text = json.dumps(
+        {"cniVersion": "1.1.0", "name": "berth", "type": "berth", "runtimeConfig": _mappings(8081)}
+    ).encode()
+    late = kernel.popen(kernel.environment("ADD", "late"), text)
+    eventually(lambda: kernel.ask("status")["waiting"], "the pod waits")
+    kernel.serve(PREFIX, "10.0.1.48/28", revision=2)
+    assert kernel.finish(late).code == 0
+    servers.add("late", name="late")
+    assert _told(8081) == f"late {ADDRESS}"
