@@ -144,7 +144,8 @@ class Dataplane(Protocol):
         already is fine."""
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
-        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made."""
+        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made, and what the
+        pod needs of rules, tables and nftables with what :meth:`configure` made last."""
 
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
