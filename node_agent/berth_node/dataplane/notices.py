@@ -72,9 +72,10 @@ def _judge_link(kind: int, body: bytes, leaving: set[int]) -> Change | None:
             leaving.discard(index)
         return None
     if kind == _RTM_DELLINK:
-        return Change(f"a pod's host link ({index}) was deleted", lost=True)
+        # nobody's fault: a runtime that removes a pod's namespace before it calls DEL takes the link with it
+        return Change(f"a pod's host link ({index}) is gone")
     # a pod's link that comes up tells so by itself, some time after the request
-    return None if flags & IFF_UP else Change(f"a pod's host link ({index}) is down", lost=True)
+    return None if flags & IFF_UP else Change(f"a pod's host link ({index}) is down")
 
 
 def judge_nftables(kind: int, body: bytes) -> Change | None:

@@ -46,8 +46,6 @@ LOSSES = (
     "ip route flush table 300000002",
     "ip route replace default via 10.0.1.2 dev eth1 onlink table 300000002",
     "ip route replace 10.0.1.33 dev lo table 300000000",
-    f"ip link set {HOST} down",
-    f"ip link del {HOST}",
     "nft flush ruleset",
     "nft delete table ip berth",
     "nft flush chain ip berth choose",
@@ -63,6 +61,8 @@ def test_a_loss_is_told(node: Node, command: str) -> None:
 
 
 OTHERS = (
+    f"ip link set {HOST} down",
+    f"ip link del {HOST}",
     "ip link set eth1 down",
     "ip link set eth1 mtu 1500",
     "ip link add other type veth peer name far",
