@@ -144,7 +144,8 @@ class Dataplane(Protocol):
         already is fine."""
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
-        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made."""
+        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made, and what the
+        pod needs of rules, tables and nftables with what :meth:`configure` made last."""
 
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
@@ -155,11 +156,11 @@ class Dataplane(Protocol):
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
 
-    def primary_mtu(self) -> int:
-        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
-
     def notices(self) -> Notices:
         """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
+
+    def primary_mtu(self) -> int:
+        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
 
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""
