@@ -50,7 +50,8 @@ JSON = st.recursive(
 @given(JSON)
 def test_whatever_a_runtime_passes_is_read_or_is_code_7(value: object) -> None:
     config = json.dumps({**CONFIG, "runtimeConfig": value}).encode()
-    code, ports = 0, ()
+    code = 0
+    ports: tuple[PortMapping, ...] = ()
     try:
         ports = read_call(Request(ADD, config)).ports
     except CniError as error:
