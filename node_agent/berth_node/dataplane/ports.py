@@ -17,6 +17,7 @@ element is not as expected, everything is loaded anew in one transaction: no oth
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
@@ -138,8 +139,16 @@ class HostPorts:
         self._socket.close()
 
     def adopt(self, attachments: Iterable[Attachment]) -> None:
-        """Take over the ports of pods that an earlier agent wired; :meth:`restore` then makes the kernel match."""
+        """Take over the ports of pods that an earlier agent wired; :meth:`restore` then makes the kernel match.
+
+        A pod of which no port is known (an alias has no room for everything) loses its way to the node's loopback
+        too: without the table nothing would guard it.
+        """
         for attachment in attachments:
+            if not attachment.ports:
+                with contextlib.suppress(OSError):  # its link is gone
+                    sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "0")
+                continue
             try:
                 self._wanted |= dict.fromkeys(portmap.decode(attachment.ports), attachment.address)
             except ValueError as error:  # kept by another version
