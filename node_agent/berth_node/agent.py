@@ -27,7 +27,7 @@ from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
 from berth_node.journal import Journal
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
-from berth_node.process import AlreadyRunningError, Threads, only_one, steady_clock
+from berth_node.process import AlreadyRunningError, Threads, kernel_boot, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
 from berth_node.reporter import Reporter
@@ -104,6 +104,7 @@ class Agent:
             DurableFile(config.state_dir / "node.json", identity.instance_id),
             self._clock,
             hold=config.surrender_hold_seconds,
+            kernel_boot=kernel_boot(),
         )
         undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
         for attachment in undo:
@@ -191,6 +192,7 @@ class Agent:
         """What runs for as long as the agent serves."""
         yield self._look_loop()
         yield self._tick_loop()
+        yield self._kernel_loop()
         yield self.reporter.run()
         yield self.telling.serve_http()
         yield self.telling.tell_systemd()
@@ -210,6 +212,12 @@ class Agent:
             self.node.settle()
             pool = self.desk.pool
             self.measures.looked(frozenset(b.cidr for b in pool.lendable), pool.deficit, self._clock())
+
+    async def _kernel_loop(self) -> None:
+        with self.watcher.listening():
+            while True:
+                await self.watcher.follow()
+                self.node.settle()
 
     def _pause(self) -> float:
         """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from berth.contract import Order, Policy, Record
 
 from berth_node.durable import Durable, DurableFile
 from berth_node.journal import Entry, Journal
-from berth_node.names import host_ifname
+from berth_node.names import alias_key, host_ifname
 from berth_node.pool import Key, Pool, Waiter
 from berth_node.seams import Attachment, Wired
 from berth_node.usable import Block, addresses_of
@@ -28,6 +29,8 @@ from berth_node.usable import Block, addresses_of
 __all__ = ["Desk", "Pod"]
 
 _log = logging.getLogger(__name__)
+_REMEMBERED: Final = 30.0
+"""Seconds that a refused pod counts: kubelet tries a sandbox again 10 to 20 s after it failed."""
 _UNKNOWN: Wired = Wired(host_mac="", pod_mac="", host_ifindex=0)
 
 
@@ -49,17 +52,21 @@ class Pod:
 
 @dataclass(slots=True)
 class Desk:
-    """The node's addresses. ``clock`` gives Unix seconds that never jump back within one process."""
+    """The node's addresses. ``clock`` gives Unix seconds that never jump back within one process.
+
+    ``kernel_boot`` is the kernel's id of this boot, by which a deleted journal is told from a boot's first one.
+    """
 
     journal: Journal
     durable: DurableFile
     clock: Callable[[], float]
     hold: float = 60.0
+    kernel_boot: str = ""
     pool: Pool = field(default_factory=Pool)
     boot: int = 0
     dirty: bool = False
     _sequence: int = 0
-    _lost: bool = False
+    _lost: str = ""
 
     # --------------------------------------------------------------------------------------------- starting
 
@@ -69,8 +76,9 @@ class Desk:
         Raises ``OSError`` if /var/lib/berth cannot be written: without it no order and no surrender can be kept.
         """
         now, known = self.clock(), self.durable.load()
-        self._lost = known is None
-        known = known or Durable()
+        known = known or Durable(lost="file")
+        forgot = self.journal.made and known.kernel_boot == self.kernel_boot != ""
+        self._lost = "journal" if forgot else known.lost  # kept in the file: a kill before the record is read
         self.boot = known.boot + 1
         latest = now + policy.cooldown_seconds  # also bounds times written by a clock that was ahead
         pool = Pool(policy=policy, surrendered=known.surrendered)
@@ -86,18 +94,20 @@ class Desk:
 
     def _compare(self, survey: Iterable[Attachment]) -> tuple[Attachment, ...]:
         """The kernel is the second witness: adopt what only it knows, free what it does not know."""
-        seen = {(a.container_id, a.ifname): a for a in survey}
+        seen = {alias_key((a.container_id, a.ifname)): a for a in survey}
+        known = {alias_key(key) for key in self.journal.entries}
         undo = []
         for key, entry in list(self.journal.entries.items()):
             if entry.wired is None:
                 undo.append(entry.attachment)
-            elif key not in seen:
+            elif alias_key(key) not in seen:
                 _log.warning(
                     "pod is gone from the kernel", extra={"container": key[0], "address": entry.attachment.address}
                 )
                 self.free(key)
-        for key, attachment in seen.items():
-            if key not in self.journal.entries:
+        for alias, attachment in seen.items():
+            key = (attachment.container_id, attachment.ifname)
+            if alias not in known:
                 _log.warning(
                     "pod found in the kernel alone", extra={"container": key[0], "address": attachment.address}
                 )
@@ -110,13 +120,13 @@ class Desk:
         """Take over the record and what of it can be used."""
         now = self.clock()
         self.pool = self.pool.cooled(now).refreshed(blocks, record.policy)
+        # An agent reported from here before and its file is gone, or the journal of this boot is: what was cooling
+        # then is unknown, so all of it is. A node whose record never saw a report is simply new.
+        if self._lost == "journal" or (self._lost and record.accepted > Order()):
+            everything = (a for b in blocks for a in addresses_of(b.cidr))
+            self.pool = self.pool.cool(everything, now + record.policy.cooldown_seconds)
         if self._lost:
-            # An agent reported from here before and its file is gone: what was cooling then is unknown, so all of it
-            # is. A node whose record never saw a report is simply new.
-            if record.accepted > Order():
-                everything = (a for b in blocks for a in addresses_of(b.cidr))
-                self.pool = self.pool.cool(everything, now + record.policy.cooldown_seconds)
-            self._lost, self.dirty = False, True
+            self._lost, self.dirty = "", True
         if record.accepted >= Order(self.boot, self._sequence + 1):
             _log.warning(
                 "the record knows later reports than this agent's; going above", extra={"boot": record.accepted.boot}
@@ -135,6 +145,10 @@ class Desk:
     def entries(self) -> Mapping[Key, Entry]:
         """All lent addresses."""
         return self.journal.entries
+
+    def entry(self, key: Key) -> Entry | None:
+        """The entry of an attachment, also of one that was found in the kernel alone, where long ids are shortened."""
+        return self.journal.entries.get(key) or self.journal.entries.get(alias_key(key))
 
     def lend(self, pod: Pod) -> Attachment | None:
         """An address for a pod, or None: queue it with :meth:`wait`. Pods that wait longer come first.
@@ -161,7 +175,7 @@ class Desk:
             ports=pod.ports,
         )
         self.journal.lend(attachment)
-        self.pool = self.pool.lend(pod.key, address)
+        self.pool = self.pool.lend(pod.key, address, pod.waiter.uid)
         self.dirty = True
         return attachment
 
@@ -187,13 +201,23 @@ class Desk:
         """Forget a waiting pod."""
         self.pool = self.pool.unwait(key)
 
+    def refuse(self, pod: Pod) -> None:
+        """A pod got no address in its time. Only a pod's uid tells that a later ADD is the same demand again."""
+        if pod.uid:
+            self.pool = self.pool.refuse(pod.waiter, self.clock() + _REMEMBERED)
+
+    def deleted(self, key: Key) -> None:
+        """A DEL has come for an attachment that holds no address."""
+        self.pool = self.pool.deleted(key)
+
     # --------------------------------------------------------------------------------------------- giving back
 
     def balance(self) -> bool:
         """Surrender a lasting surplus, take back what is needed again. True if the surrendered blocks changed."""
         now = self.clock()
-        self.journal.forget_cooled(now)
         before = self.pool.cooled(now)
+        if before is not self.pool:
+            self.journal.forget_cooled(now)
         after = before.balanced(now, self.hold)
         changed = after.surrendered != before.surrendered
         if changed and not self._try_save(after):
@@ -213,7 +237,8 @@ class Desk:
         return True
 
     def _durable(self, pool: Pool) -> Durable:
-        return Durable(self.boot, tuple(sorted(pool.lent.values())), dict(pool.cooling), pool.surrendered)
+        lent = tuple(sorted(pool.lent.values()))
+        return Durable(self.boot, self.kernel_boot, lent, dict(pool.cooling), pool.surrendered, self._lost)
 
     def snapshot(self) -> tuple[Durable, int]:
         """What to save now, and its ticket, for a thread that calls ``durable.save``."""

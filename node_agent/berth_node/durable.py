@@ -1,5 +1,7 @@
 """What survives a reboot: ``/var/lib/berth/node.json``, replaced as a whole by rename after fsync.
 
+* the kernel's id of the boot: a journal that is missing though the file is of this boot was deleted, and with it the
+  knowledge of what cools;
 * the boot counter: one more at each start of the agent, so that the order of reports (boot, sequence) needs no write
   per report: the sequence is counted in memory;
 * the surrendered blocks, written before any report lists them;
@@ -48,12 +50,19 @@ def write_atomically(path: Path, content: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """The content. ``cooling`` is address → Unix time until when."""
+    """The content. ``cooling`` is address → Unix time until when.
+
+    ``kernel_boot`` is the kernel's id of the boot it was written in (random(4), boot_id); "" in files of before.
+    ``lost`` is what an agent found missing, until it has let everything cool that it could not know about: "file",
+    "journal" or "".
+    """
 
     boot: int = 0
+    kernel_boot: str = ""
     in_use: tuple[str, ...] = ()
     cooling: Mapping[str, float] = field(default_factory=dict)
     surrendered: tuple[Surrender, ...] = ()
+    lost: str = ""
 
 
 def _decode(text: str, instance_id: str) -> Durable:
@@ -64,9 +73,11 @@ def _decode(text: str, instance_id: str) -> Durable:
         raise ValueError(f"it is of {body['instance']!r}, this is {instance_id}")
     return Durable(
         boot=int(body["boot"]),
+        kernel_boot=str(body.get("kernel_boot", "")),
         in_use=tuple(str(a) for a in body["in_use"]),
         cooling={str(a): float(until) for a, until in body["cooling"].items()},
         surrendered=tuple(Surrender(str(s["mac"]), str(s["cidr"]), str(s["assignment"])) for s in body["surrendered"]),
+        lost=str(body.get("lost", "")),
     )
 
 
@@ -75,9 +86,11 @@ def _encode(value: Durable, instance_id: str) -> str:
         "schema": _SCHEMA,
         "instance": instance_id,
         "boot": value.boot,
+        "kernel_boot": value.kernel_boot,
         "in_use": list(value.in_use),
         "cooling": dict(value.cooling),
         "surrendered": [{"mac": s.mac, "cidr": s.cidr, "assignment": s.assignment} for s in value.surrendered],
+        "lost": value.lost,
     }
     return json.dumps(body, indent=1) + "\n"
 

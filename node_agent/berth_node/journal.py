@@ -52,11 +52,15 @@ class Entry:
 
 @dataclass(slots=True)
 class Journal:
-    """The open journal with its replayed content: ``entries`` by key, and ``cooling`` address → until."""
+    """The open journal with its replayed content: ``entries`` by key, and ``cooling`` address → until.
+
+    ``made``: there was no file; what an earlier agent of this boot may have written is gone.
+    """
 
     path: Path
     entries: dict[Key, Entry] = field(default_factory=dict)
     cooling: dict[str, float] = field(default_factory=dict)
+    made: bool = False
     _fd: int = -1
     _size: int = 0
     _lines: int = 0
@@ -64,7 +68,7 @@ class Journal:
     @classmethod
     def open(cls, path: Path) -> Journal:
         """Replay the file (made if absent), cutting a torn last line off."""
-        journal = cls(path)
+        journal = cls(path, made=not path.exists())
         path.parent.mkdir(parents=True, exist_ok=True)
         journal._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(os.dup(journal._fd), "rb") as file:

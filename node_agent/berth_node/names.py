@@ -1,14 +1,32 @@
-"""The name of a pod's host link: readable tools and other agents on EKS nodes expect ``eni`` + 11 hex digits."""
+"""Names in the kernel. Tools and other agents on EKS nodes expect ``eni`` + 11 hex digits for a pod's host link."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Final
 
-__all__ = ["host_ifname"]
+__all__ = ["alias_key", "host_ifname", "short_id"]
 
 _PREFIX: Final = "eni"
 _DIGITS: Final = 11  # 3 + 11 = 14 characters; the kernel's IFNAMSIZ allows 15
+_LONGEST_ID: Final = 120
+_DIGEST: Final = 24
+
+
+def short_id(container_id: str) -> str:
+    """A container id as a link's alias (255 bytes) holds it: itself, unless it is longer than 120 characters.
+
+    ``#`` is in no container id, so a shortened one is nobody else's; shortening it again changes nothing.
+    """
+    if len(container_id) <= _LONGEST_ID and container_id.isascii():
+        return container_id
+    digest = hashlib.sha256(container_id.encode()).hexdigest()[:_DIGEST]
+    return container_id.encode("ascii", "ignore").decode()[: _LONGEST_ID - _DIGEST - 1] + "#" + digest
+
+
+def alias_key(key: tuple[str, str]) -> tuple[str, str]:
+    """(container id, interface name) as the alias holds it."""
+    return short_id(key[0]), key[1]
 
 
 def host_ifname(container_id: str, ifname: str, namespace: str = "", pod: str = "") -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["AlreadyRunningError", "Threads", "only_one", "steady_clock"]
+__all__ = ["AlreadyRunningError", "Threads", "kernel_boot", "only_one", "steady_clock"]
 
 _A = TypeVar("_A")
 _R = TypeVar("_R")
@@ -26,6 +26,11 @@ def steady_clock() -> Callable[[], float]:
     """Unix time that does not jump when the clock is set, and goes on during suspend (hibernated instances)."""
     offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return lambda: offset + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def kernel_boot() -> str:
+    """The kernel's id of this boot: random, the same until the next one (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ def build(pool: Pool, revision: int, order: Order) -> Report:
         order=order,
         acknowledged_revision=revision,
         in_use=len(pool.lent),
-        waiting=tuple(w.uid for w in pool.waiting),
+        waiting=tuple(sorted(pool.demand)),
         cooling=pool.cooling_outside_surrendered,
         # A block both surrendered and unshown would be subtracted from the supply twice.
         unusable=unusable_of([b for b in pool.blocks if b.assignment not in given_up]),

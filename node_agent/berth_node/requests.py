@@ -8,7 +8,7 @@ from typing import Any, Final
 from berth_node import portmap, skel
 from berth_node.desk import Pod
 from berth_node.journal import Entry
-from berth_node.names import host_ifname
+from berth_node.names import alias_key, host_ifname
 from berth_node.netns import check_netns
 from berth_node.pool import Key
 from berth_node.skel import Call, CniError
@@ -35,7 +35,7 @@ def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
     wanted, name = portmap.decode(pod.ports), host_ifname(*pod.key, pod.namespace, pod.name)
     for key, entry in entries.items():
         other = entry.attachment
-        if key == pod.key:
+        if alias_key(key) == alias_key(pod.key):
             return
         if not other.ports or other.host_ifname == name:
             continue
@@ -49,7 +49,10 @@ def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
 
 
 def valid_attachments(call: Call) -> frozenset[Key]:
-    """The pods that a GC says are still there. Raises :class:`CniError` for a list that cannot be read."""
+    """The pods that a GC says are still there, as :func:`berth_node.names.alias_key` spells them.
+
+    Raises :class:`CniError` for a list that cannot be read.
+    """
     # libcni also sends the older misspelt key; a missing one must not be read as "nothing is valid".
     listed = call.config.get("cni.dev/valid-attachments", call.config.get("cni.dev/attachments"))
     if not isinstance(listed, list):
@@ -60,7 +63,7 @@ def valid_attachments(call: Call) -> frozenset[Key]:
         if not isinstance(key[0], str) or not isinstance(key[1], str):
             wrong = f"each of 'cni.dev/valid-attachments' needs 'containerID' and 'ifname', got {item!r:.80}"
             raise CniError(skel.INVALID_CONFIG, wrong)
-        valid.add((key[0], key[1]))
+        valid.add(alias_key((key[0], key[1])))
     return frozenset(valid)
 
 

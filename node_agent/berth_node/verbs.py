@@ -17,6 +17,7 @@ from berth_node.desk import Desk, Pod
 from berth_node.journal import JournalError
 from berth_node.measures import Measures
 from berth_node.metrics import Histogram
+from berth_node.names import alias_key
 from berth_node.pool import Key
 from berth_node.requests import compare_result, refuse_taken_ports, valid_attachments
 from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
@@ -119,7 +120,7 @@ class Verbs:
             ports=portmap.encode(call.ports),
         )
         async with self._container(call.container_id):
-            entry = self.desk.entries.get(call.key)
+            entry = self.desk.entry(call.key)
             attachment = entry.attachment if entry else await self._lend(pod, gone)
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
             wired = entry.wired if entry else None
@@ -184,6 +185,7 @@ class Verbs:
             await asyncio.wait(waits, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
                 outcome = "hung_up" if gone.is_set() else "gave_up"
+                self.desk.refuse(pod)
                 why = self.node.why_not_ready()
                 raise CniError(skel.TRY_AGAIN_LATER, f"no address became free within {self.patience:g} s: {why}")
             attachment = future.result()
@@ -229,9 +231,11 @@ class Verbs:
         if waiting and not waiting[1].done():
             waiting[1].set_exception(CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container"))
         async with self._container(key[0]):
-            entry = self.desk.entries.get(key)
+            entry = self.desk.entry(key)
             if entry:
                 await self._remove(entry.attachment)
+            else:
+                self.desk.deleted(key)
 
     async def _remove(self, attachment: Attachment) -> None:
         await self.rtnl(self.dataplane.detach, attachment)
@@ -255,7 +259,7 @@ class Verbs:
         Only pods wired before the call started count: an ADD in progress is younger than the runtime's list.
         """
         valid = valid_attachments(call)
-        stale = [key for key, entry in self.desk.entries.items() if entry.wired and key not in valid]
+        stale = [key for key, entry in self.desk.entries.items() if entry.wired and alias_key(key) not in valid]
         errors: list[Exception] = []
         for key in stale:
             _log.info("garbage collection removes a pod", extra={"container": key[0]})
@@ -273,7 +277,7 @@ class Verbs:
         if previous is None:
             raise CniError(skel.INVALID_CONFIG, "CHECK needs 'prevResult', the result of the ADD, in the configuration")
         async with self._container(call.container_id):
-            entry = self.desk.entries.get(call.key)
+            entry = self.desk.entry(call.key)
             if entry is None or entry.wired is None:
                 raise CniError(
                     skel.UNKNOWN_CONTAINER, f"no ADD of {call.container_id} {call.ifname} is known; recreate the pod"

@@ -60,7 +60,7 @@ def _status(s: Snapshot) -> dict[str, Any]:
         "mode": pool.policy.mode,
         "assigned": sum(address_count(b.cidr) for b in pool.blocks),
         "in_use": len(pool.lent),
-        "waiting": len(pool.waiting),
+        "waiting": len(pool.demand),
         "free": pool.free,
         "cooling": len(pool.cooling),
         "surrendered": [x.cidr for x in pool.surrendered],
@@ -139,7 +139,7 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     lines += [f"kernel: {p.where}: {p.message}" for p in s.problems]
     warm = pool.policy.warm_addresses
     lines.append(
-        f"wanted: {pool.wanted} = {len(pool.lent)} in use + {len(pool.waiting)} waiting + {warm} warm, "
+        f"wanted: {pool.wanted} = {len(pool.lent)} in use + {len(pool.demand)} waiting + {warm} warm, "
         f"at most {pool.policy.max_pods} (max-pods); supply: {pool.supply}; missing: {pool.deficit}"
     )
     if pool.surplus_since is not None:

@@ -7,39 +7,29 @@ container id too long to fit at all, which is written as its start, ``#`` and a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, Final
 
+from ..names import short_id
 from ..seams import Attachment
 
-__all__ = ["LIMIT", "decode", "encode", "key", "shortened"]
+__all__ = ["LIMIT", "decode", "encode", "key"]
 
 LIMIT: Final = 255
-_LONGEST_ID: Final = 120
-_DIGEST: Final = 24
 # in the order in which they matter to whoever must rebuild the pool without the journal
 _OPTIONAL: Final = (("u", "uid"), ("p", "ports"), ("s", "namespace"), ("n", "name"))
 
 
-def shortened(container_id: str) -> str:
-    """The container id as an alias holds it: itself, unless it is longer than 120 characters."""
-    if len(container_id) <= _LONGEST_ID and container_id.isascii():
-        return container_id
-    digest = hashlib.sha256(container_id.encode()).hexdigest()[:_DIGEST]
-    return container_id.encode("ascii", "ignore").decode()[: _LONGEST_ID - _DIGEST - 1] + "#" + digest
-
-
 def key(attachment: Attachment) -> tuple[str, str]:
     """CNI's primary key of an attachment (container id, interface name), as an alias holds it."""
-    return shortened(attachment.container_id), attachment.ifname
+    return short_id(attachment.container_id), attachment.ifname
 
 
 def encode(attachment: Attachment) -> bytes:
     """At most 255 bytes of ASCII JSON. Container, interface and address are always in it."""
     fields: dict[str, Any] = {
         "v": 1,
-        "c": shortened(attachment.container_id),
+        "c": short_id(attachment.container_id),
         "i": attachment.ifname,
         "a": attachment.address,
         "t": round(attachment.attached_at, 3),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from berth.contract import Order, Report
@@ -168,6 +169,24 @@ def test_pods_that_wait_get_addresses_in_the_order_in_which_they_came(site: Site
     site.serve("10.0.1.9/32", PREFIX, revision=2)
     addresses = [site.finish(p).body["ips"][0]["address"] for p in waiting]
     assert addresses == ["10.0.1.16/32", "10.0.1.17/32", "10.0.1.18/32"]
+
+
+def test_a_refused_pod_is_reported_once_and_without_a_break_until_it_is_tried_again(site: Site) -> None:
+    """Its demand must not come and go between the attempts: each change costs a report and a plan of the Lambda."""
+    site.serve("10.0.1.9/32")
+    site.start(add_wait_seconds=0.2)
+    site.ready()
+    site.add("pod-a")
+    arguments: dict[str, Any] = {"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=n;K8S_POD_NAME=b;K8S_POD_UID=uid-b"}
+    for container in ("pod-b1", "pod-b2"):
+        assert site.call("ADD", container, **arguments).body["code"] == 11
+        assert site.call("DEL", container, **arguments).code == 0
+        _reported(site, lambda r: r.waiting == ("uid-b",))
+        assert site.ask("status")["waiting"] == 1
+    waiting = [r.waiting for r in site.cloud.reports]
+    assert set(waiting[waiting.index(("uid-b",)) :]) == {("uid-b",)}
+    assert site.call("DEL", "pod-b2", **arguments).code == 0
+    _reported(site, lambda r: r.waiting == ())
 
 
 def test_a_node_serves_from_the_record_on_disk_while_aws_is_down(ready: Site) -> None:

@@ -8,7 +8,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from berth_node.seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
+from berth_node.dataplane import alias
+from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem, Wired
+
+
+class Silence:
+    """A kernel that tells nothing."""
+
+    descriptors: tuple[int, ...] = ()
+
+    def read(self) -> Change | None:
+        return None
 
 
 @dataclass
@@ -31,7 +41,7 @@ class FakeKernel:
         if self.store and self.store.exists():
             for link in json.loads(self.store.read_text()):
                 a = Attachment(**link)
-                self.links[a.container_id, a.ifname] = a
+                self.links[alias.key(a)] = a
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         self.layouts.append(layout)
@@ -47,21 +57,21 @@ class FakeKernel:
             waited.wait(0.01)
         if self.refuse and self.refuse.exists():
             raise DataplaneError("RTM_NEWLINK: File exists", temporary=False)
-        self.links[attachment.container_id, attachment.ifname] = attachment
+        self.links[alias.key(attachment)] = attachment
         self._save()
         last = attachment.address.rpartition(".")[2]
         return Wired(f"02:00:00:00:00:{int(last):02x}", f"02:01:00:00:00:{int(last):02x}", 100 + int(last))
 
     def detach(self, attachment: Attachment) -> None:
-        self.links.pop((attachment.container_id, attachment.ifname), None)
+        self.links.pop(alias.key(attachment), None)
         self._save()
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
-        known = (attachment.container_id, attachment.ifname) in self.links
-        return () if known else (Problem(attachment.host_ifname, "the link is gone"),)
+        return () if alias.key(attachment) in self.links else (Problem(attachment.host_ifname, "the link is gone"),)
 
     def survey(self) -> tuple[Attachment, ...]:
-        return tuple(self.links.values())
+        told = (alias.decode(alias.encode(a), a.host_ifname, a.mtu) for a in self.links.values())
+        return tuple(a for a in told if a is not None)
 
     def usable_macs(self) -> frozenset[str]:
         return self.macs
@@ -71,6 +81,9 @@ class FakeKernel:
 
     def primary_mtu(self) -> int:
         return 8901
+
+    def notices(self) -> Silence:
+        return Silence()
 
     def close(self) -> None:
         pass

@@ -16,11 +16,19 @@ from berth.contract import Assignment, Order, Policy, Record
 from berth_node.desk import Desk, Pod
 from berth_node.durable import DurableFile
 from berth_node.journal import Journal
+from berth_node.names import alias_key
 from berth_node.report import build
 from berth_node.usable import addresses_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.unit.node.kernel import FakeKernel
 from tests.unit.node.make import MACS, all_blocks, interface, record
@@ -34,12 +42,16 @@ STOPS_OF_DELETE = ("", "", "", "detached", "torn")
 class DeskMachine(RuleBasedStateMachine):
     """The agent's part is done as :mod:`berth_node.verbs` does it, so that a crash can come between its steps."""
 
+    steps = 0
+    """Of all histories together."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.now, self.boots = 1000.0, 0
         self.kernel = FakeKernel(frozenset(MACS))
         self.returned: dict[str, float] = {}  # address → when a pod that had used it went
+        self.forgotten: dict[str, float] = {}  # address → when the knowledge was lost whether it cools
         self.serial = 0
         self.revision = 1
         self.cidrs: dict[str, tuple[str, bool]] = {}  # cidr → (assignment, releasing)
@@ -60,9 +72,16 @@ class DeskMachine(RuleBasedStateMachine):
             self.assign(cidr)
         self.start()
 
-    def start(self) -> None:
+    def start(self, killed_blind: bool = False) -> None:
+        """``killed_blind``: a first start ends before it has read the record."""
         journal = Journal.open(self.folder / f"journal{self.boots}")
-        self.desk = Desk(journal, DurableFile(self.folder / "node.json", "i-1"), lambda: self.now, hold=0.0)
+        file = DurableFile(self.folder / "node.json", "i-1")
+        self.desk = Desk(journal, file, lambda: self.now, hold=0.0, kernel_boot=f"boot{self.boots}")
+        if killed_blind:
+            self.desk.start(self.kernel.survey(), self.policy)
+            journal.close()
+            self.start()
+            return
         for attachment in self.desk.start(self.kernel.survey(), self.policy):
             self.kernel.detach(attachment)
             self.desk.free((attachment.container_id, attachment.ifname))
@@ -81,7 +100,8 @@ class DeskMachine(RuleBasedStateMachine):
     def add(self, stop: str, cut: int) -> None:
         waiting = self.desk.pool.waiting
         self.pods += 1
-        key = waiting[0].key if waiting else (f"pod{self.pods}", "eth0")
+        name = f"pod{self.pods}" if self.pods % 3 else f"{'long' * 40}{self.pods}"
+        key = waiting[0].key if waiting else (name, "eth0")
         size = self.desk.journal.path.stat().st_size
         attachment = self.desk.lend(Pod(key))
         if attachment is None:
@@ -134,6 +154,8 @@ class DeskMachine(RuleBasedStateMachine):
         assert mine[0].assignment not in {s.assignment for s in self.desk.pool.surrendered}
         went = self.returned.pop(address, None)
         assert went is None or self.now - went >= COOLDOWN, f"{address} cools"
+        lost = self.forgotten.pop(address, None)
+        assert lost is None or self.now - lost >= COOLDOWN, f"{address} may cool, for all that is known"
 
     def tear(self, size: int, cut: int) -> None:
         """The write that was last is cut short: at least its newline is missing."""
@@ -162,20 +184,26 @@ class DeskMachine(RuleBasedStateMachine):
         self.boots += 1
         self.start()
 
-    @rule()
-    def lose_every_file(self) -> None:
+    @rule(killed_blind=st.booleans())
+    def lose_every_file(self, killed_blind: bool) -> None:
         """/var/lib/berth is emptied while the agent is down. Only a node that reported can be told from a new one."""
         if self.accepted == Order():
             return
         (self.folder / "node.json").unlink()
-        self.crash()
+        self.lose(killed_blind)
 
-    @rule()
-    def lose_the_journal(self) -> None:
-        """The kernel alone tells which pods there are; the rest was in use by the durable file, or is too young."""
-        self.desk.save()
+    @rule(killed_blind=st.booleans())
+    def lose_the_journal(self, killed_blind: bool) -> None:
+        """The kernel alone tells which pods there are; whatever no pod holds may cool."""
         self.desk.journal.path.unlink()
-        self.crash()
+        self.lose(killed_blind)
+
+    def lose(self, killed_blind: bool) -> None:
+        held = {a.address for a in self.kernel.survey()}
+        for cidr in self.cidrs:
+            self.forgotten |= {a: self.now for a in addresses_of(cidr) if a not in held}
+        self.desk.journal.close()
+        self.start(killed_blind)
 
     @rule(seconds=st.sampled_from([0.5, 5.0, COOLDOWN - 0.5, COOLDOWN, 3.0 * COOLDOWN]))
     def time_passes(self, seconds: float) -> None:
@@ -232,6 +260,7 @@ class DeskMachine(RuleBasedStateMachine):
         for address in addresses_of(cidr):
             went = self.returned.pop(address, None)
             assert went is None or self.now - went >= COOLDOWN, f"{cidr} given back while {address} cools"
+            self.forgotten.pop(address, None)
         del self.cidrs[cidr]
         self.revision += 1
 
@@ -240,15 +269,17 @@ class DeskMachine(RuleBasedStateMachine):
     @invariant()
     @precondition(lambda self: hasattr(self, "desk"))
     def no_two_pods_share_an_address(self) -> None:
+        DeskMachine.steps += 1
         addresses = [a.address for a in self.kernel.survey()]
         assert len(addresses) == len(set(addresses))
 
     @invariant()
     @precondition(lambda self: hasattr(self, "desk"))
     def the_desk_knows_every_pod_of_the_kernel(self) -> None:
+        lent = {alias_key(key): address for key, address in self.desk.pool.lent.items()}
+        assert len(lent) == len(self.desk.pool.lent)
         for attachment in self.kernel.survey():
-            key = (attachment.container_id, attachment.ifname)
-            assert self.desk.pool.lent[key] == attachment.address
+            assert lent[attachment.container_id, attachment.ifname] == attachment.address
 
     @invariant()
     @precondition(lambda self: hasattr(self, "desk"))
@@ -256,5 +287,7 @@ class DeskMachine(RuleBasedStateMachine):
         assert self.desk.pool.lent == {k: e.attachment.address for k, e in self.desk.entries.items()}
 
 
-DeskMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
-test_no_history_breaks_the_desk = DeskMachine.TestCase
+def test_no_history_of_ten_thousand_steps_breaks_the_desk() -> None:
+    DeskMachine.steps = 0
+    run_state_machine_as_test(DeskMachine, settings=settings(max_examples=200, stateful_step_count=60, deadline=None))
+    assert DeskMachine.steps >= 10_000

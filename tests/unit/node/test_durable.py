@@ -9,7 +9,7 @@ from berth.contract import Order, Policy, Surrender
 from berth_node.desk import Desk, Pod
 from berth_node.durable import Durable, DurableFile
 from berth_node.journal import Journal
-from berth_node.seams import Wired
+from berth_node.seams import Attachment, Wired
 
 from tests.unit.node.make import MACS, all_blocks, interface, record
 
@@ -68,7 +68,7 @@ def test_cooling_goes_on_over_a_reboot(tmp_path: Path) -> None:
 
 
 def test_cooling_written_by_a_clock_that_was_ahead_ends_after_one_full_cooldown(tmp_path: Path) -> None:
-    DurableFile(tmp_path / "node.json", "i-1").save(Durable(1, (), {"10.0.0.16": 9e9}), 1)
+    DurableFile(tmp_path / "node.json", "i-1").save(Durable(1, cooling={"10.0.0.16": 9e9}), 1)
     assert start(tmp_path, 1000.0).pool.cooling == {"10.0.0.16": 1120.0}
 
 
@@ -85,6 +85,29 @@ def test_with_the_file_lost_each_address_not_in_use_cools_in_full(tmp_path: Path
     after.start([used], POLICY)
     refreshed(after, Order(1, 5))
     assert after.lend(Pod(("b", "eth0"))) is None
+    assert set(after.pool.cooling.values()) == {2120.0}
+    assert len(after.pool.cooling) == 31
+
+
+def test_with_the_journal_of_this_boot_deleted_each_address_not_in_use_cools_in_full(tmp_path: Path) -> None:
+    """Not so on the first start of a boot, which has no journal yet."""
+
+    def begun(now: float, boot: str) -> Desk:
+        file = DurableFile(tmp_path / "node.json", "i-1")
+        desk = Desk(Journal.open(tmp_path / boot), file, lambda: now, hold=0.0, kernel_boot=boot)
+        desk.start(survey, POLICY)
+        return refreshed(desk)
+
+    survey: list[Attachment] = []
+    assert begun(0.0, "boot-1").pool.free == 32
+    desk = begun(1000.0, "boot-2")
+    assert desk.pool.free == 32
+    used = desk.lend(Pod(("a", "eth0")))
+    assert used
+    survey.append(used)
+    (tmp_path / "boot-2").unlink()
+    after = begun(2000.0, "boot-2")
+    assert after.pool.lent == {("a", "eth0"): "10.0.0.16"}
     assert set(after.pool.cooling.values()) == {2120.0}
     assert len(after.pool.cooling) == 31
 

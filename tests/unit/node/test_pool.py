@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from berth.contract import Policy, Surrender
+from berth.contract import Order, Policy, Surrender
 from berth_node.pool import Pool, Waiter
+from berth_node.report import build
 from berth_node.usable import addresses_of
 
 from tests.unit.node.make import MACS, block
@@ -162,3 +163,33 @@ def test_reported_cooling_leaves_surrendered_blocks_out() -> None:
         cooling={"10.0.0.16": 1.0, "10.0.0.40": 1.0, "1.1.1.1": 1},
     )
     assert pool.cooling_outside_surrendered == 1
+
+
+def waiter(container: str, uid: str = "uid") -> Waiter:
+    return Waiter((container, "eth0"), uid)
+
+
+def test_a_pod_that_its_runtime_tries_again_counts_once() -> None:
+    pool = Pool(blocks=(block("10.0.0.9/32"),)).wait(waiter("first")).wait(waiter("second")).wait(waiter("x", "other"))
+    assert (pool.demand, pool.need) == (("uid", "other"), 2)
+    assert build(pool, 1, Order(1, 1)).waiting == ("other", "uid")
+    pool = pool.lend(("first", "eth0"), "10.0.0.9", "uid")
+    assert (pool.demand, pool.need) == (("uid", "other"), 3)
+
+
+def test_a_refused_pod_stays_in_demand_until_its_next_attempt_or_its_time_is_over() -> None:
+    pool = Pool(blocks=(block("10.0.0.9/32"),)).wait(waiter("first")).refuse(waiter("first"), 30.0)
+    assert (pool.waiting, pool.demand, pool.need) == ((), ("uid",), 1)
+    assert pool.cooled(29.9).demand == ("uid",)
+    assert pool.cooled(30.0).demand == ()
+    again = pool.wait(waiter("second"))
+    assert (again.demand, again.unwait(("second", "eth0")).demand) == (("uid",), ())
+    assert pool.lend(("second", "eth0"), "10.0.0.9", "uid").demand == ()
+
+
+def test_the_runtimes_clean_up_of_a_failed_add_does_not_end_its_demand_but_the_next_del_does() -> None:
+    pool = Pool().wait(waiter("first")).refuse(waiter("first"), 30.0)
+    assert pool.deleted(("another", "eth0")) == pool
+    once = pool.deleted(("first", "eth0"))
+    assert once.demand == ("uid",)
+    assert once.deleted(("first", "eth0")).demand == ()
