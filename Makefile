@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle lock clean
+.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ plugin: setup ## build the CNI plugin for x86_64 and arm64
 
 bundle: setup ## the agent with its dependencies and plugin for hosts: build/node/*.tar.gz, both architectures
 	@$(TIED) $(PY) -m scripts.build_node
+
+image: setup ## the agent's container image, both architectures, without a container engine: build/image/berth-node.tar
+	@$(TIED) $(PY) -m scripts.build_image
 
 lock: setup ## compile requirements/*.in to lock files with hashes
 	@for name in uv dev sam node; do \

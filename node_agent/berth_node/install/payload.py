@@ -7,14 +7,12 @@ wheel was installed into, the agent stays where it is, and only what starts it i
 
 from __future__ import annotations
 
-import compileall
 import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from py_compile import PycInvalidationMode
 
 import berth_node
 
@@ -41,6 +39,9 @@ class Payload:
     def copy(self, to: Path) -> None:
         """Copy the bundle and compile it: the service's file system is read-only, and compiling at each start would
         cost time and memory."""
+        import compileall  # not in the agent's memory
+        from py_compile import PycInvalidationMode
+
         shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("__pycache__"))
         final = f"{SOFTWARE}/{self.agent}"
         compileall.compile_dir(
