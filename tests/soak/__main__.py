@@ -35,7 +35,7 @@ from tests.unit.node.cloud import FakeCloud, serving
 
 __all__ = ["soak"]
 
-MEMORY_MB: Final = 3.0
+MEMORY_MB: Final = 5.0
 """How much more the agent may have at the end of the second act than after its first tenth."""
 DESCRIPTORS: Final = 25
 THREADS: Final = 12  # its own, and those that asyncio.to_thread keeps: processors + 4
