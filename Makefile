@@ -43,7 +43,7 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: test test-sam luck runtime ## what CI runs: all tests, the SAM CLI, 10,000 random schedules, container runtimes
+ci: test runtime test-sam luck ## what CI runs: all tests, container runtimes, the SAM CLI, 10,000 random schedules
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
