@@ -156,11 +156,11 @@ class Dataplane(Protocol):
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
 
-    def notices(self) -> Notices:
-        """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
-
     def primary_mtu(self) -> int:
         """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
+
+    def notices(self) -> Notices:
+        """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
 
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

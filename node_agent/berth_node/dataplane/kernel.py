@@ -113,13 +113,13 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
         return frozenset(link.mac for link in self._pods.links() if link.mac)
 
-    def notices(self) -> KernelNotices:
-        """See :meth:`berth_node.seams.Dataplane.notices`."""
-        return self._notices
-
     def primary_mtu(self) -> int:
         """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
         return self._primary_mtu
+
+    def notices(self) -> KernelNotices:
+        """See :meth:`berth_node.seams.Dataplane.notices`."""
+        return self._notices
 
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""

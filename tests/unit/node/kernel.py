@@ -76,14 +76,14 @@ class FakeKernel:
     def usable_macs(self) -> frozenset[str]:
         return self.macs
 
-    def notices(self) -> Silence:
-        return Silence()
-
     def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
         self.adopted = tuple(attachments)
 
     def primary_mtu(self) -> int:
         return 8901
+
+    def notices(self) -> Silence:
+        return Silence()
 
     def close(self) -> None:
         pass
