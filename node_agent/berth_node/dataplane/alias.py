@@ -8,6 +8,7 @@ container id too long to fit at all, which is written as its start, ``#`` and a 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, Final
 
 from ..names import short_id
@@ -43,6 +44,7 @@ def encode(attachment: Attachment) -> bytes:
     return text
 
 
+@lru_cache(maxsize=1024)  # every look at the links reads the aliases of all pods again
 def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
     """The attachment that an alias tells of; None if the alias is not Berth's."""
     try:

@@ -1,11 +1,10 @@
 """What the kernel tells of changes by others, so that what they take away is made again at once and not by a timer.
 
-Two sockets listen: rtnetlink for links, IPv4 addresses, routes and rules; nfnetlink for nftables. Each message names
-the port of the socket whose request caused it (``nlmsg_pid``), or 0, so our own requests are told from others'. The
-``nft`` program's port is not known beforehand: what nftables tells while we load our table may be our own doing.
+Two sockets listen: rtnetlink for links, neighbours, IPv4 addresses, routes and rules; nfnetlink for nftables. Each
+message names the port of the socket whose request caused it (``nlmsg_pid``), or 0, so our own requests are told from
+others'. The ``nft`` program's port is not known beforehand: what nftables tells while we load our table may be ours.
 
-Neighbours are not listened to: every ARP entry of the node would be told, and a pod whose permanent entry is gone is
-found by ARP until the next look on the timer.
+Of neighbours only those on pods' links matter, where every entry is permanent.
 """
 
 from __future__ import annotations
@@ -26,10 +25,11 @@ __all__ = ["KernelNotices", "judge_nftables", "judge_routing", "messages_of"]
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
 _TABLES: Final = range(PODS_TABLE, PODS_TABLE + 1_000_000)
-# RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE; NFNLGRP_NFTABLES (linux/rtnetlink.h, nfnetlink.h)
-_ROUTING_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80
+# RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE; NFNLGRP_NFTABLES (linux/rtnetlink.h, nfnetlink.h)
+_ROUTING_GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x40 | 0x80
 _NETLINK_NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
 _NFTABLES: Final = 10
 _NEW_GENERATION: Final = 15
@@ -37,6 +37,8 @@ _DELETIONS: Final = frozenset({2, 5, 8, 11, 14, 20, 24})
 """``NFT_MSG_DEL*``: table, chain, rule, set, element, object, flow table."""
 _OUR_TABLES: Final = (nft.TABLE.encode(), ports.TABLE.encode())
 _HEADER: Final = struct.Struct("=IHHII")
+_NEIGH: Final = struct.Struct("=BxxxiHBB")
+_NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
 _LINK: Final = struct.Struct("=BxHiII")
 _RECEIVE: Final = 1 << 16
 _AT_ONCE: Final = 256
@@ -60,7 +62,18 @@ def judge_routing(kind: int, body: bytes, leaving: set[int]) -> Change | None:
         return Change("an address")
     elif kind in (_RTM_NEWLINK, _RTM_DELLINK):
         return _judge_link(kind, body, leaving)
+    elif kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
+        return _judge_neighbour(kind, body, leaving)
     return None
+
+
+def _judge_neighbour(kind: int, body: bytes, leaving: set[int]) -> Change | None:
+    family, index, state, _flags, _type = _NEIGH.unpack_from(body)
+    if family != socket.AF_INET or index < FIRST_INDEX or index in leaving:
+        return None
+    # what the kernel learns by itself is not permanent, and multicast entries (NOARP) come and go with its groups
+    told = state & _NUD_PERMANENT if kind == _RTM_NEWNEIGH else not state & _NUD_NOARP
+    return Change(f"a neighbour on a pod's host link ({index})") if told else None
 
 
 def _judge_link(kind: int, body: bytes, leaving: set[int]) -> Change | None:

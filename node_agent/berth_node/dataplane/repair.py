@@ -34,16 +34,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostSide:
-    """What the kernel has for pods: links by name, routes of the pods' table, permanent neighbours (link, IP, MAC)."""
+    """What the kernel has for pods: links by name, what their aliases say (by index), routes of the pods' table,
+    permanent neighbours (link, IP, MAC)."""
 
     links: Mapping[str, Link]
+    told: Mapping[int, Attachment]
     routes: frozenset[Route]
     neighbours: frozenset[tuple[int, bytes, bytes]]
-
-    def told(self) -> Mapping[int, Attachment]:
-        """What each link's alias says, by the link's index."""
-        told = {k.index: alias.decode(k.alias, k.name, k.mtu) for k in self.links.values() if k.alias}
-        return {index: attachment for index, attachment in told.items() if attachment}
 
 
 def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Problem:
@@ -52,19 +49,25 @@ def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Pr
     if link is None or link.kind != "veth":
         return Problem(attachment.host_ifname, f"the host link of {attachment.address} is gone; delete the pod")
     index, (host_mac, pod_mac) = link.index, macs(link.index)
-    told = alias.decode(link.alias, link.name, link.mtu)
-    if told is None and link.mac != host_mac.hex(":"):
+    named, right_mac = index in found.told, link.mac == host_mac.hex(":")
+    if not named and not right_mac:
         return Problem(link.name, f"nothing says that it is the link of {attachment.address} any more; delete the pod")
-    if told is not None and (alias.key(told), told.address) != (alias.key(attachment), attachment.address):
-        return Problem(link.name, f"the link belongs to {told.address} of another container; delete the pod")
+    if named:
+        told = found.told[index]
+        if (alias.key(told), told.address) != (alias.key(attachment), attachment.address):
+            return Problem(link.name, f"the link belongs to {told.address} of another container; delete the pod")
     ip = socket.inet_aton(attachment.address)
+    # a link that is down has neither: the kernel drops both without a word
+    routed = link.up and _route(attachment, index) in found.routes
+    known = link.up and (index, ip, pod_mac) in found.neighbours
+    if named and right_mac and routed and known:
+        return ()  # nearly always: then nothing need be packed
     pieces = (
-        (told is not None, messages.alias(index, alias.encode(attachment))),
-        (link.mac == host_mac.hex(":"), route_messages.set_mac(index, host_mac)),
+        (named, messages.alias(index, alias.encode(attachment))),
+        (right_mac, route_messages.set_mac(index, host_mac)),
         (link.up, route_messages.link_up(index)),
-        # a link that is down has neither: the kernel drops both without a word
-        (link.up and _route(attachment, index) in found.routes, messages.host_route(index, ip, PODS_TABLE)),
-        (link.up and (index, ip, pod_mac) in found.neighbours, messages.neighbour(index, ip, pod_mac)),
+        (routed, messages.host_route(index, ip, PODS_TABLE)),
+        (known, messages.neighbour(index, ip, pod_mac)),
     )
     return tuple(request for there, request in pieces if not there)
 
@@ -76,7 +79,7 @@ def _route(attachment: Attachment, index: int) -> Route:
 def stale_routes(found: HostSide, attachments: Iterable[Attachment]) -> tuple[Route, ...]:
     """Routes to pods that no pod has. A link's own word counts as much as the list, which may be a moment old."""
     wanted = {_route(a, found.links[a.host_ifname].index) for a in attachments if a.host_ifname in found.links}
-    wanted |= {_route(a, index) for index, a in found.told().items()}
+    wanted |= {_route(a, index) for index, a in found.told.items()}
     return tuple(sorted(route for route in found.routes - wanted if route.link))
 
 
@@ -146,4 +149,10 @@ class Repair:
                 ip, mac, permanent = messages.parse_neighbour(reply)
                 if permanent:
                     neighbours.add((route_messages.neighbour_link(reply), ip, mac))
-        return HostSide({link.name: link for link in links}, frozenset(routes), frozenset(neighbours))
+        said = {k.index: alias.decode(k.alias, k.name, k.mtu) for k in links if k.alias}
+        return HostSide(
+            {link.name: link for link in links},
+            {index: attachment for index, attachment in said.items() if attachment},
+            frozenset(routes),
+            frozenset(neighbours),
+        )

@@ -75,6 +75,7 @@ SOON = 15.0
         "nft flush ruleset",
         "nft flush chain ip berth choose",
         "ip link set HOST down",
+        "ip neigh flush dev HOST nud permanent",
     ],
 )
 def test_what_something_else_takes_away_comes_back_by_itself(kernel: Site, command: str) -> None:

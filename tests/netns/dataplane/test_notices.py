@@ -63,6 +63,9 @@ def test_a_loss_is_told(node: Node, command: str) -> None:
 OTHERS = (
     f"ip link set {HOST} down",
     f"ip link del {HOST}",
+    f"ip neigh del 10.0.1.33 dev {HOST}",
+    f"ip neigh flush dev {HOST} nud permanent",
+    f"ip neigh replace 10.0.1.33 lladdr 02:00:00:00:00:77 dev {HOST} nud permanent",
     "ip link set eth1 down",
     "ip link set eth1 mtu 1500",
     "ip link add other type veth peer name far",
