@@ -134,6 +134,11 @@ class HostPorts:
         """What the loaded table looks like without its elements; "" if it is not there, None if that is not known."""
         self._socket = Nfnetlink()
 
+    @property
+    def port(self) -> int:
+        """The port of the socket that changes elements."""
+        return self._socket.port
+
     def close(self) -> None:
         """Close the socket; the table stays."""
         self._socket.close()
