@@ -14,6 +14,7 @@ from tests.netns.dataplane.site import ONPREM, A, Node, attachment, layout_of, l
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
 from tests.sandbox.echo import PORT, EchoServers, read_answer
+from tests.sandbox.waiting import eventually
 
 A0 = "10.0.1.10"
 LAYOUT = layout_of(two_nodes(), A)
@@ -86,7 +87,7 @@ def test_a_udp_client_that_keeps_sending_reaches_the_pod_that_has_the_port_now(n
         for name, address in (("first", "10.0.1.33"), ("second", "10.0.1.34")):
             made = _attach(node, lent(name, address, mapped))
             servers.add(f"dp-{made.container_id}", name=name)
-            assert _ask_from(4444, 8053) == f"{name} {ONPREM}"
+            assert eventually(lambda wanted=f"{name} {ONPREM}": _ask_from(4444, 8053) == wanted)  # type: ignore[misc]
             node.call(node.dataplane.detach, made)
 
 
