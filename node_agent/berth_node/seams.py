@@ -12,7 +12,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-__all__ = ["Attachment", "Dataplane", "DataplaneError", "InterfaceLayout", "NodeLayout", "Problem", "Wired"]
+__all__ = [
+    "Attachment",
+    "Change",
+    "Dataplane",
+    "DataplaneError",
+    "InterfaceLayout",
+    "NodeLayout",
+    "Notices",
+    "Problem",
+    "Wired",
+]
 
 POD_GATEWAY: Final = "169.254.1.1"
 
@@ -92,6 +102,27 @@ class Problem:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something in the kernel that others changed, in words. ``lost``: it was ours. ``maybe_ours``: it may be what
+    :meth:`Dataplane.configure` did itself, if that was under way."""
+
+    what: str
+    lost: bool = False
+    maybe_ours: bool = False
+
+
+class Notices(Protocol):
+    """What the kernel tells by itself. Unlike the data plane it is read from the event loop, and never blocks."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Readable when there is something to read."""
+
+    def read(self) -> Change | None:
+        """Take in what was told; the change that matters most, or None if nothing of it matters."""
+
+
 class Dataplane(Protocol):
     """The kernel side. See the module docstring for threading and idempotence."""
 
@@ -113,7 +144,8 @@ class Dataplane(Protocol):
         already is fine."""
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
-        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made."""
+        """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made, and what the
+        pod needs of rules, tables and nftables with what :meth:`configure` made last."""
 
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
@@ -127,6 +159,9 @@ class Dataplane(Protocol):
 
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
+
+    def notices(self) -> Notices:
+        """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
 
     def primary_mtu(self) -> int:
         """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
@@ -13,8 +14,9 @@ from berth.contract import Record
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.imds import Imds
+from berth_node.pace import Pace
 from berth_node.record import RecordKeeper
-from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Problem
+from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Notices, Problem
 from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of
 
 __all__ = ["InThread", "Watcher"]
@@ -50,17 +52,21 @@ class Watcher:
     _routing: tuple[Problem, ...] = ()
     _pods: tuple[Problem, ...] = ()
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _notices: Notices | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _pace: Pace = field(default_factory=Pace)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What of routing and pods is not as it should be."""
-        return (*self._routing, *self._pods)
+        fight = self._pace.fight(self.desk.clock())
+        undone = Problem("kernel", f"something keeps undoing Berth's work (last: {fight}); find it and stop it")
+        return (*self._routing, *self._pods, *([undone] if fight else []))
 
     async def look(self) -> bool:
         """Read everything and apply it; True if the blocks or what may be done with them changed."""
-        record = self.keeper.current
         try:
-            record = await self.in_cloud(self.keeper.fetch)
+            await self.in_cloud(self.keeper.fetch)
             self._was_read("record")
         except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
@@ -69,14 +75,51 @@ class Watcher:
             self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
-        if record is None or self.metadata is None:
-            await self._tend()
-            return False
-        return await self._apply(record, self.metadata)
+        return await self._apply()
 
     def _was_read(self, what: str) -> None:
         self.trouble.pop(what, None)
         self.read_at[what] = self.desk.clock()
+
+    # ------------------------------------------------------------------------------------- what the kernel tells
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While it lasts, :meth:`follow` hears what the kernel tells."""
+        loop, self._notices = asyncio.get_running_loop(), self.dataplane.notices()
+        descriptors = self._notices.descriptors
+        while self._notices.read():
+            self._changed.set()  # told before we listened: not to be blamed on anybody, but worth a look
+        for descriptor in descriptors:
+            loop.add_reader(descriptor, self._hear)
+        try:
+            yield
+        finally:
+            self._notices = None
+            for descriptor in descriptors:
+                loop.remove_reader(descriptor)
+
+    async def follow(self) -> bool:
+        """Wait until something else changes the kernel, and make it right again; True as :meth:`look` says.
+
+        Nothing outside the node is asked. What is told meanwhile is for the next call: a look that had nothing to do
+        writes nothing, so it ends.
+        """
+        await self._changed.wait()
+        await asyncio.sleep(self._pace.pause(self.desk.clock()))
+        self._changed.clear()
+        self._pace = self._pace.looks(self.desk.clock())
+        return await self._apply(at_once=True)
+
+    def _hear(self) -> None:
+        change = self._notices.read() if self._notices else None
+        if change is None:
+            return
+        if change.lost and not (change.maybe_ours and self._making.locked()):
+            if not self._pace.lost:  # once a look, however much is told
+                _log.info("something else took away what Berth made", extra={"what": change.what})
+            self._pace = self._pace.told(change.what)
+        self._changed.set()
 
     def note(self, what: str, error: Exception) -> None:
         """Log a failure once for as long as it stays the same, and keep it for ``berth-node status``."""
@@ -84,7 +127,21 @@ class Watcher:
             _log.warning("trouble with %s", what, extra={"why": str(error)})
         self.trouble[what] = str(error)
 
-    async def _apply(self, record: Record, metadata: tuple[MetadataInterface, ...]) -> bool:
+    async def _apply(self, *, at_once: bool = False) -> bool:
+        """Make the kernel and the desk agree with what is known. ``at_once``: also if it was done a moment ago.
+
+        One at a time, and from what is known when its turn comes: an older record that came last would lend addresses
+        again that a newer one takes back.
+        """
+        async with self._making:
+            if at_once:
+                self._made_at = float("-inf")
+            if self.keeper.current is None or self.metadata is None:
+                await self._mend()
+                return False
+            return await self._agree(self.keeper.current, self.metadata)
+
+    async def _agree(self, record: Record, metadata: tuple[MetadataInterface, ...]) -> bool:
         try:
             links = await self.in_rtnl(self.dataplane.usable_macs)
             await self._configure(record, links)
@@ -116,24 +173,20 @@ class Watcher:
         )
         if layout == self._layout and not self._routing and not self._due():
             return
-        async with self._making:
-            await self._make(layout)
+        await self._make(layout)
 
     def _due(self) -> bool:
         return self.desk.clock() - self._made_at >= _RECONFIGURE
 
-    async def _tend(self) -> None:
+    async def _mend(self) -> None:
         """Keep what is there whole, for as long as nobody says what the node should be."""
-        if self._due():
-            try:
-                await self.mend()
-            except DataplaneError as error:
-                self.note("kernel", error)
-
-    async def mend(self) -> None:
-        """Make the kernel again as it was last decided. Raises :class:`DataplaneError`."""
-        async with self._making:
+        if not self._due():
+            return
+        try:
             await self._make(self._layout)
+            self.trouble.pop("kernel", None)
+        except DataplaneError as error:
+            self.note("kernel", error)
 
     async def _make(self, layout: NodeLayout | None) -> None:
         before, now = self.problems, self.desk.clock()
@@ -141,6 +194,7 @@ class Watcher:
             self._routing = await self.in_rtnl(lambda: self.dataplane.configure(layout))
             self._layout = layout
         await self._repair()
+        self._hear()  # as long as what nftables told may be our own doing
         self._made_at = now
         if self.problems and self.problems != before:
             _log.warning(

@@ -1,4 +1,4 @@
-"""``berth-node agent`` that kills itself before a given one of its effects: ``python -m ... <config>``.
+"""``berth-node agent`` that kills itself before a given one of its effects: ``python -m ... agent --config <config>``.
 
 An effect is what somebody else can see: a write to a file, a rename, a request that changes the kernel, a run of nft,
 an answer. They are counted here, around the standard library, so the agent's own code has no part in it. The file
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CONFIG = Path(sys.argv[1])
+CONFIG = Path(sys.argv[-1])
 ORDERS = json.loads((CONFIG.parent / "mortal.json").read_text())
 _lock = threading.Lock()
 _state = {"armed": bool(ORDERS["from_start"]), "seen": 0}
@@ -87,4 +87,4 @@ if __name__ == "__main__":
 
     if ORDERS["compact"]:
         journal._COMPACT_AFTER = -1_000_000  # type: ignore[misc]
-    sys.exit(main(["agent", "--config", str(CONFIG)]))
+    sys.exit(main(sys.argv[1:]))

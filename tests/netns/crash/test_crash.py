@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ def _rules() -> str:
 @pytest.fixture
 def mortal(plugin: Path, tmp_path: Path) -> Iterator[Mortal]:
     with real_node(plugin, tmp_path, start=False) as site:
-        site.program = ("-m", "tests.netns.crash.mortal_agent")
+        site.command = [sys.executable, "-m", "tests.netns.crash.mortal_agent"]
         site.settings = {"surrender_hold_seconds": 0, "report_interval_seconds": 5}
         site.serve(PREFIX, MORE, warm=20, cooldown=1)
         made = Mortal(site)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,10 @@ from berth_node.dataplane.ports import TABLE
 from berth_node.portmap import PortMapping
 from berth_node.seams import Attachment
 
-from tests.netns.dataplane.site import A, Node, attachment, layout_of, lent, two_nodes
+from tests.netns.dataplane.site import ONPREM, A, Node, attachment, layout_of, lent, two_nodes
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
+from tests.sandbox.echo import PORT, EchoServers, read_answer
 
 A0 = "10.0.1.10"
 LAYOUT = layout_of(two_nodes(), A)
@@ -66,6 +68,28 @@ def test_a_later_container_of_the_pod_takes_its_ports_over_and_the_first_ones_de
     assert "tcp . 8080 : 10.0.1.35 . 80" in _table(node)
 
 
+def _ask_from(port: int, host_port: int) -> str:
+    """What one datagram from this port of a client outside hears."""
+    with netns.open_socket("onprem", kind=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2.0)
+        sock.bind((ONPREM, port))
+        sock.connect((A0, host_port))
+        sock.send(b"who?")
+        return read_answer(sock).told
+
+
+def test_a_udp_client_that_keeps_sending_reaches_the_pod_that_has_the_port_now(node: Node) -> None:
+    _configure(node)
+    mapped = PortMapping("udp", 8053, PORT)
+    with EchoServers() as servers:
+        assert _ask_from(4444, 8053) == "refused"  # conntrack remembers it as a flow to the node itself
+        for name, address in (("first", "10.0.1.33"), ("second", "10.0.1.34")):
+            made = _attach(node, lent(name, address, mapped))
+            servers.add(f"dp-{made.container_id}", name=name)
+            assert _ask_from(4444, 8053) == f"{name} {ONPREM}"
+            node.call(node.dataplane.detach, made)
+
+
 SABOTAGE = (
     "flush ruleset",
     f"delete table ip {TABLE}",
@@ -112,6 +136,29 @@ def test_what_a_restarted_agent_does_not_adopt_goes(node: Node) -> None:
     node.restart()
     assert _configure(node) == []
     assert _table(node) == ""
+
+
+def test_of_two_containers_of_a_pod_the_later_one_has_the_port_after_a_restart_too(node: Node) -> None:
+    first = lent("web", "10.0.1.33", PortMapping("tcp", 8080, 80))
+    later = lent("web", "10.0.1.35", PortMapping("tcp", 8080, 81))
+    node.call(node.dataplane.adopt_ports, [first, later])
+    assert _configure(node) == []
+    assert "tcp . 8080 : 10.0.1.35 . 81" in _table(node)
+    node.call(node.dataplane.detach, first)
+    assert _configure(node) == []
+    assert "tcp . 8080 : 10.0.1.35 . 81" in _table(node)
+
+
+def test_a_pod_whose_ports_are_forgotten_loses_the_way_to_the_nodes_loopback(node: Node) -> None:
+    def setting() -> str:
+        return node.sh("cat", f"/proc/sys/net/ipv4/conf/{WEB.host_ifname}/route_localnet").strip()
+
+    _configure(node)
+    _attach(node, WEB)
+    assert setting() == "1"
+    node.restart()
+    node.call(node.dataplane.adopt_ports, [replace(WEB, ports=""), attachment("gone", "10.0.1.40")])
+    assert setting() == "0"
 
 
 @pytest.mark.parametrize("command", SABOTAGE[:4])
