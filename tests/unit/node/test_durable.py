@@ -69,6 +69,25 @@ def test_cooling_goes_on_over_a_reboot(tmp_path: Path) -> None:
     assert after.pool.cooling == {}
 
 
+def test_a_returned_address_is_lent_again_only_once_its_connections_are_flushed(tmp_path: Path) -> None:
+    now = 1000.0
+    file = DurableFile(tmp_path / "node.json", "i-1")
+    desk = Desk(Journal.open(tmp_path / "journal"), file, lambda: now, hold=0.0)
+    desk.start((), POLICY)
+    refreshed(desk)
+    assert desk.lend(Pod(("a", "eth0")))
+    desk.free(("a", "eth0"))
+    now = 2000.0
+    assert desk.pool.unflushed == {"10.0.0.16"}
+    other = desk.lend(Pod(("b", "eth0")))
+    assert other
+    assert other.address == "10.0.0.17"
+    desk.flushed(["10.0.0.16"])
+    again = desk.lend(Pod(("c", "eth0")))
+    assert again
+    assert again.address == "10.0.0.16"
+
+
 def test_cooling_written_by_a_clock_that_was_ahead_ends_after_one_full_cooldown(tmp_path: Path) -> None:
     DurableFile(tmp_path / "node.json", "i-1").save(Durable(1, cooling={"10.0.0.16": 9e9}), 1)
     assert start(tmp_path, 1000.0).pool.cooling == {"10.0.0.16": 1120.0}
