@@ -136,7 +136,7 @@ class _Bench:
                     place.pod(plan.pod_name(berth[0], number))
             lines = adds(berth, [pods], "memory", random.Random(1))
             carry_out(self.program, berth, self.configs, lines)
-            assert self.agent.in_use() == count
+            assert self.agent.status()["in_use"] == count
             made, found[str(count)] = count, self.agent.rss_mb()
         carry_out(self.program, berth, self.configs, deletes(berth, [range(made)], "memory", random.Random(1)))
         return found
