@@ -130,7 +130,6 @@ def test_a_runtime_that_gives_up_while_an_add_waits_for_an_address_leaves_nothin
             eventually(lambda: site.ask("status")["waiting"] == 1, "the ADD waits")
             with pytest.raises(CriError, match="timed out"):
                 giving_up.result(30)
-        eventually(lambda: site.ask("status")["waiting"] == 0, "nobody waits any more")
         eventually(lambda: containerd.list() == (holder,), "containerd has cleaned up")
         assert list(pods(site)) == [holder]
     finally:
@@ -138,12 +137,13 @@ def test_a_runtime_that_gives_up_while_an_add_waits_for_an_address_leaves_nothin
     eventually(lambda: site.ask("status")["free"] > 1, "there are addresses again")
     again = containerd.run(replace(pod, attempt=1))
     assert ping(NODE, containerd.status(again).address).ok
+    assert site.ask("status")["waiting"] == 0  # the retry was the same demand
 
 
 def test_a_runtime_that_gives_up_while_the_agent_hangs_leaves_nothing(site: Site, containerd: Containerd) -> None:
     """The plugin is killed with its request unanswered; the agent meets the request and its DEL later, in any order."""
     assert site.process
-    pod, before = PodSpec("hung"), len(routes().splitlines())
+    pod = PodSpec("hung")
     os.kill(site.process.pid, signal.SIGSTOP)
     try:
         with pytest.raises(CriError, match="timed out"):
@@ -151,9 +151,10 @@ def test_a_runtime_that_gives_up_while_the_agent_hangs_leaves_nothing(site: Site
     finally:
         os.kill(site.process.pid, signal.SIGCONT)
     eventually(lambda: containerd.list() == () and pods(site) == {}, "nothing is left of it")
-    eventually(lambda: len(routes().splitlines()) == before, "the kernel has nothing of it")
+    eventually(lambda: " dev eni" not in routes(), "the kernel has nothing of it")
     again = containerd.run(replace(pod, attempt=1))
     assert ping(NODE, containerd.status(again).address).ok
+    assert " dev eni" in routes()
 
 
 def test_a_full_node_of_110_sandboxes_comes_talks_and_goes(site: Site, containerd: Containerd) -> None:

@@ -42,6 +42,8 @@ def test_a_no_snat_list_is_kept_in_order_and_the_mtu_is_the_primarys_unless_give
         (NEEDED + 'no_snat_cidrs = ["10.0.0.0/33"]', "no_snat_cidrs: expected IPv4 CIDRs such as 10.0.0.0/8, got"),
         (NEEDED + 'no_snat_cidrs = ["10.1.2.3/16"]', "got '10.1.2.3/16'; write 10.1.0.0/16"),
         (NEEDED + 'no_snat_cidrs = ["fd00::/8"]', "no_snat_cidrs: expected IPv4 CIDRs"),
+        (NEEDED + 'cri_socket = "containerd.sock"', "cri_socket: expected an absolute path"),
+        (NEEDED + "collect_interval_seconds = 0", "collect_interval_seconds: expected more than 0"),
         (NEEDED + "surrender_hold_seconds = -1", "surrender_hold_seconds: expected 0 or more"),
         (NEEDED + 'run_dir = "run"', "run_dir: expected an absolute path"),
         (NEEDED + 'log_level = "loud"', "log_level: expected one of debug, info"),
