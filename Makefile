@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image lock clean
+.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: test test-sam luck runtime ## what CI runs: all tests, the SAM CLI, 10,000 random schedules, container runtimes
+ci: test runtime test-sam luck ## what CI runs: all tests, container runtimes, the SAM CLI, 10,000 random schedules
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
@@ -63,9 +63,12 @@ sam-validate: ## sam validate --lint on template.yaml
 	@$(TIED) scripts/bootstrap.sh sam
 	@AWS_DEFAULT_REGION=eu-west-1 $(TIED) .venv-sam/bin/sam validate --lint --template template.yaml
 
-unit: setup ## unit tests and the sandbox's contract tests: no root needed
+unit: setup ## unit tests, a little random input, the sandbox's contract tests: no root needed
 	@echo "unit: unit and contract tests"
-	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract tests/fuzz
+
+fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each kind
+	@BERTH_FUZZ=$(or $(FUZZ),20000) $(TIED) $(PY) -m pytest tests/fuzz --timeout=0
 
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@echo "kernel: tests on real network namespaces"

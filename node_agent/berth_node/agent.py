@@ -192,6 +192,7 @@ class Agent:
         """What runs for as long as the agent serves."""
         yield self._look_loop()
         yield self._tick_loop()
+        yield self._kernel_loop()
         yield self.reporter.run()
         yield self.telling.serve_http()
         yield self.telling.tell_systemd()
@@ -211,6 +212,12 @@ class Agent:
             self.node.settle()
             pool = self.desk.pool
             self.measures.looked(frozenset(b.cidr for b in pool.lendable), pool.deficit, self._clock())
+
+    async def _kernel_loop(self) -> None:
+        with self.watcher.listening():
+            while True:
+                await self.watcher.follow()
+                self.node.settle()
 
     def _pause(self) -> float:
         """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""

@@ -102,7 +102,15 @@ def _wrong_cidrs(value: Any) -> str:
     return ""
 
 
-_RULES: Final[Mapping[str, Callable[[Any], str]]] = {"mtu": _wrong_mtu, "no_snat_cidrs": _wrong_cidrs}
+def _wrong_socket(value: Any) -> str:
+    return "" if not value or value.startswith("/") else f'expected an absolute path, or "" for none, got {value!r:.80}'
+
+
+_RULES: Final[Mapping[str, Callable[[Any], str]]] = {
+    "mtu": _wrong_mtu,
+    "no_snat_cidrs": _wrong_cidrs,
+    "cri_socket": _wrong_socket,
+}
 """What is wrong with a value of the right type, in words; "" if nothing is."""
 
 
@@ -135,8 +143,6 @@ def _value(where: str, name: str, kind: type, value: object) -> object:
         )
     if name in _RULES and (wrong := _RULES[name](value)):
         raise ConfigError(f"{where}: {name}: {wrong}")
-    if name == "cri_socket" and value and not str(value).startswith("/"):
-        raise ConfigError(f'{where}: {name}: expected an absolute path, or "" for no collection, got {value!r:.80}')
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ConfigError(f"{where}: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r:.80}")
     if name == "metrics_listen":

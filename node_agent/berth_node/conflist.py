@@ -32,12 +32,12 @@ def content(highest: str, links: Sequence[Link] = ()) -> str:
     versions = common_versions(highest, links)
     if not versions:
         raise ValueError(f"no CNI version up to {highest} is spoken by all of the chain")
-    mapped = any(link.config.get("type") == "portmap" for link in links)
+    host_ports = all(link.config["type"] != "portmap" for link in links)
     body = {
         "cniVersion": [v for v in versions if v in _EVERYBODYS or v == versions[0]][-1],
         "cniVersions": list(versions),
         "name": NAME,
-        "plugins": [plugin(host_ports=not mapped), *(link.config for link in links)],
+        "plugins": [plugin(host_ports=host_ports), *(link.config for link in links)],
     }
     return json.dumps(body, indent=2) + "\n"
 

@@ -215,8 +215,9 @@ class Desk:
     def balance(self) -> bool:
         """Surrender a lasting surplus, take back what is needed again. True if the surrendered blocks changed."""
         now = self.clock()
-        self.journal.forget_cooled(now)
         before = self.pool.cooled(now)
+        if before is not self.pool:
+            self.journal.forget_cooled(now)
         after = before.balanced(now, self.hold)
         changed = after.surrendered != before.surrendered
         if changed and not self._try_save(after):

@@ -15,7 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from berth_node.aws import Credentials
 from berth_node.usable import MetadataInterface
@@ -65,10 +65,9 @@ class Imds:
 
     def identity(self) -> Identity:
         """From the instance identity document. Raises :class:`ImdsError`."""
-        document = json.loads(self._must("dynamic/instance-identity/document"))
-        region = str(document["region"])
-        partition = self.get("meta-data/services/partition") or _partition(region)
-        return Identity(str(document["instanceId"]), str(document["accountId"]), region, partition.strip())
+        who = self._texts("dynamic/instance-identity/document", "region", "instanceId", "accountId")
+        partition = self.get("meta-data/services/partition") or _partition(who["region"])
+        return Identity(who["instanceId"], who["accountId"], who["region"], partition.strip())
 
     def interfaces(self) -> tuple[MetadataInterface, ...]:
         """Every interface that metadata shows now, sorted by MAC. Raises :class:`ImdsError`."""
@@ -91,15 +90,34 @@ class Imds:
         if current and not renew and self.clock() < current.expires - _RENEW_BEFORE:
             return current
         base = "meta-data/iam/security-credentials/"
-        role = self._must(base).split()[0]
-        document = json.loads(self._must(base + role))
+        role = next(iter(self._must(base).split()), "")
+        document = self._object(base + role)
         if "AccessKeyId" not in document:
             raise ImdsError(f"{base}{role}: {document.get('Code')}: does the instance's role exist and trust EC2?")
-        expires = calendar.timegm(time.strptime(document["Expiration"], "%Y-%m-%dT%H:%M:%SZ"))
-        self._credentials = Credentials(
-            document["AccessKeyId"], document["SecretAccessKey"], document["Token"], float(expires)
-        )
+        keys = self._texts(base + role, "AccessKeyId", "SecretAccessKey", "Token", "Expiration", of=document)
+        try:
+            expires = calendar.timegm(time.strptime(keys["Expiration"], "%Y-%m-%dT%H:%M:%SZ"))
+        except ValueError as error:
+            raise ImdsError(f"{base}{role}: Expiration: {error}") from None
+        self._credentials = Credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["Token"], float(expires))
         return self._credentials
+
+    def _object(self, path: str) -> dict[str, Any]:
+        try:
+            document = json.loads(self._must(path))
+        except (ValueError, RecursionError) as error:
+            raise ImdsError(f"{path}: is not JSON: {error}") from None
+        if not isinstance(document, dict):
+            raise ImdsError(f"{path}: expected an object, got {type(document).__name__}")
+        return document
+
+    def _texts(self, path: str, *names: str, of: dict[str, Any] | None = None) -> dict[str, str]:
+        """These fields of a JSON document, all of which must be texts. No value is shown: some are secret."""
+        document = self._object(path) if of is None else of
+        for name in names:
+            if not isinstance(document.get(name), str):
+                raise ImdsError(f"{path}: {name}: expected a text, got {type(document.get(name)).__name__}")
+        return {name: document[name] for name in names}
 
     # -------------------------------------------------------------------------------------------------- HTTP
 

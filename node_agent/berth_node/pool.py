@@ -9,13 +9,14 @@ gone from the record; until it is marked, the agent may take it back.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from berth.contract import Policy, Surrender, address_count
 
+from berth_node.stock import Stock
 from berth_node.usable import Block, addresses_of
 
 __all__ = ["Key", "Pool", "Refusal", "Waiter"]
@@ -50,6 +51,19 @@ def _given_up(block: Block, surrendered: Iterable[Surrender]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class _Counted:
+    """A stock and what it was counted from: of other values, it has to be counted anew."""
+
+    stock: Stock
+    blocks: tuple[Block, ...]
+    surrendered: tuple[Surrender, ...]
+    lent: Mapping[Key, str]
+    cooling: Mapping[str, float]
+    soonest: float
+    """No address stops cooling before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """All of a node's pool. ``blocks`` are all blocks of the record in lending order; ``cooling`` is address → until,
     ``refused`` is pod uid → refusal.
@@ -65,6 +79,7 @@ class Pool:
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     surrendered: tuple[Surrender, ...] = ()
     surplus_since: float | None = None
+    _counted: _Counted | None = field(default=None, compare=False, repr=False)
 
     # ------------------------------------------------------------------------------------------- what it is
 
@@ -91,89 +106,107 @@ class Pool:
     @property
     def supply(self) -> int:
         """Addresses of lendable blocks that pods hold or could hold now."""
-        return sum(1 for b in self.lendable for a in addresses_of(b.cidr) if a not in self.cooling or a in self._used)
+        return self._stock.supply
 
     @property
     def deficit(self) -> int:
         """How many addresses are missing, as the Lambdas reckon it (DESIGN, Target)."""
         least = min(self.policy.max_pods, self.policy.minimum_addresses)
-        return max(self.wanted - self.supply, least - self._kept, 0)
+        return max(self.wanted - self.supply, least - self._stock.kept, 0)
 
     @property
     def free(self) -> int:
         """Addresses that could be lent now."""
-        return sum(len(self._free_of(b)) for b in self.lendable)
+        return self._stock.free
 
     @property
     def cooling_outside_surrendered(self) -> int:
         """Cooling addresses of listed blocks that are not surrendered."""
-        return sum(
-            1
-            for b in self.blocks
-            if not _given_up(b, self.surrendered)
-            for a in addresses_of(b.cidr)
-            if a in self.cooling and a not in self._used
-        )
+        return self._stock.cooling
 
     def block_of(self, address: str) -> Block | None:
         """The listed block that an address belongs to."""
-        return next((b for b in self.blocks if address in addresses_of(b.cidr)), None)
+        return self._stock.block_of(address)
 
     @property
-    def _used(self) -> frozenset[str]:
-        return frozenset(self.lent.values())
+    def _stock(self) -> Stock:
+        return self._count().stock
 
-    @property
-    def _kept(self) -> int:
-        return sum(address_count(b.cidr) for b in self.blocks if not _given_up(b, self.surrendered))
+    def _count(self) -> _Counted:
+        """The counts, kept with this value once made: nobody can see whether they were."""
+        counted = self._counted
+        if counted is None or not (
+            counted.lent is self.lent
+            and counted.cooling is self.cooling
+            and counted.blocks is self.blocks
+            and counted.surrendered is self.surrendered
+        ):
+            given_up = tuple(_given_up(b, self.surrendered) for b in self.blocks)
+            stock = Stock.of(self.blocks, given_up, self.lent.values(), self.cooling)
+            soonest = min(self.cooling.values(), default=math.inf)
+            counted = _Counted(stock, self.blocks, self.surrendered, self.lent, self.cooling, soonest)
+            object.__setattr__(self, "_counted", counted)
+        return counted
 
-    def _free_of(self, block: Block) -> tuple[str, ...]:
-        used = self._used
-        return tuple(a for a in addresses_of(block.cidr) if a not in used and a not in self.cooling)
+    def _made(self, counts: Mapping[str, Iterable[str]], soonest: float | None = None, **fields: Any) -> Pool:
+        """A new value, with these fields, whose counts are this one's and what changed (see ``Stock.changed``)."""
+        old, made = self._count(), replace(self, **fields)
+        stock = old.stock.changed(**counts)
+        bound = old.soonest if soonest is None else soonest
+        counted = _Counted(stock, made.blocks, made.surrendered, made.lent, made.cooling, bound)
+        object.__setattr__(made, "_counted", counted)
+        return made
 
     # --------------------------------------------------------------------------------------------- lending
 
     def cooled(self, now: float) -> Pool:
         """Forget cooling and refusals that are over."""
+        pool = self
+        if any(r.until <= now for r in self.refused.values()):
+            pool = replace(pool, refused={uid: r for uid, r in self.refused.items() if r.until > now})
+        if pool._count().soonest > now:
+            return pool
         left = {a: until for a, until in self.cooling.items() if until > now}
-        refused = {uid: r for uid, r in self.refused.items() if r.until > now}
-        same = len(left) == len(self.cooling) and len(refused) == len(self.refused)
-        return self if same else replace(self, cooling=left, refused=refused)
+        gone = self.cooling.keys() - left.keys()
+        return pool._made({"cooled": gone}, min(left.values(), default=math.inf), cooling=left)
 
     def choose(self) -> str | None:
         """The next address: from the first interface that has one, its fullest block, the lowest address.
 
         Filling one block before the next keeps whole prefixes idle, and only an idle prefix can be given back.
         """
-        used = self._used
-        options = [(b, self._free_of(b)) for b in self.lendable]
-        options = [(b, free) for b, free in options if free]
-        if not options:
-            return None
-        first = options[0][0].order
-        fullness = Counter({b: sum(a in used for a in addresses_of(b.cidr)) for b, _ in options if b.order == first})
-        fullest = fullness.most_common(1)[0][0]  # ties: insertion order, which is the lending order
-        return next(free[0] for b, free in options if b is fullest)
+        return self._stock.choose()
 
     def lend(self, key: Key, address: str, uid: str = "") -> Pool:
         """Record that ``key`` has ``address`` (chosen before, or found in the kernel) and its pod waits no more."""
         waiting = tuple(w for w in self.waiting if w.key != key)
-        refused = {u: r for u, r in self.refused.items() if u != uid}
-        return replace(self, lent={**self.lent, key: address}, waiting=waiting, refused=refused)
+        refused = {u: r for u, r in self.refused.items() if u != uid} if self.refused else self.refused
+        lent = {**self.lent, key: address}
+        if key in self.lent or self._stock.holds(address):
+            return replace(self, lent=lent, waiting=waiting, refused=refused, _counted=None)
+        return self._made({"used": [address]}, lent=lent, waiting=waiting, refused=refused)
 
     def release(self, key: Key, until: float) -> Pool:
         """Take back what ``key`` has; the address cools until then."""
         address = self.lent.get(key)
         if address is None:
             return self
-        lent = {k: a for k, a in self.lent.items() if k != key}
-        return replace(self, lent=lent).cool([address], until)
+        lent = dict(self.lent)
+        del lent[key]
+        if address in lent.values():
+            return self._made({}, lent=lent)
+        return self._made({"unused": [address]}, lent=lent)._cool([address], until)
 
     def cool(self, addresses: Iterable[str], until: float) -> Pool:
         """Let addresses cool at least until then; those that pods hold are left alone."""
-        used = self._used
-        extra = {a: max(until, self.cooling.get(a, until)) for a in addresses if a not in used}
-        return replace(self, cooling={**self.cooling, **extra}) if extra else self
+        used = frozenset(self.lent.values())
+        return self._cool([a for a in addresses if a not in used], until)
+
+    def _cool(self, addresses: Sequence[str], until: float) -> Pool:
+        if not addresses:
+            return self
+        cooling = {**self.cooling, **{a: max(until, self.cooling.get(a, until)) for a in addresses}}
+        return self._made({"cooling": addresses}, min(self._count().soonest, until), cooling=cooling)
 
     def wait(self, waiter: Waiter) -> Pool:
         """Queue a pod; a second time changes nothing."""
@@ -230,7 +263,9 @@ class Pool:
 
     def _without_used_surrenders(self) -> Pool:
         """A surrendered block that a pod holds an address of is not given up: see Desk.balance for how it can be."""
-        used = self._used
+        if not self.surrendered:
+            return self
+        used = frozenset(self.lent.values())
         kept = tuple(s for s in self.surrendered if used.isdisjoint(addresses_of(s.cidr)))
         return self if kept == self.surrendered else replace(self, surrendered=kept)
 
@@ -245,15 +280,15 @@ class Pool:
         return pool
 
     def _spare(self) -> list[Block]:
-        used = self._used
         above_wanted = self.supply - self.wanted
-        above_least = self._kept - max(1, min(self.policy.max_pods, self.policy.minimum_addresses))
-        spare = []
-        last_first = reversed(self.lendable)  # sorting leaves blocks of one size in this order
-        for block in sorted(last_first, key=lambda b: address_count(b.cidr), reverse=True):
+        above_least = self._stock.kept - max(1, min(self.policy.max_pods, self.policy.minimum_addresses))
+        spare: list[Block] = []
+        if above_wanted <= 0 or above_least <= 0:
+            return spare
+        # idle() has the last first, and sorting leaves blocks of one size in this order
+        for block in sorted(self._stock.idle(), key=lambda b: address_count(b.cidr), reverse=True):
             size = address_count(block.cidr)
-            idle = all(a not in used and a not in self.cooling for a in addresses_of(block.cidr))
-            if idle and size <= above_wanted and size <= above_least:
+            if size <= above_wanted and size <= above_least:
                 spare.append(block)
                 above_wanted, above_least = above_wanted - size, above_least - size
         return spare

@@ -56,20 +56,21 @@ def read(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
 
 
 def _mapping(where: str, item: object) -> PortMapping:
-    fields: Mapping[str, Any] = item if isinstance(item, dict) else {}
-    if fields is not item:
+    # containerd's structure has no JSON names, so it writes HostPort; Go reads names in any case, and so must this
+    fields = {str(name).lower(): value for name, value in item.items()} if isinstance(item, dict) else None
+    if fields is None:
         raise ValueError(f"{where}' must be an object, got {item!r:.80}")
     protocol = fields.get("protocol", "tcp")
     if not isinstance(protocol, str) or protocol.lower() not in PROTOCOLS:
         raise ValueError(f"{where}.protocol' must be one of {', '.join(PROTOCOLS)}, got {protocol!r:.80}")
-    host_ip = fields.get("hostIP") or ""
+    host_ip = fields.get("hostip") or ""
     try:
         host_ip = "" if host_ip in ("", _ANY) else str(ipaddress.IPv4Address(host_ip))
     except ValueError:
         raise ValueError(
             f"{where}.hostIP' must be an IPv4 address of the node, or empty, got {host_ip!r:.80}"
         ) from None
-    host, container = (_port(where, name, fields.get(name)) for name in ("hostPort", "containerPort"))
+    host, container = (_port(where, name, fields.get(name.lower())) for name in ("hostPort", "containerPort"))
     return PortMapping(protocol.lower(), host, container, host_ip)
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from berth.contract import BODY, KIND, NODE, RECORD_KIND, ContractError, Record, decode_record, encode_record
 
@@ -15,6 +16,22 @@ from berth_node.imds import Identity
 __all__ = ["RecordKeeper", "newer"]
 
 _log = logging.getLogger(__name__)
+
+
+_WIDEST: Final = 24
+
+
+def _read(text: str) -> Record:
+    """A record of blocks whose addresses can be counted out. Raises ``ContractError``.
+
+    EC2 assigns /28 prefixes and single addresses; a block of millions would take the node's memory.
+    """
+    record = decode_record(text)
+    for interface in record.interfaces:
+        for block in interface.assignments:
+            if int(block.cidr.partition("/")[2] or 32) < _WIDEST:
+                raise ContractError("record.interfaces", f"the block {block.cidr} is wider than a /{_WIDEST}")
+    return record
 
 
 def newer(current: Record | None, offered: Record, arn: str) -> Record | None:
@@ -44,7 +61,7 @@ class RecordKeeper:
     def load(self) -> Record | None:
         """Take the copy on disk, for a start while the control plane is down."""
         try:
-            self.current = newer(self.current, decode_record(self.path.read_text()), self.identity.arn)
+            self.current = newer(self.current, _read(self.path.read_text()), self.identity.arn)
         except FileNotFoundError:
             return self.current
         except (OSError, ValueError) as error:
@@ -62,7 +79,7 @@ class RecordKeeper:
             if self.current:
                 _log.warning("the node's record is gone; the last one stays in force")
             return self.current
-        offered = decode_record(item[BODY])
+        offered = _read(item[BODY])
         if offered.instance_arn != self.identity.arn:
             raise ContractError(
                 "record.instance_arn", f"expected {self.identity.arn}, got {offered.instance_arn!r:.120}"

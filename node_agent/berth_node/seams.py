@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-__all__ = ["Attachment", "Dataplane", "DataplaneError", "InterfaceLayout", "NodeLayout", "Problem", "Wired"]
+__all__ = [
+    "Attachment",
+    "Change",
+    "Dataplane",
+    "DataplaneError",
+    "InterfaceLayout",
+    "NodeLayout",
+    "Notices",
+    "Problem",
+    "Wired",
+]
 
 POD_GATEWAY: Final = "169.254.1.1"
 
@@ -92,6 +102,27 @@ class Problem:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something in the kernel that others changed, in words. ``lost``: it was ours. ``maybe_ours``: it may be what
+    :meth:`Dataplane.configure` did itself, if that was under way."""
+
+    what: str
+    lost: bool = False
+    maybe_ours: bool = False
+
+
+class Notices(Protocol):
+    """What the kernel tells by itself. Unlike the data plane it is read from the event loop, and never blocks."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Readable when there is something to read."""
+
+    def read(self) -> Change | None:
+        """Take in what was told; the change that matters most, or None if nothing of it matters."""
+
+
 class Dataplane(Protocol):
     """The kernel side. See the module docstring for threading and idempotence."""
 
@@ -126,6 +157,9 @@ class Dataplane(Protocol):
 
     def primary_mtu(self) -> int:
         """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
+
+    def notices(self) -> Notices:
+        """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
 
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

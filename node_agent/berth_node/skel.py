@@ -87,6 +87,8 @@ def _ifname(value: str) -> str | None:
         return "must have at most 15 bytes"
     if value in (".", "..") or re.search(r"[/:\s]", value):
         return "must not be '.' or '..' or have '/', ':' or white space"
+    if "%" in value or not value.isprintable():  # the kernel takes "eth%d" as a pattern; bytes that are no text show so
+        return "must not have '%' or what cannot be printed"
     return None
 
 
@@ -158,7 +160,18 @@ def _read_config(command: str, text: bytes) -> Mapping[str, Any]:
         raise CniError(
             INVALID_CONFIG, f"the network configuration's 'prevResult' must be an object, got {previous!r:.40}"
         )
+    _check_previous(previous or {})
     return config
+
+
+def _check_previous(previous: Mapping[str, Any]) -> None:
+    """What ADD adds to must be there to be added to: a result is refused before a pod is wired, not after."""
+    for name in ("interfaces", "ips", "routes"):
+        listed = previous.get(name) or []
+        if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+            raise CniError(INVALID_CONFIG, f"'prevResult.{name}' must be a list of objects, got {listed!r:.40}")
+    if not isinstance(previous.get("dns") or {}, dict):
+        raise CniError(INVALID_CONFIG, f"'prevResult.dns' must be an object, got {previous['dns']!r:.40}")
 
 
 def _ports(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
@@ -13,8 +14,9 @@ from berth.contract import Record
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.imds import Imds
+from berth_node.pace import Pace
 from berth_node.record import RecordKeeper
-from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Problem
+from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Notices, Problem
 from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of
 
 __all__ = ["InThread", "Watcher"]
@@ -50,11 +52,18 @@ class Watcher:
     _routing: tuple[Problem, ...] = ()
     _pods: tuple[Problem, ...] = ()
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _notices: Notices | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _pace: Pace = field(default_factory=Pace)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What of routing and pods is not as it should be."""
-        return (*self._routing, *self._pods)
+        fight = self._pace.fight(self.desk.clock())
+        undone = (
+            f"something keeps undoing Berth's work (last: {fight}); find that program and keep it off Berth's pieces"
+        )
+        return (*self._routing, *self._pods, *([Problem("kernel", undone)] if fight else []))
 
     async def look(self) -> bool:
         """Read everything and apply it; True if the blocks or what may be done with them changed."""
@@ -70,13 +79,58 @@ class Watcher:
         except Exception as error:
             self.note("metadata", error)
         if record is None or self.metadata is None:
-            await self._tend()
+            if self._due():
+                await self._mend()
             return False
         return await self._apply(record, self.metadata)
 
     def _was_read(self, what: str) -> None:
         self.trouble.pop(what, None)
         self.read_at[what] = self.desk.clock()
+
+    # ------------------------------------------------------------------------------------- what the kernel tells
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While it lasts, :meth:`follow` hears what the kernel tells."""
+        loop, self._notices = asyncio.get_running_loop(), self.dataplane.notices()
+        descriptors = self._notices.descriptors
+        while self._notices.read():
+            self._changed.set()  # told before we listened: not to be blamed on anybody, but worth a look
+        for descriptor in descriptors:
+            loop.add_reader(descriptor, self._hear)
+        try:
+            yield
+        finally:
+            self._notices = None
+            for descriptor in descriptors:
+                loop.remove_reader(descriptor)
+
+    async def follow(self) -> bool:
+        """Wait until something else changes the kernel, and make it right again; True as :meth:`look` says.
+
+        Nothing outside the node is asked. What is told meanwhile is for the next call: a look that had nothing to do
+        writes nothing, so it ends.
+        """
+        await self._changed.wait()
+        await asyncio.sleep(self._pace.pause(self.desk.clock()))
+        self._changed.clear()
+        self._pace = self._pace.looks(self.desk.clock())
+        self._made_at = float("-inf")
+        record = self.keeper.current
+        if record is None or self.metadata is None:
+            await self._mend()
+            return False
+        return await self._apply(record, self.metadata)
+
+    def _hear(self) -> None:
+        change = self._notices.read() if self._notices else None
+        if change is None:
+            return
+        if change.lost and not (change.maybe_ours and self._making.locked()):
+            _log.info("something else took away what Berth made", extra={"what": change.what})
+            self._pace = self._pace.told(change.what)
+        self._changed.set()
 
     def note(self, what: str, error: Exception) -> None:
         """Log a failure once for as long as it stays the same, and keep it for ``berth-node status``."""
@@ -122,18 +176,13 @@ class Watcher:
     def _due(self) -> bool:
         return self.desk.clock() - self._made_at >= _RECONFIGURE
 
-    async def _tend(self) -> None:
+    async def _mend(self) -> None:
         """Keep what is there whole, for as long as nobody says what the node should be."""
-        if self._due():
-            try:
-                await self.mend()
-            except DataplaneError as error:
-                self.note("kernel", error)
-
-    async def mend(self) -> None:
-        """Make the kernel again as it was last decided. Raises :class:`DataplaneError`."""
-        async with self._making:
-            await self._make(self._layout)
+        try:
+            async with self._making:
+                await self._make(self._layout)
+        except DataplaneError as error:
+            self.note("kernel", error)
 
     async def _make(self, layout: NodeLayout | None) -> None:
         before, now = self.problems, self.desk.clock()
@@ -141,6 +190,7 @@ class Watcher:
             self._routing = await self.in_rtnl(lambda: self.dataplane.configure(layout))
             self._layout = layout
         await self._repair()
+        self._hear()  # as long as what nftables told may be our own doing
         self._made_at = now
         if self.problems and self.problems != before:
             _log.warning(

@@ -80,7 +80,7 @@ def receive_request(connection: socket.socket) -> Request | None:
         if not text and not fds:
             return None
         version, _, error = text.decode(errors="replace").partition(" ")
-        if version != VERSION or not error.isdigit() or not fds:
+        if version != VERSION or not (error.isascii() and error.isdigit()) or not fds:
             raise WireError(f"expected a message {VERSION!r} with a memfd, got {text!r} with {len(fds)} descriptors")
         environment, config = decode_body(_read(fds[0]))
         request = Request(environment, config, netns, int(error))

@@ -30,13 +30,19 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Tests build it with a folder of their own and shorter seconds. */
+#ifndef RUN
 #define RUN "/run/berth"
+#endif
+#ifndef SECOND
+#define SECOND 1000 /* milliseconds */
+#endif
 #define SOCKET RUN "/cni.sock"
 #define SPOOL RUN "/spool"
 #define READY RUN "/ready"
 #define READY_SECONDS 60
 #define PAUSE_MS 50
-#define TOTAL_MS 120000 /* an agent that dies at each request must not hold a runtime's thread for ever */
+#define TOTAL_MS (120 * SECOND) /* an agent that dies at each request must not hold a runtime's thread for ever */
 
 enum fallback { REFUSE, SPOOL_REQUEST, TRUST_READY, SAY_VERSIONS };
 enum outcome { ANSWERED, NOT_CONNECTED, LOST, TIMED_OUT };
@@ -44,11 +50,12 @@ enum outcome { ANSWERED, NOT_CONNECTED, LOST, TIMED_OUT };
 static const struct command {
     const char *name;
     long long patience_ms; /* how long a missing agent is waited for */
-    long answer_s;         /* how long an answer is waited for */
+    long answer_ms;        /* how long an answer is waited for */
     enum fallback fallback;
 } commands[] = {
-    {"ADD", 20000, 100, REFUSE},         {"CHECK", 20000, 60, REFUSE}, {"GC", 20000, 100, REFUSE},
-    {"DEL", 0, 30, SPOOL_REQUEST},       {"STATUS", 1000, 5, TRUST_READY}, {"VERSION", 0, 2, SAY_VERSIONS},
+    {"ADD", 20 * SECOND, 100 * SECOND, REFUSE}, {"CHECK", 20 * SECOND, 60 * SECOND, REFUSE},
+    {"GC", 20 * SECOND, 100 * SECOND, REFUSE},  {"DEL", 0, 30 * SECOND, SPOOL_REQUEST},
+    {"STATUS", SECOND, 5 * SECOND, TRUST_READY}, {"VERSION", 0, 2 * SECOND, SAY_VERSIONS},
 };
 
 extern char **environ;
@@ -122,6 +129,10 @@ static int send_request(int peer, int request) {
     return n < 0 ? -1 : 0;
 }
 
+static int misunderstood(int error) {
+    return fail(5, "the answer of Berth's node agent is not understood: install plugin and agent of one release", error);
+}
+
 static enum outcome receive_answer(int peer, int *code) {
     char text[32];
     struct iovec part = {text, sizeof text - 1};
@@ -139,18 +150,19 @@ static enum outcome receive_answer(int peer, int *code) {
     text[n] = 0;
     struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
     int answer;
-    if (!rights || rights->cmsg_type != SCM_RIGHTS || sscanf(text, "berth/%*d %d", code) != 1) {
-        *code = fail(5, "the answer of Berth's node agent is not understood: install plugin and agent of one release", 0);
+    /* an exit status has 8 bits: 256 would pass an error off as success */
+    if (!rights || rights->cmsg_type != SCM_RIGHTS || sscanf(text, "berth/%*d %d", code) != 1 || *code < 0 || *code > 255) {
+        *code = misunderstood(0);
         return ANSWERED;
     }
     memcpy(&answer, CMSG_DATA(rights), sizeof answer);
-    if (lseek(answer, 0, SEEK_SET) || copy(answer, STDOUT_FILENO)) *code = 1;
+    if (lseek(answer, 0, SEEK_SET) || copy(answer, STDOUT_FILENO)) *code = misunderstood(errno);
     return ANSWERED;
 }
 
 static enum outcome exchange(const struct command *command, int request, int *code, int *error) {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET};
-    struct timeval limit = {.tv_sec = command->answer_s};
+    struct timeval limit = {.tv_sec = command->answer_ms / 1000, .tv_usec = command->answer_ms % 1000 * 1000};
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */

@@ -13,7 +13,7 @@ import pytest
 from berth_node.cri import CriError
 
 from tests.netns.agent.conftest import Site, eventually
-from tests.runtime.conftest import ADDRESS, COOLDOWN, NODE, PREFIXES
+from tests.runtime.conftest import ADDRESS, COOLDOWN, FAR, FAR_ADDRESS, NODE, PREFIXES
 from tests.sandbox import netns
 from tests.sandbox.containerd import Containerd, PodSpec
 from tests.sandbox.echo import EchoServers, tcp_echo
@@ -68,6 +68,16 @@ def test_the_same_pod_name_comes_back_at_once_and_its_old_sandbox_is_removed_lat
     containerd.remove(new)
     next_one = containerd.run(PodSpec("same"))
     assert ping(NODE, containerd.status(next_one).address).ok
+
+
+def test_a_host_port_leads_to_its_sandbox_without_portmap(site: Site, containerd: Containerd) -> None:
+    sandbox = containerd.run(PodSpec("web", ports=((30080, 8080),)))
+    pod = containerd.status(sandbox)
+    with EchoServers() as servers:
+        servers.add(pod.netns, 8080, name="web")
+        assert tcp_echo(FAR, ADDRESS, 30080).told == f"web {FAR_ADDRESS}"
+        containerd.remove(sandbox)
+        assert not tcp_echo(FAR, ADDRESS, 30080, timeout=1).ok
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

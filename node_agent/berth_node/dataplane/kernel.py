@@ -9,6 +9,7 @@ from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
 from . import proxies, routing
 from .namespaces import Home
 from .nft import NftError, NftTable, ruleset
+from .notices import KernelNotices
 from .pods import PodWiring, refused
 from .ports import HostPorts
 from .reaper import Reaper
@@ -34,6 +35,8 @@ class KernelDataplane:
         self._ports = HostPorts()
         self._primary_mtu = _SMALL_MTU
         self._repair = Repair(self._rtnl)
+        ports = (self._rtnl.port, self._pods.port, self._reaper.port)
+        self._notices = KernelNotices(ports, self._pods.leaving)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
@@ -98,8 +101,13 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
         return self._primary_mtu
 
+    def notices(self) -> KernelNotices:
+        """See :meth:`berth_node.seams.Dataplane.notices`."""
+        return self._notices
+
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""
+        self._notices.close()
         self._reaper.close()
         self._pods.close()
         self._rtnl.close()

@@ -19,13 +19,14 @@ from .namespaces import Home
 from .reaper import Reaper
 from .rtnl import Rtnl, RtnlError
 
-__all__ = ["PODS_TABLE", "PodWiring", "macs"]
+__all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "macs"]
 
 PODS_TABLE: Final = 300_000_000
 """The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
 
 _GATEWAY: Final = socket.inet_aton(POD_GATEWAY)
-_FIRST_INDEX: Final = 1 << 20
+FIRST_INDEX: Final = 1 << 20
+"""Pods' links have higher indexes; those that the kernel numbers by itself never come near."""
 _ATTEMPTS: Final = 4
 _CARRIER_SECONDS: Final = 2.5
 _GONE: Final = frozenset({errno.ESRCH, errno.ENODEV})
@@ -50,9 +51,16 @@ class PodWiring:
         self._home = home
         self._reaper = reaper
         self._rtnl = Rtnl()
+        self.leaving: set[int] = set()
+        """Indexes of host links that this process takes away: what the kernel tells of them is no news."""
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
-        self._index = max([_FIRST_INDEX, *(link.index for link in self._links())])
+        self._index = max([FIRST_INDEX, *(link.index for link in self._links())])
+
+    @property
+    def port(self) -> int:
+        """The port of the socket that wires pods."""
+        return self._rtnl.port
 
     def close(self) -> None:
         """Close the socket."""
@@ -159,6 +167,7 @@ class PodWiring:
         return b""
 
     def _delete(self, index: int) -> None:
+        self.leaving.add(index)
         self._rtnl.batch([messages.link_delete(index)], ignore=_GONE)
 
     # ------------------------------------------------------------------------------------------------- detach
@@ -169,6 +178,7 @@ class PodWiring:
             link = self._find(attachment.host_ifname)
             if link is None or not _holds(link, attachment):
                 return  # the name may be a later container's by now
+            self.leaving.add(link.index)
             self._rtnl.batch(
                 [
                     messages.host_unroute(link.index, socket.inet_aton(attachment.address), PODS_TABLE),

@@ -154,6 +154,16 @@ class HostPorts:
         slots = {_slot(mapping) for mapping in mappings}
         after = {m: a for m, a in self._wanted.items() if _slot(m) not in slots}
         self._become(after | dict.fromkeys(mappings, attachment.address))
+        self._forget_flows(mappings)
+
+    def _forget_flows(self, mappings: Iterable[PortMapping]) -> None:
+        """A UDP flow has no end: as long as its client sends, it would go where it went before the port was lent."""
+        for mapping in mappings:
+            if mapping.protocol == "udp":
+                try:
+                    self._socket.forget_flows(PROTOCOLS[mapping.protocol], mapping.host_port)
+                except OSError as error:  # an older kernel: such a client must pause for conntrack's 30 s
+                    _log.warning("older flows stay", extra={"port": mapping.asked, "why": str(error)})
 
     def remove(self, attachment: Attachment) -> None:
         """Take back every port that leads to the attachment's address. Raises OSError."""

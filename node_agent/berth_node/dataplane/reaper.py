@@ -33,6 +33,11 @@ class Reaper:
         self._thread = threading.Thread(target=self._run, name="berth-reaper", daemon=True)
         self._thread.start()
 
+    @property
+    def port(self) -> int:
+        """The port of the socket that deletes links."""
+        return self._rtnl.port
+
     def wake(self) -> None:
         """Say that something was buried. Returns at once."""
         self._wanted.set()

@@ -86,6 +86,7 @@ def test_host_ports_go_on_over_a_killed_agent(
     assert _told(8080) == f"pod-a {ADDRESS}"
     for name in lost:
         Path("/run/berth", name).unlink()
+        kernel.serve(PREFIX, revision=2, cooldown=3)  # what no pod holds cools in full
     if flushed:
         netns.run(NODE, ["nft", "flush", "ruleset"])
     kernel.start()

@@ -59,3 +59,66 @@ def test_pods_go_on_over_a_killed_agent_and_a_lost_journal(kernel: Site, lost: t
     assert kernel.call("ADD", "pod-a").body["interfaces"][1]["mac"].count(":") == 5
     assert kernel.call("DEL", "pod-a").code == 0
     eventually(lambda: len(kernel.ask("pods")["pods"]) == 1, "one pod is left")
+
+
+# Berth's own look on a timer is a minute away: what comes back within seconds came back by what the kernel told.
+SOON = 15.0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ip route flush table 300000000",
+        "ip rule del priority 1000",
+        "ip rule del priority 1011",
+        "nft flush ruleset",
+        "nft flush chain ip berth choose",
+        "ip link set HOST down",
+    ],
+)
+def test_what_something_else_takes_away_comes_back_by_itself(kernel: Site, command: str) -> None:
+    result = kernel.call("ADD", "pod-a").body
+    second = kernel.add("pod-b")
+    assert ping("pod-a", second).ok
+    netns.run(NODE, command.replace("HOST", result["interfaces"][0]["name"]).split())
+    eventually(lambda: kernel.call("CHECK", "pod-a", prevResult=result).code == 0 and _whole(), "all is there", SOON)
+    assert ping("pod-a", second).ok
+    eventually(lambda: kernel.ask("status")["problems"] == [], "no problem is told", SOON)
+
+
+def _whole() -> bool:
+    rules = netns.run(NODE, ["ip", "rule"]).stdout
+    table = netns.run(NODE, ["nft", "list", "table", "ip", "berth"], check=False).stdout
+    return "1000:" in rules and "1011:" in rules and "vmap @singles" in table
+
+
+def test_an_agent_that_starts_mends_pods_though_nobody_says_what_the_node_should_be(kernel: Site) -> None:
+    result = kernel.call("ADD", "pod-a").body
+    second = kernel.add("pod-b")
+    kernel.stop()
+    netns.ip_batch(NODE, ["route flush table 300000000"])
+    kernel.cloud.record = None
+    kernel.cloud.interfaces = []
+    for copy in Path("/var/lib/berth").glob("record.*.json"):
+        copy.unlink()
+    kernel.start()
+    assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+    assert ping("pod-a", second).ok
+
+
+def test_a_program_that_keeps_undoing_the_work_is_told_and_slows_the_agent_down(kernel: Site) -> None:
+    first, second = kernel.add("pod-a"), kernel.add("pod-b")
+    undone = 0
+
+    def undo() -> bool:
+        nonlocal undone
+        if "1000:" in netns.run(NODE, ["ip", "rule"]).stdout:
+            netns.ip_batch(NODE, ["rule del priority 1000"])
+            undone += 1
+        return any("keeps undoing" in problem for problem in kernel.ask("status")["problems"])
+
+    eventually(undo, "the fight is told", 60.0)
+    assert undone >= 5
+    eventually(lambda: "1000:" in netns.run(NODE, ["ip", "rule"]).stdout, "the last word is Berth's", SOON)
+    assert ping("pod-a", second).ok
+    assert ping("pod-b", first).ok

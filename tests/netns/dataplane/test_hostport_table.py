@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,10 @@ from berth_node.dataplane.ports import TABLE
 from berth_node.portmap import PortMapping
 from berth_node.seams import Attachment
 
-from tests.netns.dataplane.site import A, Node, attachment, layout_of, lent, two_nodes
+from tests.netns.dataplane.site import ONPREM, A, Node, attachment, layout_of, lent, two_nodes
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
+from tests.sandbox.echo import PORT, EchoServers, read_answer
 
 A0 = "10.0.1.10"
 LAYOUT = layout_of(two_nodes(), A)
@@ -64,6 +66,28 @@ def test_a_later_container_of_the_pod_takes_its_ports_over_and_the_first_ones_de
     assert "10.0.1.33" not in _table(node)
     node.call(node.dataplane.detach, first)
     assert "tcp . 8080 : 10.0.1.35 . 80" in _table(node)
+
+
+def _ask_from(port: int, host_port: int) -> str:
+    """What one datagram from this port of a client outside hears."""
+    with netns.open_socket("onprem", kind=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2.0)
+        sock.bind((ONPREM, port))
+        sock.connect((A0, host_port))
+        sock.send(b"who?")
+        return read_answer(sock).told
+
+
+def test_a_udp_client_that_keeps_sending_reaches_the_pod_that_has_the_port_now(node: Node) -> None:
+    _configure(node)
+    mapped = PortMapping("udp", 8053, PORT)
+    with EchoServers() as servers:
+        assert _ask_from(4444, 8053) == "refused"  # conntrack remembers it as a flow to the node itself
+        for name, address in (("first", "10.0.1.33"), ("second", "10.0.1.34")):
+            made = _attach(node, lent(name, address, mapped))
+            servers.add(f"dp-{made.container_id}", name=name)
+            assert _ask_from(4444, 8053) == f"{name} {ONPREM}"
+            node.call(node.dataplane.detach, made)
 
 
 SABOTAGE = (

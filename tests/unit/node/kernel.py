@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from berth_node.dataplane import alias
-from berth_node.seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
+from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem, Wired
+
+
+class Silence:
+    """A kernel that tells nothing."""
+
+    descriptors: tuple[int, ...] = ()
+
+    def read(self) -> Change | None:
+        return None
 
 
 @dataclass
@@ -72,6 +81,9 @@ class FakeKernel:
 
     def primary_mtu(self) -> int:
         return 8901
+
+    def notices(self) -> Silence:
+        return Silence()
 
     def close(self) -> None:
         pass

@@ -42,6 +42,11 @@ def test_other_text_is_refused(text: str) -> None:
         portmap.decode(text)
 
 
+def test_containerds_names_without_json_tags_are_read() -> None:
+    passed = [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "10.0.1.10"}]
+    assert call(passed) == (PortMapping("tcp", 8080, 80, "10.0.1.10"),)
+
+
 def test_what_runtimes_pass_is_read() -> None:
     passed = [
         {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""},

@@ -1,0 +1,159 @@
+"""What the kernel tells of changes by others, so that what they take away is made again at once and not by a timer.
+
+Two sockets listen: rtnetlink for links, IPv4 addresses, routes and rules; nfnetlink for nftables. Each message names
+the port of the socket whose request caused it (``nlmsg_pid``), or 0, so our own requests are told from others'. The
+``nft`` program's port is not known beforehand: what nftables tells while we load our table may be our own doing.
+
+Neighbours are not listened to: every ARP entry of the node would be told, and a pod whose permanent entry is gone is
+found by ARP until the next look on the timer.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from ..seams import Change
+from . import route_messages
+from .messages import IFF_UP, ROUTE_PROTOCOL
+from .pods import FIRST_INDEX, PODS_TABLE
+
+__all__ = ["KernelNotices", "judge_nftables", "judge_routing", "messages_of"]
+
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_RTM_NEWADDR, _RTM_DELADDR = 20, 21
+_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_RTM_NEWRULE, _RTM_DELRULE = 32, 33
+_TABLES: Final = range(PODS_TABLE, PODS_TABLE + 1_000_000)
+# RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE; NFNLGRP_NFTABLES (linux/rtnetlink.h, nfnetlink.h)
+_ROUTING_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80
+_NETLINK_NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
+_NFTABLES: Final = 10
+_NEW_GENERATION: Final = 15
+_OUR_TABLE: Final = b"berth\0"
+_HEADER: Final = struct.Struct("=IHHII")
+_LINK: Final = struct.Struct("=BxHiII")
+_RECEIVE: Final = 1 << 16
+_AT_ONCE: Final = 256
+"""Datagrams read in one call: the event loop has more to do. The descriptor stays readable for the rest."""
+
+_OVERFLOW: Final = Change("more than could be read")
+
+
+def judge_routing(kind: int, body: bytes, leaving: set[int]) -> Change | None:
+    """One rtnetlink message that no request of ours caused. ``leaving`` are pods' links that we take away; one that
+    has gone is taken out of it."""
+    if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
+        protocol, table = route_messages.owner_of_route(body)
+        if protocol == ROUTE_PROTOCOL or table in _TABLES:
+            return Change(f"a route in table {table}", lost=True)
+    elif kind in (_RTM_NEWRULE, _RTM_DELRULE):
+        protocol, table = route_messages.owner_of_rule(body)
+        if protocol == ROUTE_PROTOCOL:
+            return Change(f"a rule for table {table}", lost=True)
+    elif kind in (_RTM_NEWADDR, _RTM_DELADDR):
+        return Change("an address")
+    elif kind in (_RTM_NEWLINK, _RTM_DELLINK):
+        return _judge_link(kind, body, leaving)
+    return None
+
+
+def _judge_link(kind: int, body: bytes, leaving: set[int]) -> Change | None:
+    _family, _type, index, flags, _change = _LINK.unpack_from(body)
+    if index < FIRST_INDEX:
+        return Change(f"link {index}")
+    if index in leaving:
+        if kind == _RTM_DELLINK:
+            leaving.discard(index)
+        return None
+    if kind == _RTM_DELLINK:
+        return Change(f"a pod's host link ({index}) was deleted", lost=True)
+    # a pod's link that comes up tells so by itself, some time after the request
+    return None if flags & IFF_UP else Change(f"a pod's host link ({index}) is down", lost=True)
+
+
+def judge_nftables(kind: int, body: bytes) -> Change | None:
+    """One nftables message: the name of the table is the first attribute of every kind of object."""
+    if kind >> 8 != _NFTABLES or kind & 0xFF == _NEW_GENERATION or body[8 : 8 + len(_OUR_TABLE)] != _OUR_TABLE:
+        return None
+    return Change("the nftables table berth", lost=True, maybe_ours=True)
+
+
+def messages_of(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The messages of a datagram: type, port of who caused it, body. nftables tells many in one."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _flags, _sequence, port = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            return
+        yield kind, port, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+class KernelNotices:
+    """A :class:`berth_node.seams.Notices` of the network namespace of the thread that makes it.
+
+    ``ports`` are our own sockets'; ``leaving`` is shared with the thread that unwires pods (one operation of a set is
+    atomic).
+    """
+
+    def __init__(self, ports: Iterable[int], leaving: set[int]) -> None:
+        self._ports = frozenset(ports)
+        self._leaving = leaving
+        self._routing = _listen(socket.NETLINK_ROUTE, _ROUTING_GROUPS)
+        self._nftables = _listen(_NETLINK_NETFILTER, _NFTABLES_GROUP)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """See :attr:`berth_node.seams.Notices.descriptors`."""
+        return self._routing.fileno(), self._nftables.fileno()
+
+    def read(self) -> Change | None:
+        """See :meth:`berth_node.seams.Notices.read`."""
+        worst: Change | None = None
+        for change in self._read():
+            if worst is None or (change.lost, not change.maybe_ours) > (worst.lost, not worst.maybe_ours):
+                worst = change
+        return worst
+
+    def _read(self) -> Iterator[Change]:
+        for data in self._datagrams(self._routing):
+            for kind, port, body in messages_of(data):
+                if port not in self._ports and (change := judge_routing(kind, body, self._leaving)):
+                    yield change
+            if not data:
+                self._leaving.clear()
+                yield _OVERFLOW
+        for data in self._datagrams(self._nftables):
+            for kind, _port, body in messages_of(data):
+                if change := judge_nftables(kind, body):
+                    yield change
+            if not data:
+                yield _OVERFLOW
+
+    def _datagrams(self, listening: socket.socket) -> Iterator[bytes]:
+        """What waits to be read; an empty one stands for what the kernel had to drop."""
+        for _ in range(_AT_ONCE):
+            try:
+                yield listening.recv(_RECEIVE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                yield b""
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._routing.close()
+        self._nftables.close()
+
+
+def _listen(protocol: int, groups: int) -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    listening = socket.socket(socket.AF_NETLINK, kind, protocol)
+    listening.bind((0, groups))
+    return listening
