@@ -81,7 +81,9 @@ def _install(options: argparse.Namespace) -> list[Step]:
         parts=tuple(options.only or PARTS),
     )
     live = options.root == _LIVE
-    link = options.primary_link if options.primary_link is not None else _default_link() if live else ""
+    link = options.primary_link
+    if link is None:  # of a folder that is no running host nothing is known
+        link = _default_link() if live and "hints" in wanted.parts else ""
     host = Host((options.root / "etc/NetworkManager").is_dir(), link)
     steps = apply(options.root, plan(wanted, host), __version__, payload.copy, dry=options.dry_run)
     if live and _BOOTED.is_dir() and not options.dry_run and "unit" in wanted.parts:
