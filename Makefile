@@ -80,6 +80,9 @@ runtime: setup plugin ## containerd and podman with the reference plugins, insid
 	@echo "runtime: containerd through CRI, podman, chained plugins"
 	@$(WORLD) $(PY) -m pytest tests/runtime
 
+soak: setup plugin ## thousands of ADDs and DELs, kills, blocks that come and go: nothing left. SOAK=20000, SEED=n
+	@$(WORLD) $(PY) -m tests.soak --operations $(or $(SOAK),20000) $(if $(SEED),--seed $(SEED))
+
 e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e

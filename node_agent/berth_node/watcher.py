@@ -60,16 +60,13 @@ class Watcher:
     def problems(self) -> tuple[Problem, ...]:
         """What of routing and pods is not as it should be."""
         fight = self._pace.fight(self.desk.clock())
-        undone = (
-            f"something keeps undoing Berth's work (last: {fight}); find that program and keep it off Berth's pieces"
-        )
-        return (*self._routing, *self._pods, *([Problem("kernel", undone)] if fight else []))
+        undone = Problem("kernel", f"something keeps undoing Berth's work (last: {fight}); find it and stop it")
+        return (*self._routing, *self._pods, *([undone] if fight else []))
 
     async def look(self) -> bool:
         """Read everything and apply it; True if the blocks or what may be done with them changed."""
-        record = self.keeper.current
         try:
-            record = await self.in_cloud(self.keeper.fetch)
+            await self.in_cloud(self.keeper.fetch)
             self._was_read("record")
         except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
@@ -78,11 +75,7 @@ class Watcher:
             self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
-        if record is None or self.metadata is None:
-            if self._due():
-                await self._mend()
-            return False
-        return await self._apply(record, self.metadata)
+        return await self._apply()
 
     def _was_read(self, what: str) -> None:
         self.trouble.pop(what, None)
@@ -116,19 +109,15 @@ class Watcher:
         await asyncio.sleep(self._pace.pause(self.desk.clock()))
         self._changed.clear()
         self._pace = self._pace.looks(self.desk.clock())
-        self._made_at = float("-inf")
-        record = self.keeper.current
-        if record is None or self.metadata is None:
-            await self._mend()
-            return False
-        return await self._apply(record, self.metadata)
+        return await self._apply(at_once=True)
 
     def _hear(self) -> None:
         change = self._notices.read() if self._notices else None
         if change is None:
             return
         if change.lost and not (change.maybe_ours and self._making.locked()):
-            _log.info("something else took away what Berth made", extra={"what": change.what})
+            if not self._pace.lost:  # once a look, however much is told
+                _log.info("something else took away what Berth made", extra={"what": change.what})
             self._pace = self._pace.told(change.what)
         self._changed.set()
 
@@ -138,7 +127,21 @@ class Watcher:
             _log.warning("trouble with %s", what, extra={"why": str(error)})
         self.trouble[what] = str(error)
 
-    async def _apply(self, record: Record, metadata: tuple[MetadataInterface, ...]) -> bool:
+    async def _apply(self, *, at_once: bool = False) -> bool:
+        """Make the kernel and the desk agree with what is known. ``at_once``: also if it was done a moment ago.
+
+        One at a time, and from what is known when its turn comes: an older record that came last would lend addresses
+        again that a newer one takes back.
+        """
+        async with self._making:
+            if at_once:
+                self._made_at = float("-inf")
+            if self.keeper.current is None or self.metadata is None:
+                await self._mend()
+                return False
+            return await self._agree(self.keeper.current, self.metadata)
+
+    async def _agree(self, record: Record, metadata: tuple[MetadataInterface, ...]) -> bool:
         try:
             links = await self.in_rtnl(self.dataplane.usable_macs)
             await self._configure(record, links)
@@ -170,17 +173,18 @@ class Watcher:
         )
         if layout == self._layout and not self._routing and not self._due():
             return
-        async with self._making:
-            await self._make(layout)
+        await self._make(layout)
 
     def _due(self) -> bool:
         return self.desk.clock() - self._made_at >= _RECONFIGURE
 
     async def _mend(self) -> None:
         """Keep what is there whole, for as long as nobody says what the node should be."""
+        if not self._due():
+            return
         try:
-            async with self._making:
-                await self._make(self._layout)
+            await self._make(self._layout)
+            self.trouble.pop("kernel", None)
         except DataplaneError as error:
             self.note("kernel", error)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
-from . import proxies, routing
+from . import proxies, routing, verify
+from .conntrack import Conntrack
 from .namespaces import Home
-from .nft import NftError, NftTable, ruleset
+from .nft import TABLE, NftError, NftTable, ruleset
 from .notices import KernelNotices
 from .pods import PodWiring, refused
 from .ports import HostPorts
@@ -33,10 +34,12 @@ class KernelDataplane:
         self._nft = NftTable()
         self._rtnl = Rtnl()
         self._ports = HostPorts()
+        self._conntrack = Conntrack()
         self._primary_mtu = _SMALL_MTU
+        self._configured: tuple[NodeLayout, Mapping[int, int]] | None = None
         self._repair = Repair(self._rtnl)
         ports = (self._rtnl.port, self._pods.port, self._reaper.port)
-        self._notices = KernelNotices(ports, self._pods.leaving)
+        self._notices = KernelNotices(ports, self._ports.port, self._pods.leaving)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
@@ -45,6 +48,7 @@ class KernelDataplane:
             result, sweep = routing.configure(self._rtnl, layout, links)
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
+        self._configured = layout, result.marks
         self._primary_mtu = next((k.mtu for k in links if k.name == result.primary_link), self._primary_mtu)
         problems = [*result.problems, *proxies.unsupported(links, proxies.virtual_services())]
         try:
@@ -83,7 +87,21 @@ class KernelDataplane:
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
-        return (*self._pods.check(attachment), *self._ports.check(attachment))
+        return (*self._pods.check(attachment), *self._ports.check(attachment), *self._check_node(attachment))
+
+    def _check_node(self, attachment: Attachment) -> tuple[Problem, ...]:
+        """What the pod needs of the node's routing, as it was last asked for; nothing before the first time."""
+        if self._configured is None:
+            return ()
+        layout, marks = self._configured
+        try:
+            state, links = routing.read(self._rtnl), routing.links_by_mac(self._pods.links())
+        except OSError as error:
+            raise refused(f"checking the routing of {attachment.address}", error) from error
+        problems = tuple(verify.missing(layout, marks, links, state, attachment.address))
+        if self._nft.intact():
+            return problems
+        return (*problems, Problem("nftables", f"the table ip {TABLE} is not as Berth loaded it"))
 
     def survey(self) -> tuple[Attachment, ...]:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
@@ -93,22 +111,30 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
         self._ports.adopt(attachments)
 
+    def flush_connections(self, addresses: Collection[str]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.flush_connections`."""
+        try:
+            self._conntrack.flush(addresses)
+        except OSError as error:
+            raise refused("forgetting the connections of returned addresses", error) from error
+
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
         return frozenset(link.mac for link in self._pods.links() if link.mac)
-
-    def primary_mtu(self) -> int:
-        """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
-        return self._primary_mtu
 
     def notices(self) -> KernelNotices:
         """See :meth:`berth_node.seams.Dataplane.notices`."""
         return self._notices
 
+    def primary_mtu(self) -> int:
+        """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
+        return self._primary_mtu
+
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""
         self._notices.close()
         self._reaper.close()
+        self._conntrack.close()
         self._pods.close()
         self._rtnl.close()
         self._ports.close()

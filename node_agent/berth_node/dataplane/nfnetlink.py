@@ -56,6 +56,13 @@ class Nfnetlink:
         self._socket.settimeout(_TIMEOUT)
         self._sequence = 1
 
+    @property
+    def port(self) -> int:
+        """What the kernel's notices name as the cause of what this socket asked for (``nlmsg_pid``)."""
+        if not self._socket.getsockname()[0]:
+            self._socket.bind((0, 0))
+        return int(self._socket.getsockname()[0])
+
     def close(self) -> None:
         """Close the socket. Again is fine."""
         self._socket.close()

@@ -166,6 +166,10 @@ class NftTable:
         self._listing = self._list()
         self._wanted = text
 
+    def intact(self) -> bool:
+        """Whether the table is as it was loaded."""
+        return bool(self._listing) and self._list() == self._listing
+
     def _list(self) -> str:
         try:
             return run_nft(["-s", "-n", "list", "table", "ip", TABLE])

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..seams import Change
-from . import route_messages
+from . import nft, ports, route_messages
 from .messages import IFF_UP, ROUTE_PROTOCOL
 from .pods import FIRST_INDEX, PODS_TABLE
 
@@ -33,7 +33,9 @@ _ROUTING_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80
 _NETLINK_NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
 _NFTABLES: Final = 10
 _NEW_GENERATION: Final = 15
-_OUR_TABLE: Final = b"berth\0"
+_DELETIONS: Final = frozenset({2, 5, 8, 11, 14, 20, 24})
+"""``NFT_MSG_DEL*``: table, chain, rule, set, element, object, flow table."""
+_OUR_TABLES: Final = (nft.TABLE.encode(), ports.TABLE.encode())
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
 _RECEIVE: Final = 1 << 16
@@ -70,16 +72,22 @@ def _judge_link(kind: int, body: bytes, leaving: set[int]) -> Change | None:
             leaving.discard(index)
         return None
     if kind == _RTM_DELLINK:
-        return Change(f"a pod's host link ({index}) was deleted", lost=True)
+        # nobody's fault: a runtime that removes a pod's namespace before it calls DEL takes the link with it
+        return Change(f"a pod's host link ({index}) is gone")
     # a pod's link that comes up tells so by itself, some time after the request
-    return None if flags & IFF_UP else Change(f"a pod's host link ({index}) is down", lost=True)
+    return None if flags & IFF_UP else Change(f"a pod's host link ({index}) is down")
 
 
 def judge_nftables(kind: int, body: bytes) -> Change | None:
     """One nftables message: the name of the table is the first attribute of every kind of object."""
-    if kind >> 8 != _NFTABLES or kind & 0xFF == _NEW_GENERATION or body[8 : 8 + len(_OUR_TABLE)] != _OUR_TABLE:
+    if kind >> 8 != _NFTABLES or kind & 0xFF == _NEW_GENERATION:
         return None
-    return Change("the nftables table berth", lost=True, maybe_ours=True)
+    table = body[8 : body.find(b"\0", 8)]
+    if table not in _OUR_TABLES:
+        return None
+    # host ports' table is loaded with the first pod that has some, outside of configure()
+    lost = kind & 0xFF in _DELETIONS and table == _OUR_TABLES[0]
+    return Change(f"the nftables table {table.decode()}", lost=lost, maybe_ours=True)
 
 
 def messages_of(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -96,12 +104,13 @@ def messages_of(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 class KernelNotices:
     """A :class:`berth_node.seams.Notices` of the network namespace of the thread that makes it.
 
-    ``ports`` are our own sockets'; ``leaving`` is shared with the thread that unwires pods (one operation of a set is
-    atomic).
+    ``sockets`` and ``elements`` are the ports of our own, on either side; ``leaving`` is shared with the thread that
+    unwires pods (one operation of a set is atomic).
     """
 
-    def __init__(self, ports: Iterable[int], leaving: set[int]) -> None:
-        self._ports = frozenset(ports)
+    def __init__(self, sockets: Iterable[int], elements: int, leaving: set[int]) -> None:
+        self._sockets = frozenset(sockets)
+        self._elements = elements
         self._leaving = leaving
         self._routing = _listen(socket.NETLINK_ROUTE, _ROUTING_GROUPS)
         self._nftables = _listen(_NETLINK_NETFILTER, _NFTABLES_GROUP)
@@ -122,14 +131,14 @@ class KernelNotices:
     def _read(self) -> Iterator[Change]:
         for data in self._datagrams(self._routing):
             for kind, port, body in messages_of(data):
-                if port not in self._ports and (change := judge_routing(kind, body, self._leaving)):
+                if port not in self._sockets and (change := judge_routing(kind, body, self._leaving)):
                     yield change
             if not data:
                 self._leaving.clear()
                 yield _OVERFLOW
         for data in self._datagrams(self._nftables):
-            for kind, _port, body in messages_of(data):
-                if change := judge_nftables(kind, body):
+            for kind, port, body in messages_of(data):
+                if port != self._elements and (change := judge_nftables(kind, body)):
                     yield change
             if not data:
                 yield _OVERFLOW

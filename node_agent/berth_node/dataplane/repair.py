@@ -9,6 +9,7 @@ A kill between any two requests is harmless: the next look finds what is still m
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ __all__ = ["HostSide", "Repair", "missing", "nameless", "stale_routes"]
 _GONE: Final = frozenset({errno.ENODEV, errno.ESRCH})
 _FAMILIES: Final = (socket.AF_INET,)
 _GRACE_SECONDS: Final = 60.0
+_NAMED: Final = 10
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,19 @@ class Repair:
         attachments = tuple(attachments)
         found = self._read()
         problems: list[Problem] = []
+        mended: list[str] = []
         for attachment in attachments:
             lost = missing(found, attachment)
             if isinstance(lost, Problem):
                 problems.append(lost)
-            else:
+            elif lost:
+                mended.append(attachment.address)
                 problems += self._send(attachment.host_ifname, lost)
+        if mended:
+            told = ", ".join(mended[:_NAMED]) + (" and more" if len(mended) > _NAMED else "")
+            _log.warning(
+                "pods' pieces on the host were gone and are made again", extra={"count": len(mended), "of": told}
+            )
         for route in stale_routes(found, attachments):
             problems += self._send(f"stale route {route.destination}", [route_messages.delete_route(route)])
         return (*problems, *self._bury(nameless(found, attachments)))

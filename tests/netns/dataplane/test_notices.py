@@ -15,6 +15,13 @@ LAYOUT = layout_of(two_nodes(), A)
 HOST = attachment("dp-web", "10.0.1.33").host_ifname
 
 
+def _ports(number: int) -> str:
+    return f"tcp:{8000 + number}:80"
+
+
+PORTS = _ports(0)
+
+
 def _told(notices: Notices) -> list[Change]:
     """Everything told so far; nothing of it is left."""
     told = []
@@ -26,7 +33,7 @@ def _told(notices: Notices) -> list[Change]:
 
 def _configured(node: Node) -> Notices:
     node.call(node.dataplane.configure, LAYOUT)
-    node.call(node.dataplane.attach, attachment("dp-web", "10.0.1.33", netns_fd=node.pod("dp-web")))
+    node.call(node.dataplane.attach, attachment("dp-web", "10.0.1.33", netns_fd=node.pod("dp-web"), ports=PORTS))
     notices = node.dataplane.notices()
     _told(notices)
     return notices
@@ -39,8 +46,6 @@ LOSSES = (
     "ip route flush table 300000002",
     "ip route replace default via 10.0.1.2 dev eth1 onlink table 300000002",
     "ip route replace 10.0.1.33 dev lo table 300000000",
-    f"ip link set {HOST} down",
-    f"ip link del {HOST}",
     "nft flush ruleset",
     "nft delete table ip berth",
     "nft flush chain ip berth choose",
@@ -56,16 +61,20 @@ def test_a_loss_is_told(node: Node, command: str) -> None:
 
 
 OTHERS = (
+    f"ip link set {HOST} down",
+    f"ip link del {HOST}",
     "ip link set eth1 down",
     "ip link set eth1 mtu 1500",
     "ip link add other type veth peer name far",
     "ip addr flush dev eth1",
     "ip addr add 10.0.1.70/32 dev eth1",
+    "nft insert rule ip berth choose accept",
+    "nft delete table ip berth-ports",
 )
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_a_change_of_links_and_addresses_asks_for_a_look(node: Node, command: str) -> None:
+def test_a_change_around_berths_own_pieces_asks_for_a_look(node: Node, command: str) -> None:
     notices = _configured(node)
     node.sh(*command.split())
     told = _told(notices)
@@ -92,7 +101,7 @@ def test_what_others_do_among_themselves_is_not_told(node: Node, command: str) -
 
 def test_wiring_and_unwiring_pods_and_mending_them_is_not_told(node: Node) -> None:
     notices = _configured(node)
-    pods = [attachment(f"dp-{n}", f"10.0.1.{n}", netns_fd=node.pod(f"dp-{n}")) for n in range(34, 44)]
+    pods = [attachment(f"dp-{n}", f"10.0.1.{n}", netns_fd=node.pod(f"dp-{n}"), ports=_ports(n)) for n in range(34, 44)]
     for pod in pods:
         node.call(node.dataplane.attach, pod)
         assert node.call(node.dataplane.check, pod) == ()

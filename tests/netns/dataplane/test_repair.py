@@ -121,6 +121,7 @@ def test_the_link_of_another_container_is_left_alone(pair: Pair) -> None:
     later = attachment("dp-first", "10.0.1.40", container_id="later", netns_fd=pair.node.pod("dp-later"))
     pair.node.call(pair.node.dataplane.detach, first)
     pair.node.call(pair.node.dataplane.attach, later)
+    assert eventually(lambda: "berth-" not in pair.node.sh("ip", "link"))
     with changes(NODE) as seen:
         found = pair.mend()  # with the list of before
     assert found == [f"{HOST}: the link belongs to 10.0.1.40 of another container; delete the pod"]
