@@ -72,6 +72,7 @@ fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each 
 
 kernel: setup plugin ## tests on real network namespaces, inside a private world
 	@echo "kernel: tests on real network namespaces"
+	@$(TIED) $(PY) -m scripts.build_node --arch $$(uname -m) >/dev/null || echo "kernel: no bundle, so its test is skipped"
 	@$(WORLD) $(PY) -m pytest tests/netns
 
 runtime: setup plugin ## containerd and podman with the reference plugins, inside a private world; installs them by apt

@@ -33,7 +33,8 @@ _CERTIFICATES: Final = "ca-certificates"  # without what it depends on: only its
 # What these packages depend on and neither Python nor nft runs: tools of the package manager, data, NIS.
 _UNWANTED: Final = ("dpkg", "tar", "media-types", "readline-common", "gcc-12-base", "libtirpc", "libnsl2")
 _UNWANTED_PATHS: Final = (
-    "usr/share", "usr/games", "usr/bin/pdb3.11", "usr/bin/pydoc3.11", "usr/bin/pygettext3.11", "var", "etc",
+    "usr/share", "usr/games", "usr/sbin/update-ca-certificates", "usr/bin/pdb3.11", "usr/bin/pydoc3.11",
+    "usr/bin/pygettext3.11", "var", "etc",
     *(f"usr/lib/python3.11/{name}" for name in ("test", "idlelib", "lib2to3", "pydoc_data", "turtledemo", "unittest")),
 )  # fmt: skip
 

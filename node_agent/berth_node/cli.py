@@ -11,8 +11,7 @@ from typing import Any
 
 from berth_node.admin import AgentDownError, ask
 from berth_node.config import DEFAULT_PATH, ConfigError, load
-from berth_node.install.command import add_parsers
-from berth_node.install.command import run as run_install
+from berth_node.install.parsers import add_parsers
 
 __all__ = ["main"]
 
@@ -130,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ``check`` found a difference."""
     options = _parser().parse_args(arguments)
     if options.command in ("install", "uninstall"):
+        from berth_node.install.command import run as run_install
+
         return run_install(options)
     try:
         if options.command == "agent":

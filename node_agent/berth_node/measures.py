@@ -40,7 +40,10 @@ _OUTCOMES: Final = {
     skel.WIRING_FAILED: "kernel_refused",
 }
 # A wired pod takes 1 to 3 ms; an ADD that waits for EC2 seconds; add_wait_seconds and the plugin's limits end it.
-_REQUEST_BOUNDS: Final = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 1, 2, 5, 10, 30, 60)
+_REQUEST_BOUNDS: Final = (
+    *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.008, 0.016),
+    *(0.032, 0.064, 0.128, 0.5, 1, 2, 5, 10, 30, 60),
+)
 _WAIT_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 45, 60, 90)
 
 

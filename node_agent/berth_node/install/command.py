@@ -1,4 +1,4 @@
-"""The commands ``install`` and ``uninstall``."""
+"""The commands ``install`` and ``uninstall``; their options are in :mod:`.parsers`."""
 
 from __future__ import annotations
 
@@ -10,45 +10,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from berth_node import __version__
-from berth_node.config import DEFAULT_PATH, Config, ConfigError, load
+from berth_node.config import Config, ConfigError, load
 from berth_node.process import AlreadyRunningError, only_one
 
 from .apply import Step, apply, as_json, remove
+from .parsers import LIVE
 from .payload import PayloadError, find
 from .plan import PARTS, Host, Options, plan
 
-__all__ = ["add_parsers", "run"]
+__all__ = ["run"]
 
 _UNIT: Final = "berth-node.service"
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
-_LIVE: Final = Path("/")
 
 
 class RefusedError(Exception):
     """It would do harm. The message says what to do first."""
-
-
-def add_parsers(commands: Any) -> None:
-    """Add both commands to an argparse subparsers object."""
-    install = commands.add_parser("install", help="put plugin, configuration, systemd unit and hints onto this host")
-    install.add_argument("--table", default="", help="the stack's output TableName, for a new node.toml")
-    install.add_argument("--queue", default="", help="the stack's output NodeReportsQueueUrl, for a new node.toml")
-    install.add_argument("--config", default=str(DEFAULT_PATH), help="default: %(default)s; an existing one is kept")
-    install.add_argument("--plugin", type=Path, help="the CNI plugin's binary; default: the one that came along")
-    install.add_argument("--primary-link", default=None, help="default: the link of the default route")
-    install.add_argument("--memory-max", default="192M", help="of the service; default: %(default)s")
-    install.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be given again")
-    install.add_argument("--start", action="store_true", help="enable the service, and (re)start it")
-    uninstall = commands.add_parser("uninstall", help="take everything away again, the kernel's part too")
-    uninstall.add_argument("--config", type=Path, default=DEFAULT_PATH, help="default: %(default)s")
-    uninstall.add_argument("--force", action="store_true", help="though pods exist: they lose their network")
-    for command in (install, uninstall):
-        command.add_argument("--root", type=Path, default=_LIVE, help="another root folder, such as an image's")
-        command.add_argument("--dry-run", action="store_true", help="only say what would be done")
-        command.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,8 +60,10 @@ def _install(options: argparse.Namespace) -> list[Step]:
         memory=options.memory_max,
         parts=tuple(options.only or PARTS),
     )
-    live = options.root == _LIVE
-    link = options.primary_link if options.primary_link is not None else _default_link() if live else ""
+    live = options.root == LIVE
+    link = options.primary_link
+    if link is None:  # of a folder that is no running host nothing is known
+        link = _default_link() if live and "hints" in wanted.parts else ""
     host = Host((options.root / "etc/NetworkManager").is_dir(), link)
     steps = apply(options.root, plan(wanted, host), __version__, payload.copy, dry=options.dry_run)
     if live and _BOOTED.is_dir() and not options.dry_run and "unit" in wanted.parts:
@@ -109,7 +91,7 @@ def _systemctl(*arguments: str) -> None:
 
 
 def _uninstall(options: argparse.Namespace) -> list[Step]:
-    if options.root != _LIVE or options.dry_run:
+    if options.root != LIVE or options.dry_run:
         return remove(options.root, dry=options.dry_run)
     try:
         config = load(options.config)

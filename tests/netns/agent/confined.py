@@ -1,6 +1,7 @@
-"""Runs a program with what the unit and the DaemonSet leave it: ``python -m …confined ROOT PROGRAM ARGUMENT…``.
+"""Runs a program with what unit and DaemonSet leave it: ``python -m …confined [--none] ROOT PROGRAM ARGUMENT…``.
 
-Two capabilities, no new privileges, no memory that is writable and executable; and another root folder, unless it is /.
+Two capabilities (with ``--none`` not one), no new privileges, no memory that is writable and executable; and another
+root folder, unless it is /.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ _CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_LAST = 12, 21, 40
 
 def main() -> None:
     """Never returns."""
-    root, *command = sys.argv[1:]
+    kept = (_CAP_NET_ADMIN, _CAP_SYS_ADMIN) if sys.argv[1] != "--none" else ()
+    root, *command = sys.argv[1 if kept else 2 :]
     libc = ctypes.CDLL(None, use_errno=True)
     if root != "/":
         os.chroot(root)
         os.chdir("/")
     for capability in range(_CAP_LAST + 1):
-        if capability not in (_CAP_NET_ADMIN, _CAP_SYS_ADMIN) and libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+        if capability not in kept and libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "PR_CAPBSET_DROP")
     for option in (_PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE):
         if libc.prctl(option, 1, 0, 0, 0):

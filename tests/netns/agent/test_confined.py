@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts import build_image
-from tests.netns.agent.conftest import NET_D, RUN, STATE, Site
+from tests.netns.agent.conftest import NET_D, ROOT, RUN, STATE, Site
 from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
@@ -74,13 +74,17 @@ def container(image: Path, node: Path) -> Iterator[None]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A root folder from the image's layers."""
+    """A root folder from the image's layers, with the agent of this checkout."""
     work = build_image.OUTPUT / os.uname().machine
     if not (work / "app-root" / build_image.APP / "bundle.json").exists():
         pytest.skip("no image is built: make image")
     root = tmp_path / "image"
     for layer in ("root", "app-root"):
         shutil.copytree(work / layer, root, symlinks=True, dirs_exist_ok=True)
+    # the image may be older than the checkout: its base is what is wanted of it
+    agent = root / build_image.APP / "berth_node"
+    shutil.rmtree(agent)
+    shutil.copytree(ROOT / "node_agent" / "berth_node", agent, ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
 
@@ -97,3 +101,21 @@ def test_the_image_runs_read_only_with_the_daemon_sets_mounts(
         site.command = [*CONFINED, str(image), *run["Entrypoint"]]
         works(site)
         site.stop()
+
+
+def test_the_init_container_installs_the_plugin_without_any_capability(tmp_path: Path, image: Path) -> None:
+    places = (Path("/opt/cni/bin"), STATE)
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        (image / str(place)[1:]).mkdir(parents=True)
+    with ExitStack() as mounts:
+        mounts.enter_context(mounted(image, image, "--bind", "-o", "ro"))
+        for place in places:
+            mounts.enter_context(mounted(place, image / str(place)[1:], "--bind"))
+        argv = [*CONFINED, "--none", str(image), *build_image.configuration()["Entrypoint"]]
+        done = subprocess.run([*argv, "install", "--only", "plugin"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = image / build_image.APP / "plugin" / "berth"
+    assert Path("/opt/cni/bin/berth").read_bytes() == built.read_bytes()
+    assert Path("/opt/cni/bin/berth").stat().st_mode & 0o777 == 0o755
+    assert "/opt/cni/bin/berth" in (STATE / "installed.json").read_text(), "uninstall knows it"

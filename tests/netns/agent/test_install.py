@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,9 +105,13 @@ def test_what_others_made_stays_when_berth_leaves(fresh: tuple[Site, str]) -> No
 
 def test_the_bundle_runs_by_itself_and_installs_itself(plugin: Path, tmp_path: Path) -> None:
     """With nothing on Python's path: the agent of the bundle, from where it installed itself."""
-    folder = ROOT / "build" / "node" / os.uname().machine / "berth-node"
-    if not folder.exists():
-        pytest.skip("no bundle is built: python -m scripts.build_node")
+    built = ROOT / "build" / "node" / os.uname().machine / "berth-node"
+    if not built.exists():
+        pytest.skip("no bundle is built: make bundle")
+    folder = tmp_path / "bundle"
+    shutil.copytree(built, folder)
+    shutil.rmtree(folder / "berth_node")  # it may be older than the checkout
+    shutil.copytree(ROOT / "node_agent" / "berth_node", folder / "berth_node")
     python = os.path.realpath(sys.executable)
     clean = {"PATH": os.environ["PATH"]}
     with real_node(plugin, tmp_path, start=False) as site, netns.inside(NODE):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from berth_node.cli import main
 
-from tests.netns.agent.conftest import Answer, Site, eventually
+from tests.netns.agent.conftest import ROOT, Answer, Site, eventually
 from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
@@ -38,6 +38,23 @@ def site(plugin: Path, tmp_path: Path) -> Iterator[Site]:
 
 def install(plugin: Path) -> None:
     assert main(["install", "--only", "plugin", "--plugin", str(plugin)]) == 0
+
+
+def release(folder: Path, version: str) -> Path:
+    """Another release of the agent: a folder that Python runs, as the bundle is."""
+    shutil.copytree(ROOT / "node_agent" / "berth_node", folder / "berth_node")
+    (folder / "berth").mkdir()
+    for name in ("__init__.py", "contract.py"):
+        shutil.copy(ROOT / "layers" / "berth" / "berth" / name, folder / "berth" / name)
+    (folder / "berth_node" / "__init__.py").write_text(f'__version__ = "{version}"\n')
+    (folder / "__main__.py").write_text("import sys\nfrom berth_node.cli import main\nsys.exit(main())\n")
+    return folder
+
+
+def running(site: Site) -> str:
+    """The release that answers."""
+    (info,) = (m for m in site.ask("metrics")["metrics"] if m["name"] == "berth_build_info")
+    return str(info["samples"][0]["labels"]["version"])
 
 
 class Runtime:
@@ -97,9 +114,14 @@ def test_no_add_and_no_del_fails_while_agent_and_plugin_are_replaced(site: Site,
         for turn in range(UPGRADES):
             come_and_go(runtimes)
             install(other if turn % 2 == 0 else plugin)
+            before, after = site.command, release(site.folder / f"agent-{turn}", f"9.{turn}")
+            site.command = [sys.executable, str(after)]
             site.stop(number)
+            if turn:
+                shutil.rmtree(before[1])
             assert ping(NODE, kept).ok, "pods talk on without an agent"
             site.start()
+            assert running(site) == f"9.{turn}"
         come_and_go(runtimes)
     finally:
         for runtime in runtimes:
