@@ -23,6 +23,9 @@ __all__ = ["Server", "drain_spool"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG: Final = 512  # a node's whole burst of pods at once
+_WATCH_AFTER: Final = 0.05
+"""Seconds after which a hang-up is watched for. Sooner, sending the answer tells (EPIPE): most requests are over by
+then, and need no entry in epoll."""
 
 
 class Server:
@@ -107,7 +110,7 @@ class Server:
             answered = _send(connection, 0, skel.encode(body) if body is not None else b"")
             return answered
 
-        loop.add_reader(fd, hang_up)
+        watching = loop.call_later(_WATCH_AFTER, loop.add_reader, fd, hang_up)
         call: Call | None = None
         try:
             call = skel.read_call(request)
@@ -126,6 +129,7 @@ class Server:
             _send(connection, 1, skel.encode(body))
             return FAILED
         finally:
+            watching.cancel()
             loop.remove_reader(fd)
 
 

@@ -142,11 +142,12 @@ def _same_size(agent: Agent, before: tuple[float, int, int]) -> None:
 
 
 def _settled(agent: Agent, control: Control) -> None:
-    """Until no block is under way and no address cools."""
+    """Until every block that is not needed has been taken back and no address cools."""
 
     def quiet() -> bool:
         done, status = control.step(generous=False), agent.status()
         idle = not status["surrendered"] and not status["unusable"] and not status["cooling"]
+        idle = idle and status["assigned"] - status["wanted"] < 16  # no whole block is left to give back
         current = control.cloud.record is not None and status["record_revision"] == control.cloud.record.revision
         return done and idle and current
 

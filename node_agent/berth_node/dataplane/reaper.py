@@ -19,6 +19,9 @@ __all__ = ["Reaper"]
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.02
+"""Before each deletion: at once it would race the DEL's own answer for the interpreter and for the rtnl lock, and meet
+one link of a burst instead of many."""
 _NOTHING_THERE: Final = frozenset({errno.ENODEV})
 
 
@@ -29,7 +32,7 @@ class Reaper:
         self._rtnl = Rtnl()
         self._wanted = threading.Event()
         self._wanted.set()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="berth-reaper", daemon=True)
         self._thread.start()
 
@@ -44,7 +47,7 @@ class Reaper:
 
     def close(self) -> None:
         """Stop after the deletion under way. What is still buried stays for the next start."""
-        self._stopping = True
+        self._stopping.set()
         self._wanted.set()
         self._thread.join()
         self._rtnl.close()
@@ -52,7 +55,7 @@ class Reaper:
     def _run(self) -> None:
         while True:
             self._wanted.wait()
-            if self._stopping:
+            if self._stopping.wait(_PAUSE_SECONDS):
                 return
             self._wanted.clear()
             try:
