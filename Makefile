@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin lock clean
+.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ runtime: setup plugin ## containerd and podman with the reference plugins, insid
 	@echo "runtime: containerd through CRI, podman, chained plugins"
 	@$(WORLD) $(PY) -m pytest tests/runtime
 
+soak: setup plugin ## thousands of ADDs and DELs, kills, blocks that come and go: nothing left. SOAK=20000, SEED=n
+	@$(WORLD) $(PY) -m tests.soak --operations $(or $(SOAK),20000) $(if $(SEED),--seed $(SEED))
+
 e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e
@@ -123,8 +126,14 @@ bench-cni: setup plugin ## ADD and DEL beside Debian's ptp and bridge and a floo
 plugin: setup ## build the CNI plugin for x86_64 and arm64
 	@$(TIED) $(PY) scripts/build_plugin.py
 
+bundle: setup ## the agent with its dependencies and plugin for hosts: build/node/*.tar.gz, both architectures
+	@$(TIED) $(PY) -m scripts.build_node
+
+image: setup ## the agent's container image, both architectures, without a container engine: build/image/berth-node.tar
+	@$(TIED) $(PY) -m scripts.build_image
+
 lock: setup ## compile requirements/*.in to lock files with hashes
-	@for name in uv dev sam; do \
+	@for name in uv dev sam node; do \
 	    .venv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	        --custom-compile-command "make lock" requirements/$$name.in -o requirements/$$name.lock; done
 

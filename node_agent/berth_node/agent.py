@@ -23,6 +23,7 @@ from berth_node.collecting import Collecting
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.durable import DurableFile
+from berth_node.flushing import Flushing
 from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
 from berth_node.journal import Journal
 from berth_node.measures import Measures
@@ -198,6 +199,8 @@ class Agent:
         yield self.telling.tell_systemd()
         yield self.chain.watch(self.node.publish)
         yield Collecting(self.config, self.desk, self.verbs.remove, self.watcher.note, self.watcher.trouble).run()
+        flush, changed = self.dataplane.flush_connections, self.node.pool_changed
+        yield Flushing(self.desk, flush, changed, self.watcher.note, self.watcher.trouble).run()
 
     async def _look_loop(self) -> None:
         while True:

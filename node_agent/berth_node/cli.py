@@ -11,6 +11,8 @@ from typing import Any
 
 from berth_node.admin import AgentDownError, ask
 from berth_node.config import DEFAULT_PATH, ConfigError, load
+from berth_node.install.command import add_parsers
+from berth_node.install.command import run as run_install
 
 __all__ = ["main"]
 
@@ -35,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("subject", nargs="?", help="an address, a container id, or namespace/pod")
         command.add_argument("--json", action="store_true", help="as JSON")
         command.add_argument("--socket", type=Path, default=_SOCKET, help="default: %(default)s")
+    add_parsers(commands)
     return parser
 
 
@@ -126,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Exit codes: 0 fine, 1 the agent is down or runs already, 2 wrong usage or configuration, 3
     ``check`` found a difference."""
     options = _parser().parse_args(arguments)
+    if options.command in ("install", "uninstall"):
+        return run_install(options)
     try:
         if options.command == "agent":
             return _run_agent(options.config)

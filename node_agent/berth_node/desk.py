@@ -86,8 +86,8 @@ class Desk:
             pool = pool.lend(key, entry.attachment.address)
         for cooling in (self.journal.cooling, known.cooling):
             for address, until in cooling.items():
-                pool = pool.cool([address], min(until, latest))
-        self.pool = pool.cool(known.in_use, latest).cooled(now)
+                pool = pool.cool([address], min(until, latest), flush=True)  # whether it was, nobody knows
+        self.pool = pool.cool(known.in_use, latest, flush=True).cooled(now)
         undo = self._compare(survey)
         self.save()
         return undo
@@ -124,7 +124,7 @@ class Desk:
         # then is unknown, so all of it is. A node whose record never saw a report is simply new.
         if self._lost == "journal" or (self._lost and record.accepted > Order()):
             everything = (a for b in blocks for a in addresses_of(b.cidr))
-            self.pool = self.pool.cool(everything, now + record.policy.cooldown_seconds)
+            self.pool = self.pool.cool(everything, now + record.policy.cooldown_seconds, flush=True)
         if self._lost:
             self._lost, self.dirty = "", True
         if record.accepted >= Order(self.boot, self._sequence + 1):
@@ -190,7 +190,12 @@ class Desk:
         now = self.clock()
         until = now + self.pool.policy.cooldown_seconds if used else now
         self.journal.free(key, until)
-        self.pool = self.pool.release(key, until).cooled(now)
+        self.pool = self.pool.release(key, until, flush=used).cooled(now)
+        self.dirty = True
+
+    def flushed(self, addresses: Iterable[str]) -> None:
+        """The kernel knows no connection of these returned addresses any more."""
+        self.pool = self.pool.flushed(addresses).cooled(self.clock())
         self.dirty = True
 
     def wait(self, pod: Pod) -> None:
@@ -217,7 +222,7 @@ class Desk:
         now = self.clock()
         before = self.pool.cooled(now)
         if before is not self.pool:
-            self.journal.forget_cooled(now)
+            self.journal.forget_cooled(before.cooling)
         after = before.balanced(now, self.hold)
         changed = after.surrendered != before.surrendered
         if changed and not self._try_save(after):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -108,9 +108,9 @@ class Journal:
         """The kernel has nothing of it any more; its address cools until then."""
         self._write({"op": "free", "key": list(key), "until": until})
 
-    def forget_cooled(self, now: float) -> None:
-        """Drop cooling that is over from memory, so that the next compaction leaves it out."""
-        self.cooling = {a: until for a, until in self.cooling.items() if until > now}
+    def forget_cooled(self, cooling: Container[str]) -> None:
+        """Drop all but these from memory, so that the next compaction leaves it out."""
+        self.cooling = {a: until for a, until in self.cooling.items() if a in cooling}
 
     # --------------------------------------------------------------------------------------------- the file
 

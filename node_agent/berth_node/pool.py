@@ -66,7 +66,8 @@ class _Counted:
 @dataclass(frozen=True, slots=True)
 class Pool:
     """All of a node's pool. ``blocks`` are all blocks of the record in lending order; ``cooling`` is address → until,
-    ``refused`` is pod uid → refusal.
+    ``refused`` is pod uid → refusal. ``unflushed`` are those cooling addresses of which the kernel may still know
+    connections: they cool until it does not (:meth:`flushed`), however long that takes.
 
     ``surplus_since`` is when there first was more than the target, None while there is not.
     """
@@ -75,6 +76,7 @@ class Pool:
     blocks: tuple[Block, ...] = ()
     lent: Mapping[Key, str] = field(default_factory=dict)
     cooling: Mapping[str, float] = field(default_factory=dict)
+    unflushed: frozenset[str] = frozenset()
     waiting: tuple[Waiter, ...] = ()
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     surrendered: tuple[Surrender, ...] = ()
@@ -166,9 +168,9 @@ class Pool:
             pool = replace(pool, refused={uid: r for uid, r in self.refused.items() if r.until > now})
         if pool._count().soonest > now:
             return pool
-        left = {a: until for a, until in self.cooling.items() if until > now}
+        left = {a: until for a, until in self.cooling.items() if until > now or a in self.unflushed}
         gone = self.cooling.keys() - left.keys()
-        return pool._made({"cooled": gone}, min(left.values(), default=math.inf), cooling=left)
+        return pool._made({"cooled": gone}, self._soonest(left), cooling=left)
 
     def choose(self) -> str | None:
         """The next address: from the first interface that has one, its fullest block, the lowest address.
@@ -181,13 +183,24 @@ class Pool:
         """Record that ``key`` has ``address`` (chosen before, or found in the kernel) and its pod waits no more."""
         waiting = tuple(w for w in self.waiting if w.key != key)
         refused = {u: r for u, r in self.refused.items() if u != uid} if self.refused else self.refused
-        lent = {**self.lent, key: address}
+        lent, unflushed = {**self.lent, key: address}, self.unflushed - {address}
         if key in self.lent or self._stock.holds(address):
-            return replace(self, lent=lent, waiting=waiting, refused=refused, _counted=None)
-        return self._made({"used": [address]}, lent=lent, waiting=waiting, refused=refused)
+            return replace(self, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused, _counted=None)
+        return self._made({"used": [address]}, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused)
 
-    def release(self, key: Key, until: float) -> Pool:
-        """Take back what ``key`` has; the address cools until then."""
+    def _soonest(self, cooling: Mapping[str, float]) -> float:
+        """Unflushed ones end with :meth:`flushed`; looking at them until then would be in vain."""
+        return min((until for a, until in cooling.items() if a not in self.unflushed), default=math.inf)
+
+    def flushed(self, addresses: Iterable[str]) -> Pool:
+        """The kernel knows no connection of these any more. Those whose cooling is over are free from the next
+        :meth:`cooled` on."""
+        unflushed = self.unflushed.difference(addresses)
+        ends = min((self.cooling.get(a, math.inf) for a in self.unflushed - unflushed), default=math.inf)
+        return self._made({}, min(self._count().soonest, ends), unflushed=unflushed)
+
+    def release(self, key: Key, until: float, *, flush: bool = False) -> Pool:
+        """Take back what ``key`` has; the address cools until then, and until it is flushed if it must be."""
         address = self.lent.get(key)
         if address is None:
             return self
@@ -195,18 +208,20 @@ class Pool:
         del lent[key]
         if address in lent.values():
             return self._made({}, lent=lent)
-        return self._made({"unused": [address]}, lent=lent)._cool([address], until)
+        return self._made({"unused": [address]}, lent=lent)._cool([address], until, flush)
 
-    def cool(self, addresses: Iterable[str], until: float) -> Pool:
-        """Let addresses cool at least until then; those that pods hold are left alone."""
+    def cool(self, addresses: Iterable[str], until: float, *, flush: bool = False) -> Pool:
+        """Let addresses cool at least until then, and until flushed if they must be, but not those that pods hold."""
         used = frozenset(self.lent.values())
-        return self._cool([a for a in addresses if a not in used], until)
+        return self._cool([a for a in addresses if a not in used], until, flush)
 
-    def _cool(self, addresses: Sequence[str], until: float) -> Pool:
+    def _cool(self, addresses: Sequence[str], until: float, flush: bool) -> Pool:
         if not addresses:
             return self
         cooling = {**self.cooling, **{a: max(until, self.cooling.get(a, until)) for a in addresses}}
-        return self._made({"cooling": addresses}, min(self._count().soonest, until), cooling=cooling)
+        unflushed = self.unflushed.union(addresses) if flush else self.unflushed
+        soonest = min(self._count().soonest, until)
+        return self._made({"cooling": addresses}, soonest, cooling=cooling, unflushed=unflushed)
 
     def wait(self, waiter: Waiter) -> Pool:
         """Queue a pod; a second time changes nothing."""

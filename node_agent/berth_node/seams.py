@@ -8,7 +8,7 @@ calling it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -153,14 +153,18 @@ class Dataplane(Protocol):
     def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
         """Take over the host ports of pods that an earlier process wired; before the first :meth:`configure`."""
 
+    def flush_connections(self, addresses: Collection[str]) -> None:
+        """Have the kernel forget every connection of addresses that no pod has any more. Any thread may call it: it
+        walks the connection table, which the pods' wiring must not wait for. Raises :class:`DataplaneError`."""
+
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
 
-    def primary_mtu(self) -> int:
-        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
-
     def notices(self) -> Notices:
         """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""
+
+    def primary_mtu(self) -> int:
+        """The primary link's MTU as :meth:`configure` last saw it, bytes. Reads one number: any thread may ask."""
 
     def close(self) -> None:
         """Stop background work (the reaper). Leaves the kernel as it is: pods keep running."""

@@ -94,6 +94,7 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
                 "host_ifname": a.host_ifname,
                 "container_id": a.container_id,
                 "ifname": a.ifname,
+                "host_ports": a.ports.split(",") if a.ports else [],
                 "wired": entry.wired is not None,
                 "age_seconds": round(max(0.0, s.now - a.attached_at), 1),
             }
@@ -161,6 +162,7 @@ def _explain_subject(s: Snapshot, subject: str) -> list[str]:
             return [
                 f"{row['address']} is lent to {who} since {row['age_seconds']:.0f} s, by {row['host_ifname']}, "
                 f"on {row['interface'] or 'no interface of the record'}"
+                + "".join(f"; host port {mapping}" for mapping in row["host_ports"])
             ]
     block = s.pool.block_of(subject)
     if subject in s.pool.cooling:

@@ -18,14 +18,21 @@ from tests.sandbox.containerd import CNI_BIN, Containerd, PodSpec
 from tests.sandbox.ping import ping
 
 
-@pytest.fixture
-def eager(site: Site, containerd: Containerd) -> Iterator[Containerd]:
-    """With an agent that lists every 0.3 s, and the agent as it was afterwards."""
+@contextmanager
+def collecting(site: Site) -> Iterator[None]:
+    """With an agent that lists every 0.3 s, and the agent as it was afterwards.
+
+    Sandboxes are made before: at such a pace, one would be collected between its ADD and the moment that containerd
+    lists it, which is what the 5 minutes are for. They are lost inside: an agent that starts frees by itself what the
+    kernel has no more.
+    """
     site.stop()
     site.start(collect_interval_seconds=0.3, collect_age_seconds=0.5)
-    yield containerd
-    site.stop()
-    site.start()
+    try:
+        yield
+    finally:
+        site.stop()
+        site.start()
 
 
 @contextmanager
@@ -41,41 +48,49 @@ def deletes_lost() -> Iterator[None]:
         install_plugin()
 
 
-def test_a_sandbox_whose_del_never_came_is_collected_and_nothing_else_is(site: Site, eager: Containerd) -> None:
-    kept, lost = eager.run(PodSpec("kept")), eager.run(PodSpec("lost"))
-    address, gone = eager.status(kept).address, eager.status(lost).address
+def test_a_sandbox_whose_del_never_came_is_collected_and_nothing_else_is(site: Site, containerd: Containerd) -> None:
+    kept, lost = containerd.run(PodSpec("kept")), containerd.run(PodSpec("lost"))
+    address, gone = containerd.status(kept).address, containerd.status(lost).address
     by_hand = site.add("by-hand")  # as podman would: no pod of a kubelet, and not in CRI's list
-    with deletes_lost():
-        eager.remove(lost)
-    assert set(pods(site)) == {kept, lost, "by-hand"}
-    eventually(lambda: lost not in pods(site), "the lost pod is collected")
-    assert {c: p["address"] for c, p in pods(site).items()} == {kept: address, "by-hand": by_hand}
-    assert not ping(NODE, gone, timeout=0.5).ok
-    assert ping(NODE, address).ok
-    assert site.call("DEL", "by-hand").code == 0
+    with collecting(site):
+        with deletes_lost():
+            containerd.remove(lost)
+        assert lost not in containerd.list()
+        eventually(lambda: lost not in pods(site), "the lost pod is collected")
+        assert {c: p["address"] for c, p in pods(site).items()} == {kept: address, "by-hand": by_hand}
+        assert not ping(NODE, gone, timeout=0.5).ok
+        assert ping(NODE, address).ok
+        assert site.call("DEL", "by-hand").code == 0
 
 
-def test_while_the_runtime_is_down_nothing_is_collected_and_status_says_so(site: Site, eager: Containerd) -> None:
-    sandbox = eager.run(PodSpec("kept"))
-    address = eager.status(sandbox).address
-    eager.stop(signal.SIGKILL)  # which leaves the socket
-    eventually(lambda: "ListPodSandbox" in site.ask("status")["trouble"].get("container runtime", ""), "it is told")
-    assert list(pods(site)) == [sandbox]
-    eager.start()
-    eventually(lambda: "container runtime" not in site.ask("status")["trouble"], "listings succeed again")
-    assert ping(NODE, address).ok
+def test_while_the_runtime_is_down_nothing_is_collected_and_status_says_so(site: Site, containerd: Containerd) -> None:
+    def told() -> str:
+        return str(site.ask("status")["trouble"].get("container runtime", ""))
+
+    sandbox = containerd.run(PodSpec("kept"))
+    address = containerd.status(sandbox).address
+    with collecting(site):
+        containerd.stop(signal.SIGKILL)  # which leaves the socket
+        try:
+            eventually(lambda: "ListPodSandbox" in told(), "it is told")
+            assert list(pods(site)) == [sandbox]
+        finally:
+            containerd.start()
+        eventually(lambda: not told(), "listings succeed again")
+        assert ping(NODE, address).ok
 
 
-def test_a_stopped_sandbox_that_is_still_listed_keeps_what_it_has(site: Site, eager: Containerd) -> None:
+def test_a_stopped_sandbox_that_is_still_listed_keeps_what_it_has(site: Site, containerd: Containerd) -> None:
     """Its DEL will come with the removal. Only the listing decides, so another pod is lost and collected meanwhile."""
-    stopped, lost = eager.run(PodSpec("stopped")), eager.run(PodSpec("lost"))
-    with deletes_lost():
-        eager.stop_sandbox(stopped)
-        eager.remove(lost)
-    eventually(lambda: lost not in pods(site), "the lost pod is collected")
-    assert list(pods(site)) == [stopped]
-    eager.remove_sandbox(stopped)
-    assert pods(site) == {}
+    stopped, lost = containerd.run(PodSpec("stopped")), containerd.run(PodSpec("lost"))
+    with collecting(site):
+        with deletes_lost():
+            containerd.stop_sandbox(stopped)
+            containerd.remove(lost)
+        eventually(lambda: lost not in pods(site), "the lost pod is collected")
+        assert list(pods(site)) == [stopped]
+        containerd.remove_sandbox(stopped)
+        assert pods(site) == {}
 
 
 def test_a_listing_of_a_real_runtime_is_read_by_the_child(containerd: Containerd) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.netns.agent.conftest import Site, eventually
 from tests.runtime.conftest import ADDRESS, FAR, FAR_ADDRESS, NODE
+from tests.runtime.test_collection import collecting, deletes_lost
 from tests.runtime.test_sandboxes import pods
 from tests.sandbox.containerd import Containerd, PodSpec
 from tests.sandbox.echo import EchoServers, tcp_echo
@@ -68,18 +69,10 @@ def test_a_container_restarted_by_podman_is_wired_again(site: Site, podman: Podm
 def test_a_container_outlives_the_agent_and_is_not_collected(
     site: Site, containerd: Containerd, podman: Podman
 ) -> None:
-    container = podman.run("web")
-    lost = containerd.run(PodSpec("lost"))
-    kept = containerd.run(PodSpec("kept"))
-    site.stop()
-    site.start(collect_interval_seconds=0.3, collect_age_seconds=0.5)
-    try:
-        containerd.remove(lost)
-        # a pod that CRI does not list and that a kubelet's uid makes collectable: once it is gone, the looks were made
-        site.add("stray", CNI_ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=stray;K8S_POD_UID=1")
-        eventually(lambda: "stray" not in pods(site), "the stray is collected")
+    container, kept, lost = podman.run("web"), containerd.run(PodSpec("kept")), containerd.run(PodSpec("lost"))
+    with collecting(site):
+        with deletes_lost():
+            containerd.remove(lost)
+        eventually(lambda: lost not in pods(site), "the lost pod is collected: the looks were made")
         assert set(pods(site)) == {container.id, kept}
         assert ping(NODE, container.address).ok
-    finally:
-        site.stop()
-        site.start()

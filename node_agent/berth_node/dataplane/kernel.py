@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
 from . import proxies, routing, verify
+from .conntrack import Conntrack
 from .namespaces import Home
 from .nft import TABLE, NftError, NftTable, ruleset
 from .notices import KernelNotices
@@ -33,6 +34,7 @@ class KernelDataplane:
         self._nft = NftTable()
         self._rtnl = Rtnl()
         self._ports = HostPorts()
+        self._conntrack = Conntrack()
         self._primary_mtu = _SMALL_MTU
         self._configured: tuple[NodeLayout, Mapping[int, int]] | None = None
         self._repair = Repair(self._rtnl)
@@ -109,22 +111,30 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
         self._ports.adopt(attachments)
 
+    def flush_connections(self, addresses: Collection[str]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.flush_connections`."""
+        try:
+            self._conntrack.flush(addresses)
+        except OSError as error:
+            raise refused("forgetting the connections of returned addresses", error) from error
+
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
         return frozenset(link.mac for link in self._pods.links() if link.mac)
-
-    def primary_mtu(self) -> int:
-        """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
-        return self._primary_mtu
 
     def notices(self) -> KernelNotices:
         """See :meth:`berth_node.seams.Dataplane.notices`."""
         return self._notices
 
+    def primary_mtu(self) -> int:
+        """See :meth:`berth_node.seams.Dataplane.primary_mtu`."""
+        return self._primary_mtu
+
     def close(self) -> None:
         """See :meth:`berth_node.seams.Dataplane.close`."""
         self._notices.close()
         self._reaper.close()
+        self._conntrack.close()
         self._pods.close()
         self._rtnl.close()
         self._ports.close()

@@ -17,6 +17,7 @@ element is not as expected, everything is loaded anew in one transaction: no oth
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
@@ -143,10 +144,18 @@ class HostPorts:
         self._socket.close()
 
     def adopt(self, attachments: Iterable[Attachment]) -> None:
-        """Take over the ports of pods that an earlier agent wired; :meth:`restore` then makes the kernel match."""
+        """Take over the ports of pods that an earlier agent wired; :meth:`restore` then makes the kernel match.
+
+        A pod of which no port is known (an alias has no room for everything) loses its way to the node's loopback
+        too: without the table nothing would guard it.
+        """
         for attachment in attachments:
+            if not attachment.ports:
+                with contextlib.suppress(OSError):  # its link is gone
+                    sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "0")
+                continue
             try:
-                self._wanted |= dict.fromkeys(portmap.decode(attachment.ports), attachment.address)
+                self._wanted = _lent(self._wanted, portmap.decode(attachment.ports), attachment.address)
             except ValueError as error:  # kept by another version
                 _log.warning("host ports are lost", extra={"address": attachment.address, "why": str(error)})
 
@@ -156,9 +165,7 @@ class HostPorts:
         if not mappings:
             return
         sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "1")
-        slots = {_slot(mapping) for mapping in mappings}
-        after = {m: a for m, a in self._wanted.items() if _slot(m) not in slots}
-        self._become(after | dict.fromkeys(mappings, attachment.address))
+        self._become(_lent(self._wanted, mappings, attachment.address))
         self._forget_flows(mappings)
 
     def _forget_flows(self, mappings: Iterable[PortMapping]) -> None:
@@ -229,6 +236,13 @@ class HostPorts:
             return parse(run_nft(["-s", "-n", "list", "table", "ip", TABLE]))
         except NftError:
             return "", frozenset()
+
+
+def _lent(wanted: Wanted, mappings: Iterable[PortMapping], address: str) -> dict[PortMapping, str]:
+    """With these lent to the address, whoever had them: a map has one value for a key."""
+    lent = dict.fromkeys(mappings, address)
+    slots = {_slot(mapping) for mapping in lent}
+    return {m: a for m, a in wanted.items() if _slot(m) not in slots} | lent
 
 
 def _difference(before: Wanted, after: Wanted) -> Iterator[Element]:

@@ -103,12 +103,13 @@ def attributes(data: bytes, start: int = 0) -> Attributes:
 class Rtnl:
     """A blocking rtnetlink socket, bound for its life to the network namespace it was made in.
 
+    ``protocol``: another netlink family whose requests look the same.
     One thread uses it. Every call raises :class:`RtnlError` when the kernel refuses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         self._sequence = 1
         for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)

@@ -1,10 +1,12 @@
 """Kernel settings of the network namespace, by their files under ``/proc/sys``.
 
-``/proc/sys/net`` shows the namespace of the thread that opens the file.
+``/proc/sys/net`` shows the namespace of the thread that opens the file, by whatever mount it is reached. A container's
+own is read-only unless it is privileged; BERTH_PROC_SYS_NET names a mount of the host's instead.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,7 @@ __all__ = ["LOOSE", "ensure"]
 
 LOOSE: Final = "2"
 """``rp_filter``: accept a source that is reachable by any interface (kernel's ip-sysctl)."""
-_ROOT: Final = Path("/proc/sys/net/ipv4")
+_ROOT: Final = Path(os.environ.get("BERTH_PROC_SYS_NET", "/proc/sys/net"), "ipv4")
 
 
 def ensure(name: str, value: str) -> None:

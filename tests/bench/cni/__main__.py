@@ -26,6 +26,7 @@ from tests.bench.cni.peers import DEBIAN, Peer, available, write_configs
 from tests.bench.cni.place import Agent
 from tests.bench.cni.plan import Times, adds, carry_out, deletes
 from tests.netns.dataplane.site import Node, attachment
+from tests.sandbox import netns
 from tests.sandbox.world import netns_path
 
 __all__ = ["FULL", "QUICK", "Size", "measure"]
@@ -52,6 +53,7 @@ def measure(size: Size, folder: Path) -> dict[str, Any]:
     peers = available(build.plugin(), build.compiled("floor", folder))
     program, pings = build.compiled("exec", folder), build.compiled("rtt", folder)
     with ExitStack() as stack:
+        stack.callback(_remove_pods, peers, max(size.sequential, size.burst[0], *size.pods))
         for peer in peers:
             stack.enter_context(place.node(peer.node))
             for number in range(max(size.sequential, size.burst[0])):
@@ -66,6 +68,12 @@ def measure(size: Size, folder: Path) -> dict[str, Any]:
     found["rtt_us"], found["rtt_us_rules"] = ({str(n): t for n, t in f.items()} for f in (plain, rules))
     found["aims"] = [aim.as_json() for aim in result.judge(found)]
     return found
+
+
+def _remove_pods(peers: Sequence[Peer], most: int) -> None:
+    for name in (plan.pod_name(peer, number) for peer in peers for number in range(most)):
+        if netns_path(name).exists():
+            netns.delete(name)
 
 
 def _record_floor(peer: Peer, count: int) -> None:
@@ -136,7 +144,7 @@ class _Bench:
                     place.pod(plan.pod_name(berth[0], number))
             lines = adds(berth, [pods], "memory", random.Random(1))
             carry_out(self.program, berth, self.configs, lines)
-            assert self.agent.in_use() == count
+            assert self.agent.status()["in_use"] == count
             made, found[str(count)] = count, self.agent.rss_mb()
         carry_out(self.program, berth, self.configs, deletes(berth, [range(made)], "memory", random.Random(1)))
         return found

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from berth.contract import Assignment, Interface, Policy, Record
 from berth_node.seams import InterfaceLayout, NodeLayout
@@ -70,28 +70,39 @@ class Agent:
     folder: Path
     cloud: FakeCloud
     process: subprocess.Popen[bytes] | None = None
+    settings: str = ""
 
     def start(self) -> None:
-        """Start it and wait until it lends addresses. Byte code is kept, as an installation's is: without it the
-        process compiles its modules itself, which shows in its memory."""
-        config, log = self.folder / "node.toml", self.folder / "agent.log"
-        config.write_text('table = "nodes"\nreports_queue_url = "http://queue/reports"\n')
+        """Start it on a node that was just booted, and wait until it lends addresses."""
+        Path("/run/berth/ready").unlink(missing_ok=True)
+        Path("/run/berth/cni.sock").unlink(missing_ok=True)
+        self.spawn()
+        ready = [Path("/run/berth/ready"), Path("/run/berth/cni.sock")]
+        try:
+            wait_for("the agent", lambda: all(p.exists() for p in ready) or self._ended(), 30, 0.02)
+        finally:
+            if self._ended():
+                print(self.log.read_text(), file=sys.stderr)
+
+    @property
+    def log(self) -> Path:
+        """What it has logged, all its lives."""
+        return self.folder / "agent.log"
+
+    def spawn(self) -> None:
+        """Start it. Byte code is kept, as an installation's is: without it the process compiles its modules itself,
+        which shows in its memory."""
+        config = self.folder / "node.toml"
+        config.write_text(f'table = "nodes"\nreports_queue_url = "http://queue/reports"\n{self.settings}')
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {
             "AWS_ENDPOINT_URL": self.cloud.url,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.cloud.url,
             "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"),
             "PYTHONPATH": f"{_ROOT / 'layers/berth'}:{_ROOT / 'node_agent'}",
         }
-        Path("/run/berth/ready").unlink(missing_ok=True)
         argv = [sys.executable, "-m", "berth_node", "agent", "--config", str(config)]
-        with log.open("ab") as stderr:
+        with self.log.open("ab") as stderr:
             self.process = netns.popen(self.name, argv, env=environment, cwd="/", stderr=stderr)
-        ready = [Path("/run/berth/ready"), Path("/run/berth/cni.sock")]
-        try:
-            wait_for("the agent", lambda: all(p.exists() for p in ready) or self._ended(), 30, 0.02)
-        finally:
-            if self._ended():
-                print(log.read_text(), file=sys.stderr)
 
     def _ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
@@ -110,12 +121,20 @@ class Agent:
         kilobytes = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Rss:"))
         return round(kilobytes * 1024 / 1e6, 1)
 
-    def in_use(self) -> int:
-        """Addresses that pods hold, by the agent's own account."""
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def status(self) -> dict[str, Any]:
+        """``berth-node status --json``."""
         environment = {**os.environ, "PYTHONPATH": f"{_ROOT / 'layers/berth'}:{_ROOT / 'node_agent'}"}
         argv = [sys.executable, "-m", "berth_node", "status", "--json"]
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
-        return int(json.loads(done.stdout)["in_use"])
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
 
 @contextmanager

@@ -88,6 +88,7 @@ class Site:
     plugins: list[subprocess.Popen[bytes]] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    command: list[str] = field(default_factory=lambda: [sys.executable, "-m", "berth_node"])
 
     def serve(self, *cidrs: str, **options: Any) -> None:
         """Record and metadata both have these blocks."""
@@ -116,7 +117,7 @@ class Site:
         }
         argv = [sys.executable, "-m", "tests.netns.agent.fake_agent", str(config), str(self.folder)]
         if self.inside:
-            argv = [sys.executable, "-m", "berth_node", "agent", "--config", str(config)]
+            argv = [*self.command, "agent", "--config", str(config)]
         place = netns.inside(self.inside) if self.inside else nullcontext()
         with (self.folder / "agent.log").open("ab") as log, place:
             self.process = subprocess.Popen(argv, env=environment, cwd=ROOT, stderr=log)

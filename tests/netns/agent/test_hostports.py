@@ -71,6 +71,8 @@ def test_a_pods_host_ports_live_as_long_as_the_pod(kernel: Site, servers: EchoSe
     for port in (8080, 8081):
         assert _told(port) == f"pod-a {ADDRESS}"
     assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+    assert kernel.ask("pods")["pods"][0]["host_ports"] == [f"tcp:8080:{PORT}", f"tcp:8081:{PORT}"]
+    assert "host port tcp:8080:" in str(kernel.ask("explain", "default/pod-a"))
     assert kernel.call("DEL", "pod-a").code == 0
     assert _told(8080) == "refused"
 
@@ -105,12 +107,36 @@ def test_a_host_port_that_another_pod_has_is_refused_and_takes_no_address(kernel
     assert len(kernel.ask("pods")["pods"]) == 1
 
 
-def test_check_names_a_missing_host_port(kernel: Site) -> None:
+def test_host_ports_that_something_else_takes_away_come_back_by_themselves(kernel: Site, servers: EchoServers) -> None:
     result = _add(kernel, "pod-a", 8080).body
-    netns.run(NODE, ["nft", "flush", "map", "ip", "berth-ports", "by_port"])
-    error = kernel.call("CHECK", "pod-a", prevResult=result).body
-    assert error["code"] == 100
-    assert "host port 8080/tcp" in error["details"]
+    servers.add("pod-a", name="pod-a")
+    netns.run(NODE, ["nft", "flush", "ruleset"])
+    eventually(lambda: _told(8080) == f"pod-a {ADDRESS}", "the port is back")
+    assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+
+
+def test_of_two_pods_that_waited_with_the_same_host_port_one_gets_it_and_no_address_is_lost(
+    kernel: Site, servers: EchoServers
+) -> None:
+    for number in range(16):
+        assert _add(kernel, f"pod-{number}").code == 0
+    text = json.dumps(
+        {"cniVersion": "1.1.0", "name": "berth", "type": "berth", "runtimeConfig": _mappings(8081)}
+    ).encode()
+    late = {}
+    for name in ("late-1", "late-2"):
+        kernel.pod(name)
+        late[name] = kernel.popen(kernel.environment("ADD", name), text)
+    eventually(lambda: kernel.ask("status")["waiting"] == 2, "both wait")
+    kernel.serve(PREFIX, "10.0.1.48/28", revision=2)
+    answers = {name: kernel.finish(process) for name, process in late.items()}
+    (got,) = [name for name, answer in answers.items() if answer.code == 0]
+    (refused,) = [answer.body for answer in answers.values() if answer.code]
+    assert refused["code"] == 102
+    servers.add(got, name=got)
+    assert _told(8081) == f"{got} {ADDRESS}"
+    status = kernel.ask("status")
+    assert (len(kernel.ask("pods")["pods"]), status["free"], status["cooling"]) == (17, 15, 0)
 
 
 def test_a_pod_that_waited_for_its_address_gets_its_host_port(kernel: Site, servers: EchoServers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,3 +124,23 @@ def test_a_program_that_keeps_undoing_the_work_is_told_and_slows_the_agent_down(
     eventually(lambda: "1000:" in netns.run(NODE, ["ip", "rule"]).stdout, "the last word is Berth's", SOON)
     assert ping("pod-a", second).ok
     assert ping("pod-b", first).ok
+
+
+def test_the_next_pod_of_an_address_gets_none_of_the_last_ones_connections(kernel: Site) -> None:
+    kernel.serve("10.0.1.9/32", revision=2, cooldown=0)
+    eventually(lambda: kernel.ask("status")["assigned"] == 1, "only one address is left")
+    address = kernel.add("pod-a")
+    with netns.open_socket(NODE, socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind(("10.0.1.5", 7000))
+        server.listen()
+        with netns.open_socket("pod-a", socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.settimeout(5)
+            client.connect(("10.0.1.5", 7000))
+            assert f"src={address}" in _connections()
+            assert kernel.call("DEL", "pod-a").code == 0
+            assert kernel.add("pod-b") == address
+            assert f"src={address}" not in _connections()
+
+
+def _connections() -> str:
+    return netns.run(NODE, ["cat", "/proc/net/nf_conntrack"]).stdout

@@ -82,6 +82,17 @@ def test_version_is_answered(ready: Site) -> None:
     assert ready.call("VERSION", stdin=b"").body == body
 
 
+def test_a_configuration_of_a_megabyte_and_check_and_del_with_such_a_result_pass(ready: Site) -> None:
+    padding = "x" * (1 << 20)
+    result = ready.call("ADD", "pod-a", padding=padding).body
+    many = [{"dst": f"10.{n >> 8}.{n & 255}.0/24"} for n in range(40_000)]
+    large = {**result, "routes": [*result["routes"], *many]}
+    assert len(json.dumps(large)) > 1 << 20
+    assert ready.call("CHECK", "pod-a", padding=padding, prevResult=large).code == 0
+    assert ready.call("DEL", "pod-a", padding=padding, prevResult=large).code == 0
+    assert ready.ask("pods")["pods"] == []
+
+
 def test_a_previous_result_of_a_megabyte_passes_both_ways(ready: Site) -> None:
     routes = [{"dst": f"10.{i >> 8 & 255}.{i & 255}.0/24", "gw": "10.0.0.1"} for i in range(26_000)]
     ready.pod("pod-a")

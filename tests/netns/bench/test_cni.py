@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.bench.cni.__main__ import main
 from tests.bench.cni.peers import DEBIAN
+from tests.sandbox import netns
 
 
 def test_the_quick_bench_measures_every_peer_that_is_installed(tmp_path: Path) -> None:
@@ -24,3 +25,4 @@ def test_the_quick_bench_measures_every_peer_that_is_installed(tmp_path: Path) -
     assert found["rtt_us"].keys() == found["rtt_us_rules"].keys() == {"2", "6"}
     assert found["rss_mb"].keys() == {"start", "6"}
     assert found["aims"]
+    assert not [name for name in netns.names() if name.partition("-")[0] in peers]

@@ -138,6 +138,29 @@ def test_what_a_restarted_agent_does_not_adopt_goes(node: Node) -> None:
     assert _table(node) == ""
 
 
+def test_of_two_containers_of_a_pod_the_later_one_has_the_port_after_a_restart_too(node: Node) -> None:
+    first = lent("web", "10.0.1.33", PortMapping("tcp", 8080, 80))
+    later = lent("web", "10.0.1.35", PortMapping("tcp", 8080, 81))
+    node.call(node.dataplane.adopt_ports, [first, later])
+    assert _configure(node) == []
+    assert "tcp . 8080 : 10.0.1.35 . 81" in _table(node)
+    node.call(node.dataplane.detach, first)
+    assert _configure(node) == []
+    assert "tcp . 8080 : 10.0.1.35 . 81" in _table(node)
+
+
+def test_a_pod_whose_ports_are_forgotten_loses_the_way_to_the_nodes_loopback(node: Node) -> None:
+    def setting() -> str:
+        return node.sh("cat", f"/proc/sys/net/ipv4/conf/{WEB.host_ifname}/route_localnet").strip()
+
+    _configure(node)
+    _attach(node, WEB)
+    assert setting() == "1"
+    node.restart()
+    node.call(node.dataplane.adopt_ports, [replace(WEB, ports=""), attachment("gone", "10.0.1.40")])
+    assert setting() == "0"
+
+
 @pytest.mark.parametrize("command", SABOTAGE[:4])
 def test_a_pod_comes_and_goes_while_the_table_is_damaged(node: Node, command: str) -> None:
     _configure(node)

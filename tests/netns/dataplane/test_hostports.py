@@ -16,9 +16,10 @@ from tests.sandbox import netns
 from tests.sandbox.echo import PORT, tcp_echo, udp_echo
 from tests.sandbox.kubeproxy import MODES, KubeProxy, ServicePort
 
-A0, A1 = "10.0.1.10", "10.0.1.20"
+A0, A1, B0 = "10.0.1.10", "10.0.1.20", "10.0.2.10"
 LAYOUT = layout_of(two_nodes(), A)
 KINDS = ("a0-prefix", "a0-single", "a1-prefix", "a1-single")
+NODE_PORT = 30001
 HOST_PORTS = {name: 8001 + place for place, name in enumerate(KINDS)}
 
 
@@ -32,13 +33,14 @@ def ported(site: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
     """Each pod of node A has a host port; also beside kube-proxy, whose Services and NodePorts lead elsewhere."""
     made = [lent(name, site.pods[name], *both(port)) for name, port in HOST_PORTS.items()]
     made[0] = replace(made[0], ports=f"{made[0].ports},{portmap.encode(both(8101, A0))}")
+    made[1] = replace(made[1], ports=f"{made[1].ports},{portmap.encode(both(NODE_PORT))}")
     # a leftover of an attachment that names its netns is found whole, so this only adds the ports
     for one in made:
         netns_fd = site.a.descriptor(one.name)
         site.a.call(site.a.dataplane.attach, replace(one, netns_fd=netns_fd))
     proxy = KubeProxy(A, request.param) if request.param else None
     if proxy:
-        proxy.apply([ServicePort("web", "10.100.0.1", 80, (f"{site.pods['b0-prefix']}:{PORT}",), node_port=30001)])
+        proxy.apply([ServicePort("web", "10.100.0.1", 80, (f"{site.pods['b0-prefix']}:{PORT}",), node_port=NODE_PORT)])
     yield site
     if proxy:
         proxy.remove()
@@ -95,6 +97,18 @@ def test_a_host_port_of_one_address_is_not_lent_on_another(ported: Site) -> None
     assert tcp_echo(A, A0, 8101).told == f"a0-prefix {A0}"
     for address in (A1, "127.0.0.1"):
         assert tcp_echo(A, address, 8101).told == "refused"
+
+
+def test_a_host_port_wins_over_a_node_port_of_the_same_number(ported: Site) -> None:
+    assert tcp_echo("onprem", A0, NODE_PORT, source=PARTNER).told == f"a0-single {PARTNER}"
+    assert tcp_echo("a1-single", A0, NODE_PORT).told == f"a0-single {ported.pods['a1-single']}"
+    assert tcp_echo(A, A0, NODE_PORT).told == f"a0-single {A0}"
+
+
+def test_the_same_port_of_other_hosts_is_not_lent(ported: Site) -> None:
+    for client in ("a1-single", A):
+        for address in (B0, ported.pods["b0-prefix"], ported.pods["a0-prefix"]):
+            assert tcp_echo(client, address, HOST_PORTS["a0-single"]).told == "refused", (client, address)
 
 
 def test_a_pod_cannot_reach_the_nodes_own_loopback_by_the_setting_that_localhost_needs(ported: Site) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -107,6 +107,10 @@ class FakeCloud:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     cloud: FakeCloud
+
+    def handle(self) -> None:
+        with suppress(ConnectionResetError):  # an agent was killed
+            super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
         pass

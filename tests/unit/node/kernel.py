@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class FakeKernel:
     block: Path | None = None
     links: dict[tuple[str, str], Attachment] = field(default_factory=dict)
     layouts: list[NodeLayout] = field(default_factory=list)
+    flushed: list[str] = field(default_factory=list)
     repaired: list[tuple[Attachment, ...]] = field(default_factory=list)
     adopted: tuple[Attachment, ...] = ()
 
@@ -73,17 +74,20 @@ class FakeKernel:
         told = (alias.decode(alias.encode(a), a.host_ifname, a.mtu) for a in self.links.values())
         return tuple(a for a in told if a is not None)
 
+    def flush_connections(self, addresses: Collection[str]) -> None:
+        self.flushed += addresses
+
     def usable_macs(self) -> frozenset[str]:
         return self.macs
+
+    def notices(self) -> Silence:
+        return Silence()
 
     def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
         self.adopted = tuple(attachments)
 
     def primary_mtu(self) -> int:
         return 8901
-
-    def notices(self) -> Silence:
-        return Silence()
 
     def close(self) -> None:
         pass

@@ -51,6 +51,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.now, self.boots = 1000.0, 0
         self.kernel = FakeKernel(frozenset(MACS))
         self.returned: dict[str, float] = {}  # address → when a pod that had used it went
+        self.connections: set[str] = set()  # addresses of which the kernel's connection table has entries
         self.forgotten: dict[str, float] = {}  # address → when the knowledge was lost whether it cools
         self.serial = 0
         self.revision = 1
@@ -117,10 +118,21 @@ class DeskMachine(RuleBasedStateMachine):
             self.crash()
             return
         wired = self.kernel.attach(attachment)
+        self.connections.add(attachment.address)  # a pod talks as soon as it can
         if stop == "attached":
             self.crash()
             return
         self.desk.wired(key, wired)
+
+    @rule(killed=st.booleans())
+    def flush(self, killed: bool) -> None:
+        batch = self.desk.pool.unflushed
+        assert batch.isdisjoint(a.address for a in self.kernel.survey()), "a living pod's connections are flushed"
+        self.connections -= batch
+        if killed:
+            self.crash()
+        else:
+            self.desk.flushed(batch)
 
     @rule()
     def wait_ends(self) -> None:
@@ -154,6 +166,7 @@ class DeskMachine(RuleBasedStateMachine):
         assert mine[0].assignment not in {s.assignment for s in self.desk.pool.surrendered}
         went = self.returned.pop(address, None)
         assert went is None or self.now - went >= COOLDOWN, f"{address} cools"
+        assert address not in self.connections, f"{address} has the connections of its former pod"
         lost = self.forgotten.pop(address, None)
         assert lost is None or self.now - lost >= COOLDOWN, f"{address} may cool, for all that is known"
 
@@ -181,6 +194,7 @@ class DeskMachine(RuleBasedStateMachine):
         for attachment in self.kernel.survey():
             self.returned[attachment.address] = self.now
             self.kernel.detach(attachment)
+        self.connections.clear()
         self.boots += 1
         self.start()
 
@@ -261,6 +275,7 @@ class DeskMachine(RuleBasedStateMachine):
             went = self.returned.pop(address, None)
             assert went is None or self.now - went >= COOLDOWN, f"{cidr} given back while {address} cools"
             self.forgotten.pop(address, None)
+            assert address not in self.connections, f"{cidr} given back with connections of {address}"
         del self.cidrs[cidr]
         self.revision += 1
 

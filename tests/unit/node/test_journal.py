@@ -84,12 +84,12 @@ def test_compaction_keeps_all_that_counts_and_bounds_the_file(tmp_path: Path) ->
     for i in range(2000):
         journal.lend(attachment(f"x{i}", "10.0.0.9"))
         journal.free((f"x{i}", "eth0"), 5.0)
-        journal.forget_cooled(10.0)
+        journal.forget_cooled({"10.0.0.2"})
     assert (tmp_path / "j").read_bytes().count(b"\n") < 1100
     entries, cooling = dict(journal.entries), dict(journal.cooling)
     journal.close()
     again = Journal.open(tmp_path / "j")
-    again.forget_cooled(10.0)
+    again.forget_cooled({"10.0.0.2"})
     assert (again.entries, again.cooling) == (entries, cooling)
     assert again.cooling == {"10.0.0.2": 120.0}
     again.close()

@@ -59,6 +59,14 @@ def test_a_returned_address_cools_and_then_is_free_again() -> None:
     assert pool.cooled(120.0).choose() == "10.0.0.9"
 
 
+def test_an_address_whose_connections_the_kernel_may_know_cools_until_they_are_flushed() -> None:
+    pool = lend(Pool(blocks=(block("10.0.0.9/32"),)), "a").release(("a", "eth0"), 120.0, flush=True)
+    assert pool.cooled(500.0).choose() is None
+    assert pool.flushed(["10.0.0.9"]).cooled(119.9).choose() is None
+    assert pool.flushed(["10.0.0.9"]).cooled(120.0).choose() == "10.0.0.9"
+    assert pool.cooled(500.0).flushed(["10.0.0.9"]).cooled(500.0).choose() == "10.0.0.9"
+
+
 def test_an_address_that_a_pod_holds_never_cools() -> None:
     pool = lend(Pool(blocks=(block("10.0.0.9/32"),)), "a")
     assert pool.cool(["10.0.0.9"], 100.0) == pool

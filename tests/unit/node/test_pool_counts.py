@@ -84,7 +84,8 @@ def agree(pool: Pool) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["lend", "adopt", "free", "cool", "time", "blocks", "give", "wait"]), st.integers(0, 999)
+        st.sampled_from(["lend", "adopt", "free", "cool", "flush", "time", "blocks", "give", "wait"]),
+        st.integers(0, 999),
     ),
     max_size=40,
 )
@@ -106,11 +107,13 @@ def test_counts_kept_change_by_change_are_those_of_every_address_looked_at(steps
             case "free" if pool.lent:
                 pool = pool.release(list(pool.lent)[n % len(pool.lent)], now + n % 5)
             case "cool":
-                pool = pool.cool(ADDRESSES[n % 40 :: 9], now + n % 11)
+                pool = pool.cool(ADDRESSES[n % 40 :: 9], now + n % 11, flush=bool(n & 1))
+            case "flush":
+                pool = pool.flushed(sorted(pool.unflushed)[: n % 4])
             case "time":
                 now += n % 4
                 pool = pool.cooled(now).balanced(now, 2.0)
-                assert all(until > now for until in pool.cooling.values())
+                assert all(until > now or a in pool.unflushed for a, until in pool.cooling.items())
             case "blocks":
                 listed = [block(c, int(c[5]), usable=bool(n >> i & 1)) for i, c in enumerate(CIDRS) if n >> i & 6]
                 pool = pool.refreshed(tuple(listed), pool.policy)
@@ -119,5 +122,6 @@ def test_counts_kept_change_by_change_are_those_of_every_address_looked_at(steps
                 pool = replace(pool, surrendered=(*pool.surrendered, Surrender(MACS[0], b.cidr, b.assignment)))
             case "wait":
                 pool = pool.wait(Waiter((f"w{n % 3}", "eth0"), f"u{n % 2}"))
+        assert pool.unflushed <= pool.cooling.keys()
         agree(pool)
         agree(before)  # a value never changes

@@ -31,6 +31,35 @@ def call(mappings: object, **changes: str) -> tuple[PortMapping, ...]:
     return read_call(Request({**ADD, **changes}, json.dumps(config).encode())).ports
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["tcp", "0.0.0.0", "10.0.0.1", 80]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["portMappings", "hostPort", "containerPort", "protocol", "hostIP"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_whatever_a_runtime_passes_is_read_or_is_code_7(value: object) -> None:
+    config = json.dumps({**CONFIG, "runtimeConfig": value}).encode()
+    code = 0
+    ports: tuple[PortMapping, ...] = ()
+    try:
+        ports = read_call(Request(ADD, config)).ports
+    except CniError as error:
+        code = error.code
+    assert code in (0, 7)
+    assert portmap.decode(portmap.encode(ports)) == ports
+
+
 @given(st.lists(MAPPINGS, max_size=5))
 def test_mappings_come_back_from_their_text(mappings: list[PortMapping]) -> None:
     assert portmap.decode(portmap.encode(mappings)) == tuple(mappings)
