@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image lock clean
+.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel dataplane nodes endure runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,14 +43,14 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: test runtime test-sam luck ## what CI runs: all tests, container runtimes, the SAM CLI, 10,000 random schedules
+ci: test endure runtime test-sam luck ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit
+	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit dataplane
 
 worlds:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= kernel e2e command
+	@+$(TIED) $(MAKE) --no-print-directory LANES= nodes e2e command
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "lint: ruff, mypy, import contracts"
@@ -70,10 +70,20 @@ unit: setup ## unit tests, a little random input, the sandbox's contract tests: 
 fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each kind
 	@BERTH_FUZZ=$(or $(FUZZ),20000) $(TIED) $(PY) -m pytest tests/fuzz --timeout=0
 
-kernel: setup plugin ## tests on real network namespaces, inside a private world
-	@echo "kernel: tests on real network namespaces"
-	@$(TIED) $(PY) -m scripts.build_node --arch $$(uname -m) >/dev/null || echo "kernel: no bundle, so its test is skipped"
-	@$(WORLD) $(PY) -m pytest tests/netns
+kernel: dataplane nodes ## tests on real network namespaces, inside a private world
+
+dataplane: setup plugin
+	@echo "dataplane: packets, routing, Services, and the VPC they run in"
+	@$(WORLD) $(PY) -m pytest tests/netns/dataplane tests/netns/fabric
+
+nodes: setup plugin
+	@echo "nodes: the whole agent, the runtime, an installation"
+	@$(TIED) $(PY) -m scripts.build_node --arch $$(uname -m) >/dev/null || echo "nodes: no bundle, so its test is skipped"
+	@$(WORLD) $(PY) -m pytest tests/netns/agent tests/netns/runtime
+
+endure: setup plugin ## the agent killed at each of its effects, a short soak, a quick bench: on real namespaces
+	@echo "endure: kills, soak, bench"
+	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench
 
 runtime: setup plugin ## containerd and podman with the reference plugins, inside a private world; installs them by apt
 	@$(TIED) scripts/bootstrap.sh runtime

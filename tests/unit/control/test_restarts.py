@@ -47,7 +47,8 @@ class Node:
         return self.scene.store.record()
 
     def refresh(self) -> int:
-        """Take over the record; instance metadata shows what it lists."""
+        """Take over the record; instance metadata shows what it lists. The kernel has forgotten old connections."""
+        self.desk.flushed(self.desk.pool.unflushed)
         record = self.record()
         if record is None:
             return 0
@@ -88,6 +89,7 @@ class Node:
         while self.now < until:
             step = 1.0 if self.desk.dirty else 10.0
             self.scene.machine.now = min(until, self.now + step, self.reported_at + REPORT_SECONDS)
+            self.desk.flushed(self.desk.pool.unflushed)
             if self.desk.balance() or self.now >= self.reported_at + REPORT_SECONDS or self.desk.dirty:
                 self.desk.dirty = False
                 self.report()
