@@ -47,10 +47,10 @@ ci: test endure runtime test-sam luck ## what CI runs: all tests, the long ones 
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit dataplane
+	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit nodes
 
 worlds:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= nodes e2e command
+	@+$(TIED) $(MAKE) --no-print-directory LANES= dataplane e2e command
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "lint: ruff, mypy, import contracts"
