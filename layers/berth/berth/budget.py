@@ -39,6 +39,8 @@ SLOW_SECONDS: Final = 60.0
 _WAITS_AGE: Final = 1.0
 """What is known of a bucket is good for this long, where only a choice depends on it."""
 _TRIES: Final = 6
+_DIGITS: Final = 6
+"""Of a second, that the table keeps."""
 _READ_AT_ONCE: Final = 100
 """Keys in one BatchGetItem (DynamoDB API reference)."""
 
@@ -142,7 +144,7 @@ class DynamoBudget:
     # ------------------------------------------------------------------------------------------- taking
 
     def _take(self, kind: str, bucket: Bucket, count: int, now: float, share: float, ahead: float) -> Slot | None:
-        """None: there are none to be had on these terms.
+        """None: there are none to be had on these terms, or others were quicker each time.
 
         A refusal by what is known is final, since ``tat`` never goes back.
         """
@@ -161,13 +163,14 @@ class DynamoBudget:
         level = self._level(action)
         free = max(now, bucket.draw(level, count, now).tat - bucket.tolerance * share)
         last = now + AHEAD_SECONDS
-        turn = None
-        if free < last:
-            turn = self._take(f"{action} turns", Bucket(0, bucket.refill), count, free, 1.0, last - free)
-        return Slot(turn.at if turn else last, reserved=False, left=bucket.left(level, now))
+        turns, kind = Bucket(0, bucket.refill), f"{action} turns"
+        turn = self._take(kind, turns, count, free, 1.0, last - free) if free < last else None
+        # without one (others were quicker): when the next would be, as far as is known
+        at = turn.at if turn else max(free, turns.draw(self._level(kind), count, free).at)
+        return Slot(min(at, last), reserved=False, left=bucket.left(level, now))
 
     def _write(self, kind: str, draw: Draw, now: float) -> bool:
-        if self._level(kind).tat > now:
+        if self._level(kind).tat > round(now, _DIGITS):  # as the table will compare them
             values = {":cost": draw.cost, ":now": now, ":most": draw.latest - draw.cost}
             expression, condition = "SET tat = tat + :cost", SOME_ARE_TAKEN
         else:
@@ -229,4 +232,4 @@ def _level(item: Mapping[str, Any]) -> Level:
 
 
 def _number(value: float) -> dict[str, str]:
-    return {"N": f"{value:.6f}"}
+    return {"N": f"{value:.{_DIGITS}f}"}

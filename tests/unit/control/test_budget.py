@@ -105,6 +105,32 @@ def test_who_finds_nothing_is_told_to_come_back_one_after_another(client: Client
     assert gaps == pytest.approx([0.05] * 39, abs=1e-5)
 
 
+def put(client: Client, kind: str, tat: float) -> None:
+    item = {"node": {"S": SCOPE}, "kind": {"S": kind}, "tat": {"N": f"{tat:.6f}"}}
+    client._client.put_item(TableName=TABLE, Item=item)
+
+
+def test_a_time_that_differs_from_now_by_less_than_the_table_keeps_is_now(client: Client) -> None:
+    """What is compared here and in the table must be the same numbers, or each write is refused for what is not so."""
+    now = next(t for t in (NOW + n * 3e-7 for n in range(100)) if float(f"{t:.6f}") > t)
+    put(client, DESCRIBE, now)
+    one = budget(client)
+    one.waits(frozenset({DESCRIBE}), now)
+    slot = one.reserve(DESCRIBE, 1, Priority.SHORTAGE, now)
+    assert slot.reserved
+    assert slot.at <= now, "it may be used at once"
+    assert client.writes == 1
+
+
+def test_who_loses_every_race_for_a_turn_comes_back_soon_and_not_in_a_quarter_of_an_hour(client: Client) -> None:
+    one = budget(client)
+    for _ in range(8):
+        one.reserve(DESCRIBE, 10, Priority.SHORTAGE, NOW)
+    times = itertools.cycle([NOW + 5, NOW - 5])
+    client.before = lambda: put(client, f"{DESCRIBE} turns", next(times))
+    assert one.reserve(DESCRIBE, 1, Priority.SHORTAGE, NOW).at < NOW + 10
+
+
 def test_no_slot_is_given_further_ahead_than_a_message_can_be_delayed(client: Client) -> None:
     own = (("Slow", Bucket(20, 0.1)),)
     one = budget(client, own=own)
