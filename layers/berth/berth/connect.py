@@ -20,7 +20,7 @@ from berth.settings import Settings
 from berth.standby_pools import parse_pools
 from berth.standby_store import DynamoStandby
 from berth.store import DynamoStore
-from berth.world import draw
+from berth.world import pay
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -49,7 +49,7 @@ __all__ = [
 def connect_ec2(settings: Settings, meters: Meters | None = None, budget: Budget | None = None) -> Boto3Ec2:
     client = make_client("ec2", config=MUTATING_CONFIG)
     meters, budget = _counting(client, meters), budget or Unlimited()
-    return Boto3Ec2(client, client, settings.arn_prefix, pay=lambda action: draw(budget, meters, time.time(), action))
+    return Boto3Ec2(client, client, settings.arn_prefix, pay=lambda action: pay(budget, meters, time.time(), action))
 
 
 def connect_bus(settings: Settings) -> EventBus:

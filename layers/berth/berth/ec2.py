@@ -94,7 +94,7 @@ class Boto3Ec2:
     steady nodes costs one DescribeInstances and one DescribeNetworkInterfaces.
 
     ``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; ``clock`` counts seconds from anywhere. ``pay``
-    takes the token of a describe (EC2's name of it) that the caller cannot foresee: all but the first page
+    takes the token of a describe (EC2's name of it) that the caller cannot foresee, or raises: all but the first page
     of :meth:`instances` and of :meth:`interfaces`.
     """
 
@@ -104,7 +104,7 @@ class Boto3Ec2:
         writer: EC2Client,
         arn_prefix: str,
         clock: Callable[[], float] = time.monotonic,
-        pay: Callable[[str], object] = lambda _action: None,
+        pay: Callable[[str], None] = lambda _action: None,
     ) -> None:
         self._reader, self._writer, self._arn_prefix, self._pay = reader, writer, arn_prefix, pay
         self._attached: dict[str, tuple[InterfaceView, ...]] = {}

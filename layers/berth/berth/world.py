@@ -19,7 +19,7 @@ from berth.model import Instance, InterfaceView, Limits
 from berth.policy import cluster_of
 from berth.store import NodeState
 
-__all__ = ["OutOfTokensError", "World", "describe", "draw", "pay"]
+__all__ = ["OutOfTokensError", "World", "describe", "pay"]
 
 
 class OutOfTokensError(Exception):
@@ -80,22 +80,13 @@ def _interfaces(
     return take_in(edges, edges.ec2.interfaces(ours), [i for i in ours if states[i].claims])
 
 
-def draw(budget: Budget, meters: Meters, now: float, action: str) -> float:
-    """Take the token of one describe if there is one. Returns when there is one (Unix seconds).
-
-    What is seldom described does not wait for it: a look that has begun would spend its other tokens again.
-    """
+def pay(budget: Budget, meters: Meters, now: float, action: str) -> None:
+    """Take the token of one describe. Raises :class:`OutOfTokensError`."""
     slot = budget.reserve(action, 1, Priority.SHORTAGE, now)
     if slot.left is not None:
         meters.stands("TokensLeft", slot.left, action=action)
-    return slot.at
-
-
-def pay(budget: Budget, meters: Meters, now: float, action: str) -> None:
-    """Take the token of one describe. Raises :class:`OutOfTokensError`."""
-    at = draw(budget, meters, now, action)
-    if at > now:
-        raise OutOfTokensError(action, at)
+    if slot.at > now:
+        raise OutOfTokensError(action, slot.at)
 
 
 def _cluster(edges: Edges, instance: Instance) -> str | None:

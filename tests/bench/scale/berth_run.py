@@ -28,7 +28,7 @@ from berth.meters import Meters
 from berth.model import InterfaceView
 from berth.reconcile import reconcile
 from berth.settings import Settings
-from berth.world import draw
+from berth.world import pay
 
 from tests.bench.scale.agent import Agent
 from tests.bench.scale.assumed import (
@@ -67,7 +67,7 @@ LIMIT_SECONDS: Final = 20_000.0
 class _CountedEc2(Boto3Ec2):
     """Counts the rounds of describing: a batch's, and those for nodes that somebody knocked for meanwhile."""
 
-    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float], pay: Callable[[str], object]) -> None:
+    def __init__(self, client: Any, arn_prefix: str, clock: Callable[[], float], pay: Callable[[str], None]) -> None:
         super().__init__(client, client, arn_prefix, clock, pay)
         self.rounds = self.nodes = 0
 
@@ -151,7 +151,7 @@ class _ControlPlane:
         budget_client = delayed(self.budget_table, timeline, lambda: DYNAMODB.draw(rng))
         budget, meters = DynamoBudget(budget_client, "budget", "bench", Buckets()), Meters()
         return Edges(
-            ec2=_CountedEc2(client, ARN_PREFIX, self.clock, lambda action: draw(budget, meters, self.clock(), action)),
+            ec2=_CountedEc2(client, ARN_PREFIX, self.clock, lambda action: pay(budget, meters, self.clock(), action)),
             budget=budget,
             meters=meters,
             store=delayed(self.store, timeline, lambda: DYNAMODB.draw(rng)),
