@@ -63,15 +63,11 @@ def look(signals: list[Signal], reports: list[SentReport], seconds: float) -> di
     edges.meters.aged("EventAge", edges.clock(), [s.at for s in signals])
     edges.meters.aged("ReportAge", edges.clock(), [r.sent_at for r in reports])
     arns = {sent.instance_id: edges.settings.arn(sent.instance_id) for sent in reports}
-    intake = ingest(edges.store, arns, reports)
+    intake = ingest(edges.store, arns, reports, edges.ledger)
     for reason in (*intake.refused, *intake.older):
         logger.info("report dropped", extra={"reason": reason})
     result = reconcile(edges, [*signals, *intake.signals], seconds)
-    taken = {
-        "ReportsRead": len(reports),
-        "ReportsQuiet": intake.quiet,
-        "ReportsRefused": len(intake.refused),
-        "ReportsOlder": len(intake.older),
-    }
-    publish(metrics, {**result.counts, **taken}, edges.meters.take())
+    counts = result.counts
+    counts.update({"ReportsRead": len(reports), **intake.counts})
+    publish(metrics, counts, edges.meters.take())
     return result.failed

@@ -25,10 +25,11 @@ from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.flushing import Flushing
 from berth_node.imds import DEFAULT_ENDPOINT, Identity, Imds, ImdsError
-from berth_node.journal import Journal
+from berth_node.journal import Journal, JournalError
+from berth_node.leasefile import LeaseFile
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
-from berth_node.process import AlreadyRunningError, Threads, kernel_boot, only_one, steady_clock
+from berth_node.process import AlreadyRunningError, Threads, kernel_boot, last_beat, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
 from berth_node.reporter import Reporter
@@ -106,6 +107,8 @@ class Agent:
             self._clock,
             hold=config.surrender_hold_seconds,
             kernel_boot=kernel_boot(),
+            alive=last_beat(config.run_dir / "ready"),
+            lease_file=LeaseFile(config.state_dir / "leases.json", identity.instance_id),
         )
         undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
         for attachment in undo:
@@ -182,10 +185,23 @@ class Agent:
             self.node.mark.touch()  # the plugin's 60 s for a restart count from here
         try:
             self.desk.save()
+            self.desk.save_leases()
         except OSError as error:
             self.watcher.note("durable state", error)
         await self._threads.in_rtnl(self.dataplane.close)
         self.desk.journal.close()
+
+    async def _keep_leases(self, now: float) -> None:
+        """A copy of what is untold on disk, and what is to be told again by its age."""
+        leases, file = self.desk.journal.leases, self.desk.lease_file
+        try:
+            self.desk.renew_leases()
+            if file and file.due(leases, now):
+                await asyncio.to_thread(file.save, file.taken(leases, now))
+        except (OSError, JournalError) as error:
+            if file:
+                file.failed()
+            self.watcher.note("untold leases", error)
 
     # ------------------------------------------------------------------------------------------------- loops
 
@@ -241,6 +257,7 @@ class Agent:
             if self.desk.dirty and now - saved >= 1.0:
                 saved = now
                 await self._save()
+            await self._keep_leases(now)
             if self.node.ready and now - beat >= _HEARTBEAT:
                 beat = now
                 self.node.beat()
@@ -260,12 +277,14 @@ class Agent:
         """None before the first record: until then the order of this node's reports may not be known."""
         if self.watcher.applied_revision is None:
             return None
-        return build(self.desk.pool, self.watcher.applied_revision, self.desk.order())
+        leases = self.desk.journal.leases
+        return build(self.desk.pool, self.watcher.applied_revision, self.desk.order(), leases, self._clock())
 
     def _report_sent(self, report: Report) -> None:
         if self.desk.pool.deficit > 0:
             self.measures.shortage_reported(self._clock())
-        if report.waiting or report.surrendered or self.desk.pool.deficit > 0:
+        waits = report.waiting or report.surrendered or self.desk.pool.deficit > 0
+        if waits or self.desk.journal.leases.backlog:
             self._looks = 0
             self._look_now.set()
 

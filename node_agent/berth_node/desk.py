@@ -6,6 +6,8 @@ Everything here is synchronous and runs in the event loop's thread. The order of
   start detaches whatever the kernel has and lets the address cool. The plugin asks again.
 * return: (by the caller) the kernel, then journal ``free``. Killed in between: the kernel does not know the pod any
   more, so the next start frees it; the plugin has spooled the DEL, which then finds nothing to do.
+* a lease begins with journal ``wired`` and ends with journal ``free`` (:mod:`berth_node.leases`): killed before the
+  line, it has not begun, or it ends when the next start finds the pod gone; after it, the same line tells it again.
 * surrender: durable file, then pool, then report. Killed in between: the next report lists it.
 * take back: durable file, then pool, then lend. A surrendered block that turns out to be in use is never listed.
 """
@@ -21,6 +23,8 @@ from berth.contract import Order, Policy, Record
 
 from berth_node.durable import Durable, DurableFile
 from berth_node.journal import Entry, Journal
+from berth_node.leasefile import LeaseFile
+from berth_node.leases import RETELL_SECONDS, new_epoch
 from berth_node.names import alias_key, host_ifname
 from berth_node.pool import Key, Pool, Waiter
 from berth_node.seams import Attachment, Wired
@@ -65,8 +69,12 @@ class Desk:
     pool: Pool = field(default_factory=Pool)
     boot: int = 0
     dirty: bool = False
+    alive: float = 0.0
+    """When an agent of this boot last was known to run, 0 if that is not known."""
+    lease_file: LeaseFile | None = None
     _sequence: int = 0
     _lost: str = ""
+    _retold: float = 0.0
 
     # --------------------------------------------------------------------------------------------- starting
 
@@ -88,9 +96,42 @@ class Desk:
             for address, until in cooling.items():
                 pool = pool.cool([address], min(until, latest), flush=True)  # whether it was, nobody knows
         self.pool = pool.cool(known.in_use, latest, flush=True).cooled(now)
+        self._open_epoch(now)
         undo = self._compare(survey)
+        self._begin_leases(now)
         self.save()
         return undo
+
+    def _open_epoch(self, now: float) -> None:
+        """A journal that knew no leases, or lost some, begins a new epoch."""
+        leases = self.journal.leases
+        if not leases.epoch or leases.lost_from:
+            self.journal.epoch(new_epoch(self.kernel_boot), now)
+
+    def _begin_leases(self, now: float) -> None:
+        """Pods that an earlier version wired have their leases begun; what another boot left untold is taken over."""
+        leases, self._retold = self.journal.leases, now
+        for key, entry in list(self.journal.entries.items()):
+            if entry.wired is not None and key not in leases.live:
+                self.journal.wired(key, entry.wired)
+        known = {replace(row, id=0, epoch=row.epoch or leases.epoch) for row in leases.untold.values()}
+        for row in self.lease_file.load() if self.lease_file else ():
+            if row.epoch not in ("", leases.epoch) and replace(row, id=0) not in known:
+                self.journal.carry(row)
+        self.journal.retell(leases.old(now))
+
+    def renew_leases(self) -> None:
+        """Now and then: tell long leases again, and begin a new epoch if leases had to be dropped and can now be told.
+
+        Raises :class:`berth_node.journal.JournalError`.
+        """
+        now, leases = self.clock(), self.journal.leases
+        if leases.lost_from and leases.taken:
+            _log.warning("more leases ended than could be kept for the ledger; it will say that it does not know")
+            self.journal.epoch(new_epoch(self.kernel_boot), now)
+        if now - self._retold >= RETELL_SECONDS:
+            self._retold = now
+            self.journal.retell(leases.old(now))
 
     def _compare(self, survey: Iterable[Attachment]) -> tuple[Attachment, ...]:
         """The kernel is the second witness: adopt what only it knows, free what it does not know."""
@@ -104,7 +145,7 @@ class Desk:
                 _log.warning(
                     "pod is gone from the kernel", extra={"container": key[0], "address": entry.attachment.address}
                 )
-                self.free(key)
+                self.free(key, held_until=max(self.alive, entry.attachment.attached_at))
         for alias, attachment in seen.items():
             key = (attachment.container_id, attachment.ifname)
             if alias not in known:
@@ -183,13 +224,16 @@ class Desk:
         """The kernel has all of it. Raises ``JournalError``."""
         self.journal.wired(key, wired)
 
-    def free(self, key: Key, *, used: bool = True) -> None:
-        """The kernel has nothing of it. The address cools unless nothing can have used it. Raises ``JournalError``."""
+    def free(self, key: Key, *, used: bool = True, held_until: float = 0.0) -> None:
+        """The kernel has nothing of it. The address cools unless nothing can have used it. Raises ``JournalError``.
+
+        ``held_until``: its end was not seen, and this is when it last was known to be there.
+        """
         if key not in self.journal.entries:
             return
         now = self.clock()
         until = now + self.pool.policy.cooldown_seconds if used else now
-        self.journal.free(key, until)
+        self.journal.free(key, until, at=now, held_until=held_until)
         self.pool = self.pool.release(key, until, flush=used).cooled(now)
         self.dirty = True
 
@@ -249,6 +293,11 @@ class Desk:
         """What to save now, and its ticket, for a thread that calls ``durable.save``."""
         self.dirty = False
         return self._durable(self.pool), self.durable.ticket()
+
+    def save_leases(self) -> None:
+        """Write what is untold of leases now. Raises ``OSError``."""
+        if self.lease_file:
+            self.lease_file.save(self.lease_file.taken(self.journal.leases, self.clock()))
 
     def save(self) -> None:
         """Save now. Raises ``OSError``."""

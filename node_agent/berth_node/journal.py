@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from berth.contract import PodLease
+
+from berth_node.leases import Leases, read_row, row_fields
 from berth_node.pool import Key
 from berth_node.seams import Attachment, Wired
 
@@ -36,6 +39,14 @@ _FIELDS: Final = (
     "mtu",
     "ports",
 )
+
+
+def _macs(wired: Wired) -> dict[str, Any]:
+    return {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
+
+
+def _epoch_line(epoch: str, since: float, last: int, lost: float) -> dict[str, Any]:
+    return {"op": "epoch", "epoch": epoch, "since": since, "last": last, "lost": lost}
 
 
 class JournalError(Exception):
@@ -61,6 +72,7 @@ class Journal:
     entries: dict[Key, Entry] = field(default_factory=dict)
     cooling: dict[str, float] = field(default_factory=dict)
     made: bool = False
+    leases: Leases = field(default_factory=Leases)
     _fd: int = -1
     _size: int = 0
     _lines: int = 0
@@ -100,13 +112,35 @@ class Journal:
         self._write({"op": "lend", **{name: getattr(attachment, name) for name in _FIELDS}})
 
     def wired(self, key: Key, wired: Wired) -> None:
-        """The kernel has it all."""
-        macs = {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
-        self._write({"op": "wired", "key": list(key), **macs})
+        """The kernel has it all: its lease has begun, if it had not before."""
+        lease = {} if key in self.leases.live else {"lease": self.leases.last + 1}
+        self._write({"op": "wired", "key": list(key), **_macs(wired), **lease})
 
-    def free(self, key: Key, until: float) -> None:
-        """The kernel has nothing of it any more; its address cools until then."""
-        self._write({"op": "free", "key": list(key), "until": until})
+    def free(self, key: Key, until: float, *, at: float = 0.0, held_until: float = 0.0) -> None:
+        """The kernel has nothing of it any more; its address cools until then. ``at`` is now.
+
+        ``held_until``: its end was not seen, and this is when it last was known to be there.
+        """
+        lease = {"lease": self.leases.last + 1, "at": at or until} if key in self.leases.live else {}
+        held = {"held": held_until} if lease and held_until else {}
+        self._write({"op": "free", "key": list(key), "until": until, **lease, **held})
+
+    def epoch(self, epoch: str, since: float) -> None:
+        """From now on everything is known of leases: what goes on is told anew."""
+        self._write(_epoch_line(epoch, since, self.leases.last, 0.0))
+
+    def retell(self, keys: Iterable[Key]) -> None:
+        """Have these leases told once more. Their new ids are taken first: killed in between, they are only unused."""
+        keys, leases = list(keys), self.leases
+        first = leases.last + 1
+        last = leases.last + sum(len(leases.live[key]) for key in keys)
+        if keys:
+            self._write(_epoch_line(leases.epoch, leases.since, last, leases.lost_from))
+            leases.retell(keys, first)
+
+    def carry(self, row: PodLease) -> None:
+        """A lease of an earlier epoch is still to be told."""
+        self._write({"op": "row", **row_fields(replace(row, id=self.leases.last + 1))})
 
     def forget_cooled(self, cooling: Container[str]) -> None:
         """Drop all but these from memory, so that the next compaction leaves it out."""
@@ -124,13 +158,26 @@ class Journal:
             self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
             self.cooling.pop(attachment.address, None)
             return
+        if op == "epoch":
+            lost = float(event.get("lost", 0.0))
+            self.leases.start(event["epoch"], float(event["since"]), int(event["last"]), lost)
+            return
+        if op == "row":
+            self.leases.carry(read_row(event))
+            return
         container_id, ifname = event["key"]
         key = (container_id, ifname)
         if op == "wired":
             wired = Wired(event["host_mac"], event["pod_mac"], event["host_ifindex"])
             self.entries[key] = replace(self.entries[key], wired=wired)
+            if "lease" in event:
+                self.leases.begin(int(event["lease"]), key, self.entries[key].attachment)
         elif op == "free":
             self.cooling[self.entries.pop(key).attachment.address] = float(event["until"])
+            if "lease" in event:
+                self.leases.end(int(event["lease"]), key, float(event["at"]), float(event.get("held", 0.0)))
+            else:
+                self.leases.forget(key)
         else:
             raise ValueError(f"unknown op {op!r}")
 
@@ -145,7 +192,7 @@ class Journal:
         self._size += len(line)
         self._lines += 1
         self._apply(event)
-        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling)):
+        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling) + len(self.leases.untold)):
             self._compact()
 
     def _compact(self) -> None:
@@ -154,13 +201,16 @@ class Journal:
         A kill before the rename leaves the old file, whole; after it, the new one. A file that cannot be written is no
         failure: the old one still holds everything.
         """
-        events: list[dict[str, Any]] = []
+        events, leases = [], self.leases
+        if leases.epoch:
+            events.append(_epoch_line(leases.epoch, leases.since, leases.last, leases.lost_from))
         for key, entry in self.entries.items():
             events.append({"op": "lend", **{name: getattr(entry.attachment, name) for name in _FIELDS}})
             if entry.wired:
-                w = entry.wired
-                macs = {"host_mac": w.host_mac, "pod_mac": w.pod_mac, "host_ifindex": w.host_ifindex}
-                events.append({"op": "wired", "key": list(key), **macs})
+                # a lease that was told already is read back as untold: the ledger's next answer says that it was
+                lease = {"lease": leases.live[key][0].id} if key in leases.live else {}
+                events.append({"op": "wired", "key": list(key), **_macs(entry.wired), **lease})
+        events += [{"op": "row", **row_fields(row)} for row in leases.untold.values() if row.ended or row.epoch]
         events += [{"op": "cool", "address": a, "until": until} for a, until in self.cooling.items()]
         content = b"".join(json.dumps(e, separators=(",", ":")).encode() + b"\n" for e in events)
         draft = self.path.with_suffix(".new")

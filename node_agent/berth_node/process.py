@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["AlreadyRunningError", "Threads", "kernel_boot", "only_one", "steady_clock"]
+__all__ = ["AlreadyRunningError", "Threads", "kernel_boot", "last_beat", "only_one", "steady_clock"]
 
 _A = TypeVar("_A")
 _R = TypeVar("_R")
@@ -31,6 +31,14 @@ def steady_clock() -> Callable[[], float]:
 def kernel_boot() -> str:
     """The kernel's id of this boot: random, the same until the next one (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def last_beat(mark: Path) -> float:
+    """When an agent of this boot last touched its mark, Unix seconds; 0 if none did."""
+    try:
+        return mark.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 @dataclass(slots=True)

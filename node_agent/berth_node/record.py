@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from berth.contract import BODY, KIND, NODE, RECORD_KIND, ContractError, Record, decode_record, encode_record
+from berth.contract import (
+    BODY,
+    KIND,
+    LEASES,
+    NODE,
+    RECORD_KIND,
+    REPORT_KIND,
+    ContractError,
+    Record,
+    Told,
+    decode_record,
+    encode_record,
+)
 
 from berth_node.durable import write_atomically
 from berth_node.imds import Identity
@@ -90,3 +102,11 @@ class RecordKeeper:
             write_atomically(self.path, encode_record(chosen))
             self.current = chosen
         return self.current
+
+    def fetch_told(self) -> Told | None:
+        """Which leases the ledger has; None if nothing says so: there is no report yet, or the stack is of before it.
+
+        Blocks. Raises what ``get_item`` does.
+        """
+        item = self.get_item({NODE: self.identity.arn, KIND: REPORT_KIND})
+        return Told.read(item[LEASES]) if LEASES in item else None

@@ -75,7 +75,22 @@ class Watcher:
             self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
+        await self._ask_ledger()
         return await self._apply()
+
+    async def _ask_ledger(self) -> None:
+        """What the ledger has is dropped. Not asked while there is nothing to drop."""
+        leases = self.desk.journal.leases
+        if not leases.untold:
+            return
+        try:
+            told = await self.in_cloud(self.keeper.fetch_told)
+            self._was_read("leases")
+        except Exception as error:
+            self.note("leases", error)
+            return
+        if told is not None:
+            leases.acknowledged(told)
 
     def _was_read(self, what: str) -> None:
         self.trouble.pop(what, None)

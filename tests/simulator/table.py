@@ -12,6 +12,7 @@ from berth.contract import Record, Report, decode_record, decode_report, encode_
 from berth.events import Signal
 from berth.intents import decode_intents, encode_intents
 from berth.model import Intent, Notes
+from berth.node_items import Heard
 from berth.store import NodeState, RevisionConflictError, digest
 
 from tests.simulator.ec2 import Faults
@@ -40,6 +41,7 @@ class Item:
     slots: tuple[Reservation, ...] = ()
     expires_at: float | None = None
     requested_at: float = 0.0
+    heard: Heard = field(default_factory=Heard)
 
 
 @dataclass
@@ -83,6 +85,7 @@ class Table:
             intents=item.intents,
             buried=item.expires_at is not None,
             slots=item.slots,
+            heard=item.heard,
         )
 
     # ------------------------------------------------------------------------------------------- writing
@@ -106,7 +109,7 @@ class Table:
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
         lost = self._call("bury", arn)
         item = self.items.setdefault(arn, Item())
-        item.report, item.intents, item.slots = None, (), ()
+        item.report, item.intents, item.slots, item.heard = None, (), (), Heard()
         self._write(arn, record)
         item.marked, item.notes, item.expires_at, item.requested_at = (), Notes(), expires_at, 0.0
         self._answer(lost)
@@ -127,12 +130,13 @@ class Table:
         item.intents = decode_intents(encode_intents(intents)) if self.wire else tuple(intents)
         self._answer(lost)
 
-    def accept_report(self, arn: str, report: Report) -> bool:
+    def accept_report(self, arn: str, report: Report, heard: Heard | None = None) -> bool:
         lost = self._call("accept_report", arn)
         item = self.items.setdefault(arn, Item())
         accepted = item.report is None or item.report.order <= report.order
         if accepted:
             item.report = decode_report(encode_report(report)) if self.wire else report
+            item.heard = heard or Heard()
         self._answer(lost)
         return accepted
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from berth.brake import Level
 from berth.budget import Priority, Slot
 from berth.hooks import Hook
+from berth.ledger_items import Closing, Fact
 from berth.model import InterfaceView
 
-__all__ = ["NoHooks", "NoStandby", "Released", "Unlimited"]
+__all__ = ["NoHooks", "NoLedger", "NoStandby", "Released", "Unlimited"]
 
 
 class Unlimited:
@@ -40,6 +41,16 @@ class NoHooks:
 
     def heartbeat(self, hook: Hook, instance_id: str) -> bool:
         return True
+
+
+class NoLedger:
+    """Whatever is told is acknowledged, and forgotten."""
+
+    def begun(self, facts: Sequence[Fact]) -> frozenset[Fact]:
+        return frozenset(facts)
+
+    def write(self, facts: Sequence[Fact], closings: Sequence[Closing] = ()) -> None:
+        """Nowhere."""
 
 
 class NoStandby:

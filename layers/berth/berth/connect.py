@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from berth.absent import NoHooks, Released, Unlimited
+from berth.absent import NoHooks, NoLedger, Released, Unlimited
 from berth.brake import BRAKE_CONFIG, Brake, SsmBrake
 from berth.budget import BUDGET_CONFIG, Budget, DynamoBudget
 from berth.bus import EventBus
@@ -14,6 +14,7 @@ from berth.clients import make_client
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
 from berth.edges import Edges
 from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
+from berth.ledger import DynamoLedger, Ledger
 from berth.looks import LookQueue
 from berth.meters import Meters
 from berth.settings import Settings
@@ -39,6 +40,7 @@ __all__ = [
     "connect_ec2",
     "connect_fill",
     "connect_hooks",
+    "connect_ledger",
     "connect_looks",
     "connect_standby",
     "connect_sweep",
@@ -114,6 +116,12 @@ def connect_hooks(settings: Settings) -> Hooks:
     return AutoScalingHooks(lambda: make_client("autoscaling", config=HOOKS_CONFIG))
 
 
+def connect_ledger(settings: Settings, table: DynamoDBClient) -> Ledger:
+    if not settings.ledger_table:
+        return NoLedger()
+    return DynamoLedger(table, settings.ledger_table, settings.ledger_days)
+
+
 def connect_budget(settings: Settings) -> Budget:
     if not settings.budget_table:
         return Unlimited()
@@ -142,6 +150,7 @@ def connect(settings: Settings) -> Edges:
         brake=connect_brake(settings),
         hooks=connect_hooks(settings),
         standby=connect_standby(settings, table),
+        ledger=connect_ledger(settings, table),
         meters=meters,
     )
 

@@ -9,13 +9,16 @@ default; a field's meaning never changes.
 
 DynamoDB layout (shared with the node, which may ``GetItem`` its own key alone): partition key ``node`` = the instance
 ARN exactly as IAM's ``ec2:SourceInstanceARN`` gives it, sort key ``kind`` = ``record``; the attribute ``body`` holds
-the record's JSON as a string.
+the record's JSON as a string. Beside it, under ``kind`` = ``report``, the attribute ``leases`` says which leases of
+pods the ledger has (:class:`Told`); it is written with each report that is accepted (docs/decisions/0020).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,8 +27,10 @@ from typing import Any, Final, Literal, TypeVar
 __all__ = [
     "BODY",
     "KIND",
+    "LEASES",
     "NODE",
     "RECORD_KIND",
+    "REPORT_KIND",
     "SCHEMA",
     "Assignment",
     "ContractError",
@@ -33,10 +38,12 @@ __all__ = [
     "IpFamilies",
     "Mode",
     "Order",
+    "PodLease",
     "Policy",
     "Record",
     "Report",
     "Surrender",
+    "Told",
     "address_count",
     "decode_record",
     "decode_report",
@@ -49,6 +56,8 @@ NODE: Final = "node"
 KIND: Final = "kind"
 BODY: Final = "body"
 RECORD_KIND: Final = "record"
+REPORT_KIND: Final = "report"
+LEASES: Final = "leases"
 
 Mode = Literal["prefixes", "addresses"]
 MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
@@ -56,6 +65,8 @@ IpFamilies = Literal["ipv4", "dual", "ipv6"]
 IP_FAMILIES: Final[tuple[IpFamilies, ...]] = ("ipv4", "dual", "ipv6")
 
 _T = TypeVar("_T")
+_END_OF_TIME: Final = 9_999_999_999.0
+_EPOCH: Final = re.compile(r"[0-9a-z-]{0,64}")
 
 
 class ContractError(ValueError):
@@ -149,11 +160,56 @@ class Surrender:
 
 
 @dataclass(frozen=True, slots=True)
+class PodLease:
+    """One pod's hold of one address, as far as it has gone: a row with ``ended`` says all that the one without said.
+
+    ``id`` counts up within the node's epoch (:class:`Report`); a lease that ends is told again under a new one. Times
+    are Unix seconds of the node's clock, to the millisecond; ``ended`` 0 is a pod that has the address still.
+    ``held_until`` is when it last was known to have it, where the end was not seen: it ended between that and
+    ``ended``; 0 where it was. ``epoch`` is an earlier one of the node, or "" for the report's. Addresses may be IPv4 or
+    IPv6.
+    """
+
+    id: int
+    address: str
+    began: float
+    ended: float = 0.0
+    held_until: float = 0.0
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Which leases the ledger has: those of ``epoch`` with ids up to ``id``. As text: ``epoch/id``."""
+
+    epoch: str = ""
+    id: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.epoch}/{self.id}"
+
+    @classmethod
+    def read(cls, text: str) -> Told:
+        """Nothing, for a text that is none: then leases are told once more."""
+        epoch, _, number = text.rpartition("/")
+        return cls(epoch, int(number)) if number.isascii() and number.isdigit() else cls()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A full snapshot from a node. Counts are in addresses; ``waiting`` holds the uid of each pod that waits.
 
     ``cooling`` counts cooling addresses outside surrendered blocks. ``unusable`` lists the blocks of the record that
     instance metadata does not show. A surrendered block counts neither as in use nor as cooling.
+
+    ``epoch`` names a time through which the agent has known of every lease of its pods, "" for an agent that keeps
+    none; a new one begins (``epoch_since``) when that knowledge was lost, as by a reboot, and then no lease of the one
+    before goes on. ``leases`` are some of those that the ledger may not have, in the order of their ids; those up to
+    ``leases_told`` are either among them or acknowledged. ``leases_until``: every begin and end before that time, by
+    the node's clock, is told by this report or was acknowledged. So each report bounds all of its node's open leases.
     """
 
     order: Order
@@ -163,6 +219,11 @@ class Report:
     cooling: int = 0
     unusable: tuple[str, ...] = ()
     surrendered: tuple[Surrender, ...] = ()
+    epoch: str = ""
+    epoch_since: float = 0.0
+    leases: tuple[PodLease, ...] = ()
+    leases_told: int = 0
+    leases_until: float = 0.0
     schema: int = SCHEMA
 
 
@@ -210,6 +271,18 @@ class _Reader:
             raise ContractError(f"{self._path}.{name}", f"expected 0 or more, got {value}")
         return value
 
+    def optional(self, name: str) -> str:
+        return self._get(name, str, "")
+
+    def time(self, name: str) -> float:
+        """Unix seconds that fit into 13 digits of milliseconds; 0 if there is none."""
+        value = self._value.get(name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ContractError(f"{self._path}.{name}", f"expected a number of seconds, got {value!r:.80}")
+        if not (math.isfinite(value) and 0 <= value < _END_OF_TIME):
+            raise ContractError(f"{self._path}.{name}", f"expected Unix seconds, got {value!r:.80}")
+        return round(float(value), 3)
+
     def flag(self, name: str) -> bool:
         return self._get(name, bool, False)
 
@@ -243,6 +316,10 @@ class _Reader:
 
     def address(self, name: str) -> str:
         return self._checked(name, self.text(name), _address, "an IPv4 address such as 10.0.1.5")
+
+    def any_address(self, name: str) -> str:
+        """In its canonical spelling: IPv6 has several."""
+        return str(ipaddress.ip_address(self._checked(name, self.text(name), ipaddress.ip_address, "an IP address")))
 
     def blocks(self, name: str) -> tuple[str, ...]:
         return tuple(
@@ -324,6 +401,27 @@ def _surrender(r: _Reader) -> Surrender:
     return Surrender(mac=r.text("mac").lower(), cidr=r.block("cidr"), assignment=r.text("assignment"))
 
 
+def _epoch(r: _Reader) -> str:
+    epoch = r.optional("epoch")
+    if not _EPOCH.fullmatch(epoch):
+        raise ContractError("report.epoch", f"expected at most 64 of 0-9, a-z and -, got {epoch!r:.80}")
+    return epoch
+
+
+def _pod_lease(r: _Reader) -> PodLease:
+    return PodLease(
+        id=r.count("id"),
+        address=r.any_address("address"),
+        began=r.time("began"),
+        ended=r.time("ended"),
+        held_until=r.time("held_until"),
+        namespace=r.optional("namespace"),
+        name=r.optional("name"),
+        uid=r.optional("uid"),
+        epoch=_epoch(r),
+    )
+
+
 def decode_report(text: str) -> Report:
     """Read a report's JSON. Raises :class:`ContractError` naming the field.
 
@@ -338,6 +436,11 @@ def decode_report(text: str) -> Report:
         cooling=r.count("cooling", 0),
         unusable=r.blocks("unusable"),
         surrendered=r.many("surrendered", _surrender),
+        epoch=_epoch(r),
+        epoch_since=r.time("epoch_since"),
+        leases=r.many("leases", _pod_lease),
+        leases_told=r.count("leases_told", 0),
+        leases_until=r.time("leases_until"),
     )
 
 

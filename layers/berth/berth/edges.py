@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from berth.absent import NoHooks, NoStandby, Released, Unlimited
+from berth.absent import NoHooks, NoLedger, NoStandby, Released, Unlimited
 from berth.brake import Brake
 from berth.budget import Budget
 from berth.bus import Bus
 from berth.ec2 import Ec2
 from berth.hooks import Hooks
+from berth.ledger import Ledger
 from berth.looks import Looks
 from berth.meters import Meters
 from berth.settings import Settings
@@ -42,6 +43,7 @@ class Edges:
     brake: Brake = field(default_factory=Released)
     hooks: Hooks = field(default_factory=NoHooks)
     standby: StandbyPools = field(default_factory=NoStandby)
+    ledger: Ledger = field(default_factory=NoLedger)
     clock: Callable[[], float] = time.time
     token: Callable[[], str] = _token
     told: dict[str, float] = field(default_factory=dict)

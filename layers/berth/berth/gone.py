@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Final
 
 from berth.converge import Convergence
+from berth.leases import closing_of
 from berth.model import Instance, InterfaceView, Notes
 from berth.plan import plan_absence, plan_death
 from berth.records import tombstone
@@ -13,6 +15,8 @@ from berth.store import NodeState
 from berth.visit import Visit
 
 __all__ = ["ABSENCE_SECONDS", "TOMBSTONE_SECONDS", "clear"]
+
+logger = logging.getLogger(__name__)
 
 ABSENCE_SECONDS: Final = 600
 """An instance that two describes this far apart leave out is gone; one may be a describe that lags."""
@@ -49,12 +53,28 @@ def clear(
     if confirmed and not waiting:
         # also what a look or a late report has left beside a tombstone: nothing else would ever delete it
         if known or leftovers or convergence.intents or convergence.purse.kept():
+            reason = "the node was terminated" if seen_dead else "EC2 does not show the node any more"
+            _close_leases(visit, instance.id, state, reason)
             _bury(visit, instance.arn, state)
         return "gone, and nothing is left"
     if known or waiting:
         restless = convergence.restless or bool(last.waiting or convergence.unborn)
         _wait_for_death(visit, convergence, state, waiting, known, restless=restless)
     return f"gone; looking again: {waiting}" if waiting else "not shown; not believed yet"
+
+
+def _close_leases(visit: Visit, instance_id: str, state: NodeState, reason: str) -> None:
+    """Before the last report goes, which says until when they were known. One item for all of them.
+
+    Without it the ledger knows less, and says so; a node's end must not wait for that.
+    """
+    closings = closing_of(instance_id, state.report, visit.edges.clock(), reason)
+    try:
+        if closings:
+            visit.edges.ledger.write((), closings)
+    except Exception:
+        logger.exception("the node's leases could not be closed in the ledger", extra={"node": instance_id})
+        visit.counts["LedgerErrors"] += 1
 
 
 def _bury(visit: Visit, arn: str, state: NodeState) -> None:

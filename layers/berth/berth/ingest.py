@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from berth.absent import NoLedger
 from berth.calls import GROWING_ACTIONS
-from berth.contract import ContractError, Policy, Record, Report, address_count, decode_report
+from berth.contract import ContractError, Policy, Record, Report, Told, address_count, decode_report
 from berth.events import Signal
+from berth.leases import Kept, Telling, keep
+from berth.ledger import Ledger
+from berth.node_items import Heard
 from berth.store import NodeState, Store
 
 __all__ = [
@@ -70,33 +74,53 @@ def read_report(sender: str, body: str) -> SentReport:
 class Intake:
     """What came of a batch of reports: nodes to look at, and why some reports were refused or too old.
 
-    ``quiet`` reports were kept and ask for nothing.
+    ``quiet`` reports were kept and ask for nothing. ``leases`` is what came of what they told for the ledger.
     """
 
     signals: tuple[Signal, ...] = ()
     refused: tuple[str, ...] = ()
     older: tuple[str, ...] = ()
     quiet: int = 0
+    leases: Kept = field(default_factory=Kept)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For metrics."""
+        return {
+            "ReportsQuiet": self.quiet,
+            "ReportsRefused": len(self.refused),
+            "ReportsOlder": len(self.older),
+            "LeasesWritten": self.leases.written,
+            "LeasesRefused": self.leases.refused,
+            "LedgerErrors": int(self.leases.failed),
+        }
 
 
-def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport]) -> Intake:
+def ingest(
+    store: Store, arns: Mapping[str, str], reports: Sequence[SentReport], ledger: Ledger | None = None
+) -> Intake:
     """Keep what is new. ``arns`` maps the senders' instance ids to ARNs.
 
     A sender without a record is no node of ours, or one that nobody has looked at yet: its report is refused, and it is
     looked at. If it is a node, its next report finds a record. A node whose report asks for nothing is not looked at
     (:func:`needs_look`): thousands of nodes report twice a minute, and each look costs describes.
+
+    Leases count of older reports too. They are in the ledger before the report that tells them is kept, and with it the
+    acknowledgement: killed in between, they come again and are the same.
     """
     known = store.load(sorted({arns[r.instance_id] for r in reports})) if reports else {}
     signals: dict[str, Signal] = {}
     refused: list[str] = []
     older: list[str] = []
     quiet = 0
+    tellings = [Telling(r.instance_id, r.report, known[arns[r.instance_id]], r.sent_at) for r in reports]
+    kept = keep(ledger or NoLedger(), [t for t in tellings if t.state.record is not None])
     for sent in sorted(reports, key=lambda r: (r.instance_id, r.report.order)):
         state = known[arns[sent.instance_id]]
         if state.record is None or state.buried:
             refused.append(f"{sent.instance_id}: no record says that it is a node of ours")
             signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record", reports=True))
-        elif store.accept_report(arns[sent.instance_id], sent.report):
+        elif store.accept_report(arns[sent.instance_id], *_noted(sent, state, kept)):
             if not needs_look(sent.report, state, sent.sent_at):
                 quiet += 1
                 continue
@@ -113,7 +137,21 @@ def ingest(store: Store, arns: Mapping[str, str], reports: Sequence[SentReport])
                 signals.setdefault(sent.instance_id, Signal(sent.instance_id, "the last report still asks"))
             order = sent.report.order
             older.append(f"{sent.instance_id}: report ({order.boot}, {order.sequence}) is older than the last")
-    return Intake(tuple(signals.values()), tuple(refused), tuple(older), quiet)
+    return Intake(tuple(signals.values()), tuple(refused), tuple(older), quiet, kept)
+
+
+def _noted(sent: SentReport, state: NodeState, kept: Kept) -> tuple[Report, Heard]:
+    """The report as it is kept, and what is noted beside it.
+
+    What once was told in full stays so: a report with a backlog says less than one before it. Of one whose leases are
+    not in the ledger nothing is acknowledged, and nothing taken back: leases are believed of what the record lists.
+    """
+    report, last = replace(sent.report, leases=()), state.report
+    known = last.leases_until if last is not None and last.epoch == report.epoch else 0.0
+    if kept.failed:
+        return replace(report, leases_until=known, surrendered=()), Heard(sent.sent_at, state.heard.told)
+    report = replace(report, leases_until=max(report.leases_until, known))
+    return report, Heard(sent.sent_at, Told(report.epoch, report.leases_told))
 
 
 def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:

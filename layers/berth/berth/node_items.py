@@ -3,7 +3,8 @@
 Partition key ``node`` = instance ARN, sort key ``kind``::
 
     record   body (contract.Record), revision, digest, marks, notes; what the node reads
-    report   body (contract.Report), boot, sequence; the last accepted one
+    report   body (contract.Report, its leases left out), boot, sequence; the last accepted one; received, leases
+             (contract.Told), which the node reads
     intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
     standby  claims; where to look for what the node has claimed (berth.standby_items)
     lease    holder, until, wakeups; exists only while somebody holds it
@@ -20,11 +21,14 @@ from typing import Any, Final
 from berth.buckets import Reservation
 from berth.contract import (
     BODY,
+    LEASES,
     RECORD_KIND,
+    REPORT_KIND,
     ContractError,
     Order,
     Record,
     Report,
+    Told,
     decode_record,
     decode_report,
     encode_record,
@@ -39,12 +43,12 @@ __all__ = [
     "LEASE_KIND",
     "REPORT_KIND",
     "STANDBY_KIND",
+    "Heard",
     "NodeState",
     "digest",
     "read_state",
 ]
 
-REPORT_KIND: Final = "report"
 INTENTS_KIND: Final = "intents"
 STANDBY_KIND: Final = "standby"
 LEASE_KIND: Final = "lease"
@@ -54,6 +58,14 @@ EXPIRES: Final = "expires_at"
 def digest(record: Record) -> str:
     """Short text that differs when two records tell a node different things; the report they know of is none."""
     return hashlib.sha256(encode_record(replace(record, accepted=Order())).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What is noted beside the last report: when SQS had it, and which leases are in the ledger since."""
+
+    received: float = 0.0
+    told: Told = field(default_factory=Told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,7 @@ class NodeState:
     slots: tuple[Reservation, ...] = ()
     broken: str = ""
     claims: bool = True
+    heard: Heard = field(default_factory=Heard)
 
 
 def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
@@ -87,6 +100,7 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             buried=EXPIRES in record,
             slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
             claims="claims" in kinds.get(STANDBY_KIND, {}),
+            heard=Heard(told(report, "received"), Told.read(report.get(LEASES, {}).get("S", ""))),
         )
     except (ContractError, KeyError, TypeError, ValueError) as error:
         return NodeState(broken=f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ class Settings:
     """``arn_prefix`` is ``arn:PARTITION:ec2:REGION:ACCOUNT:instance/``; times are seconds.
 
     ``brake_parameter`` names the SSM parameter of the kill switch, ``budget_table`` the table of the token budget;
-    either may be missing ("").
+    either may be missing (""). So may the lease ledger's; ``ledger_days`` is how long it keeps things.
     """
 
     clusters: tuple[str, ...]
@@ -34,6 +34,8 @@ class Settings:
     budget_table: str = ""
     buckets: Buckets = field(default_factory=Buckets)
     standby_pools: tuple[str, ...] = ()
+    ledger_table: str = ""
+    ledger_days: int = 0
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -68,6 +70,8 @@ class Settings:
             buckets=_buckets(environ),
             launch_hook=environ.get("LAUNCH_HOOK_NAME", ""),
             standby_pools=_names(environ.get("STANDBY_POOLS", "")),
+            ledger_table=environ.get("LEDGER_TABLE_NAME", ""),
+            ledger_days=int(environ.get("LEDGER_RETENTION_DAYS", "0")),
         )
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from berth.buckets import Reservation
-from berth.contract import BODY, KIND, NODE, RECORD_KIND, Record, Report, encode_record, encode_report
+from berth.contract import BODY, KIND, LEASES, NODE, RECORD_KIND, Record, Report, encode_record, encode_report
 from berth.events import Signal
 from berth.intents import encode_intents
 from berth.model import Intent, Notes
@@ -25,6 +25,7 @@ from berth.node_items import (
     LEASE_KIND,
     REPORT_KIND,
     STANDBY_KIND,
+    Heard,
     NodeState,
     digest,
     read_state,
@@ -86,7 +87,7 @@ class Store(Protocol):
     def save_intents(self, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
         """Replace the node's intents, and the tokens it has reserved."""
 
-    def accept_report(self, arn: str, report: Report) -> bool:
+    def accept_report(self, arn: str, report: Report, heard: Heard | None = None) -> bool:
         """Keep ``report`` unless the last one is newer. False: it is. The last one itself is taken again."""
 
     def hint(self, arn: str, signal: Signal) -> bool:
@@ -158,10 +159,17 @@ class DynamoStore:
             item["slots"] = {"S": json.dumps([[s.action, s.count, s.at, s.until] for s in slots])}
         self._table.put(item)
 
-    def accept_report(self, arn: str, report: Report) -> bool:
+    def accept_report(self, arn: str, report: Report, heard: Heard | None = None) -> bool:
+        heard = heard or Heard()
         order = {"boot": number(report.order.boot), "sequence": number(report.order.sequence)}
         return self._table.put(
-            {**item_key(arn, REPORT_KIND), **order, BODY: {"S": encode_report(report)}},
+            {
+                **item_key(arn, REPORT_KIND),
+                **order,
+                BODY: {"S": encode_report(report)},
+                "received": number(heard.received),
+                LEASES: {"S": str(heard.told)},
+            },
             ConditionExpression=REPORT_IS_NOT_OLDER,
             ExpressionAttributeNames={"#sequence": "sequence"},
             ExpressionAttributeValues={":boot": order["boot"], ":sequence": order["sequence"]},

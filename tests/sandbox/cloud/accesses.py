@@ -94,7 +94,8 @@ def _table(action: str, table: str, items: list[Mapping[str, Any]], body: Mappin
             "dynamodb:ReturnValues": body.get("ReturnValues"),
         }
     )
-    return Access(f"dynamodb:{action}", arn("dynamodb", f"table/{name}"), keys)
+    of = f"table/{name}/index/{body['IndexName']}" if body.get("IndexName") else f"table/{name}"
+    return Access(f"dynamodb:{action}", arn("dynamodb", of), keys)
 
 
 def _hash_key(table: str) -> str | None:

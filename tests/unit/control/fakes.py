@@ -39,6 +39,7 @@ from berth.events import Signal
 from berth.events.node_look_requested import HookWait
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Notes, Outcome, SubnetView
+from berth.node_items import Heard
 from berth.settings import Settings
 from berth.store import NodeState, RevisionConflictError, digest
 
@@ -362,6 +363,7 @@ class _Items:
     slots: tuple[Reservation, ...] = ()
     expires_at: float | None = None
     requested_at: float = 0.0
+    heard: Heard = field(default_factory=Heard)
 
 
 class FakeStore:
@@ -397,6 +399,7 @@ class FakeStore:
             intents=decode_intents(item.intents) if item.intents else (),
             buried=item.expires_at is not None,
             slots=item.slots,
+            heard=item.heard,
         )
 
     def save(self, arn: str, record: Record, marked: tuple[tuple[str, int], ...], notes: Notes) -> None:
@@ -418,7 +421,7 @@ class FakeStore:
     def bury(self, arn: str, record: Record, expires_at: float) -> None:
         self._machine.step()
         item = self.items.setdefault(arn, _Items())
-        item.report, item.intents, item.slots = "", "", ()
+        item.report, item.intents, item.slots, item.heard = "", "", (), Heard()
         self._write(arn, item, record)
         item.marked, item.notes, item.expires_at, item.requested_at = (), Notes(), expires_at, 0.0
 
@@ -434,11 +437,11 @@ class FakeStore:
         item = self.items.setdefault(arn, _Items())
         item.intents, item.slots = encode_intents(intents), tuple(slots)
 
-    def accept_report(self, arn: str, report: Report) -> bool:
+    def accept_report(self, arn: str, report: Report, heard: Heard | None = None) -> bool:
         item = self.items.setdefault(arn, _Items())
         if item.report and decode_report(item.report).order > report.order:
             return False
-        item.report = encode_report(report)
+        item.report, item.heard = encode_report(report), heard or Heard()
         return True
 
     def hint(self, arn: str, signal: Signal) -> bool:

@@ -10,6 +10,7 @@ from berth.ec2 import CLIENT_CONFIG, Boto3Ec2
 from berth.edges import Edges
 from berth.events import Signal
 from berth.model import Intent, Notes, Outcome
+from berth.node_items import Heard
 from berth.settings import Settings
 from berth.store import DynamoStore, NodeState
 
@@ -70,7 +71,7 @@ class _Reading:
     def save_intents(self, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
         """Not written."""
 
-    def accept_report(self, arn: str, report: Report) -> bool:
+    def accept_report(self, arn: str, report: Report, heard: Heard | None = None) -> bool:
         return False
 
     def hint(self, arn: str, signal: Signal) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from berth.cli import launch_template, look, replay, standby
+from berth.cli import launch_template, look, replay, standby, where, who
 
 __all__ = ["COMMANDS"]
 
@@ -14,4 +14,6 @@ COMMANDS: Final[tuple[ModuleType, ...]] = (
     look,
     replay,
     standby,
+    who,
+    where,
 )

@@ -1,0 +1,163 @@
+"""What a batch of reports says for the lease ledger, and how much of it is believed. Pure, but for :func:`keep`.
+
+A node is believed about addresses that its own record lists. The end of a lease is also believed when the record lists
+its address no longer, if the ledger has that lease begun for that very node.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from berth.contract import Interface, PodLease, Record, Report, Told
+from berth.ledger import Ledger
+from berth.ledger_items import Closing, Fact
+from berth.node_items import NodeState
+
+__all__ = ["Kept", "Telling", "closing_of", "keep"]
+
+logger = logging.getLogger(__name__)
+
+_MOST: Final = 500
+"""Leases taken of one report; an agent tells 200. The others are not acknowledged."""
+_LONGEST: Final = 512
+"""Characters of a name: Kubernetes allows 253."""
+_LATE: Final = 600.0
+"""A lease cannot begin later than its report was sent, but for clocks that differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """One report: who sent it, when SQS had it, and what the node's items were then."""
+
+    instance_id: str
+    report: Report
+    state: NodeState
+    received: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """``written`` facts are in the ledger now, ``refused`` leases were not believed. ``failed``: the ledger could not
+    be written, so nothing is to be acknowledged."""
+
+    written: int = 0
+    refused: int = 0
+    failed: bool = False
+
+
+def keep(ledger: Ledger, tellings: Sequence[Telling]) -> Kept:
+    """Write what is new into the ledger: in one go, since a batch of writes costs what one does. Never raises.
+
+    A ledger that cannot be written must keep no pod from its address: the leases come again with the next report.
+    """
+    facts: dict[Fact, None] = {}
+    doubtful: list[Fact] = []
+    refused = 0
+    for telling in tellings:
+        sure, unsure, wrong = _sorted_out(telling)
+        facts |= dict.fromkeys(sure)
+        doubtful += unsure
+        refused += wrong
+    try:
+        believed = ledger.begun(doubtful) if doubtful else frozenset()
+        closings = [*_closings(tellings)]
+        written = [*facts, *(f for f in doubtful if f in believed)]
+        if written or closings:
+            ledger.write(written, closings)
+    except Exception:
+        logger.exception("the lease ledger could not be written; what it was told comes again")
+        return Kept(refused=refused, failed=True)
+    for fact in doubtful:
+        if fact not in believed:
+            _refuse(fact)
+    return Kept(len(written), refused + len(doubtful) - len(believed))
+
+
+def _sorted_out(telling: Telling) -> tuple[list[Fact], list[Fact], int]:
+    """(believed, believed if the ledger has them begun, how many are not believed at all)."""
+    report, state = telling.report, telling.state
+    interface_of = _finder(state.record)
+    sure: list[Fact] = []
+    unsure: list[Fact] = []
+    wrong = 0
+    for row in _new(report, state.heard.told):
+        interface = interface_of(row.address)
+        fact = Fact(
+            replace(row, epoch=row.epoch or report.epoch),
+            telling.instance_id,
+            interface.id if interface else "",
+            interface.subnet_id if interface else "",
+            telling.received,
+            report.leases_until,
+        )
+        if not _possible(fact):
+            wrong += 1
+            _refuse(fact)
+        elif interface is not None:
+            sure.append(fact)
+        else:
+            unsure.append(fact)
+    return sure, unsure, wrong
+
+
+def _new(report: Report, told: Told) -> tuple[PodLease, ...]:
+    """The leases that were not acknowledged before."""
+    if not report.epoch:
+        return ()
+    return tuple(row for row in report.leases[:_MOST] if told.epoch != report.epoch or row.id > told.id)
+
+
+def _possible(fact: Fact) -> bool:
+    row = fact.lease
+    ordered = row.began > 0 and (not row.ended or row.began <= (row.held_until or row.ended) <= row.ended)
+    in_time = not fact.received or max(row.began, row.ended) <= fact.received + _LATE
+    return ordered and in_time and max(map(len, (row.namespace, row.name, row.uid))) <= _LONGEST
+
+
+def _refuse(fact: Fact) -> None:
+    logger.warning(
+        "lease not believed: the node's record does not list the address, or its times cannot be",
+        extra={"node": fact.instance_id, "address": fact.lease.address, "pod": fact.lease.name},
+    )
+
+
+def _finder(record: Record | None) -> Callable[[str], Interface | None]:
+    """Tells which interface of the record has an address among its blocks."""
+    blocks = {
+        ipaddress.ip_network(a.cidr): i
+        for i in (record.interfaces if record else ())
+        for a in (*i.assignments, *i.ipv6_assignments)
+    }
+    sizes = {network.prefixlen for network in blocks}
+
+    def find(address: str) -> Interface | None:
+        of = (ipaddress.ip_network((address, s), strict=False) for s in sizes if s <= 32 or ":" in address)
+        return next((blocks[network] for network in of if network in blocks), None)
+
+    return find
+
+
+def _closings(tellings: Iterable[Telling]) -> Iterable[Closing]:
+    for telling in tellings:
+        report, last = telling.report, telling.state.report
+        if last is not None and last.epoch and report.order > last.order and report.epoch != last.epoch:
+            yield Closing(telling.instance_id, last.epoch, last.leases_until, report.epoch_since, _why(last, report))
+
+
+def _why(last: Report, new: Report) -> str:
+    if not new.epoch:
+        return "an agent took over that keeps no leases"
+    if last.epoch.partition("-")[0] != new.epoch.partition("-")[0]:
+        return "the node rebooted"
+    return "the agent lost what it knew of its leases"
+
+
+def closing_of(instance_id: str, report: Report | None, over_by: float, reason: str) -> tuple[Closing, ...]:
+    """The end of the last epoch of a node that is gone, if it had one."""
+    if report is None or not report.epoch:
+        return ()
+    return (Closing(instance_id, report.epoch, report.leases_until, over_by, reason),)
