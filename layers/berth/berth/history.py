@@ -39,8 +39,8 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One lease. It was held from ``began`` to ``held_until`` at least, and over by ``over_by`` at the latest: 0 if that
-    is not known, or if it goes on (``live``). ``why`` says why the two differ. Unix seconds of the node's clock."""
+    """One lease. It was held from ``began`` to ``held_until`` at least, and over by ``over_by`` at the latest: 0 if
+    that is not known, or if it goes on (``live``). ``why`` says why they differ. Unix seconds of the node's clock."""
 
     address: str
     began: float
@@ -142,11 +142,13 @@ def _open(
     beat = beats.get(instance_id)
     if beat is not None and any(f.lease.epoch == beat.epoch for f in group):
         return max(known, beat.until), 0.0, True, "its node has told nothing later"
-    over = [closings[key] for f in group if (key := (instance_id, f.lease.epoch)) in closings]
-    if over:
-        last = max(over, key=lambda c: c.until)
-        return max(known, last.until), max(last.over_by, known) if last.over_by else 0.0, False, last.reason
-    return known, 0.0, False, "its node was never heard of again"
+    ends = [c for f in group if (c := closings.get((instance_id, f.lease.epoch)))]
+    if not ends and not any(f.over_by for f in group):
+        return known, 0.0, False, "its node was never heard of again"
+    known = max(known, *(c.until for c in ends)) if ends else known
+    over = [by for by in (*(c.over_by for c in ends), *(f.over_by for f in group)) if by]
+    why = max(ends, key=lambda c: c.until).reason if ends else "its node told of it when it had begun anew"
+    return known, max(min(over), known) if over else 0.0, False, why
 
 
 # ------------------------------------------------------------------------------------------------------ answers
@@ -160,7 +162,7 @@ def ask(leases: Sequence[Held], when: float, now: float | None = None) -> Answer
     subnets = [lease.subnet_id for lease in held]
     if len(set(subnets)) < len(subnets):
         return Answer(
-            State.CONFLICT, "two nodes tell of one address at one time; one of their clocks is wrong, or lies", held
+            State.CONFLICT, "two leases of one address at one time: a node's clock is wrong, or it lies", held
         )
     if held:
         return Answer(State.HELD, "", held)

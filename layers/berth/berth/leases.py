@@ -85,16 +85,17 @@ def _sorted_out(telling: Telling) -> tuple[list[Fact], list[Fact], int]:
     unsure: list[Fact] = []
     wrong = 0
     for row in _new(report, state.heard.told):
-        interface = interface_of(row.address)
+        interface, present = interface_of(row.address), row.epoch in ("", report.epoch)
         fact = Fact(
             replace(row, epoch=row.epoch or report.epoch),
             telling.instance_id,
             interface.id if interface else "",
             interface.subnet_id if interface else "",
             telling.received,
-            report.leases_until,
+            report.leases_until if present else 0.0,
+            0.0 if present or row.ended else report.epoch_since,
         )
-        if not _possible(fact):
+        if not _possible(fact) or (interface is None and not row.ended):
             wrong += 1
             _refuse(fact)
         elif interface is not None:

@@ -52,7 +52,8 @@ EXPIRES: Final = "expires_at"
 class Fact:
     """What one report has told of one lease. ``lease.epoch`` is always named here.
 
-    ``received`` is when SQS had the report, ``until`` up to when that report told everything, by the node's clock.
+    ``received`` is when SQS had the report, ``until`` up to when that report told everything, by the node's clock: 0
+    for a lease of an earlier epoch, which was over when the report's began, at ``over_by``.
     """
 
     lease: PodLease
@@ -61,6 +62,7 @@ class Fact:
     subnet_id: str
     received: float = 0.0
     until: float = 0.0
+    over_by: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def lease_item(fact: Fact, expires_at: float) -> dict[str, Any]:
         "held_until": row.held_until,
         "received": fact.received,
         "until": fact.until,
+        "over_by": fact.over_by,
     }
     item |= {name: {"S": text} for name, text in texts.items() if text}
     item |= {name: number(time) for name, time in times.items() if time}
@@ -135,7 +138,8 @@ def read_fact(item: Mapping[str, Any]) -> Fact:
         uid=text(UID),
         epoch=text("epoch"),
     )
-    return Fact(row, text("node"), text("interface"), text("subnet"), told(item, "received"), told(item, "until"))
+    times = (told(item, name) for name in ("received", "until", "over_by"))
+    return Fact(row, text("node"), text("interface"), text("subnet"), *times)
 
 
 def closing_key(instance_id: str, epoch: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class LedgerReader:
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def leases(self, facts: Sequence[Fact]) -> list[Held]:
-        """What these facts say, and how far leases without an end go: one BatchGetItem of each table, if there are any."""
+        """What these facts say. Leases without an end take a BatchGetItem of each table, for how far they go."""
         asked = undecided(facts)
         if not asked:
             return histories(facts, {}, {})
@@ -109,20 +109,12 @@ def iso(when: float) -> str:
 def leases_table(leases: Iterable[Held]) -> str:
     """A line for each lease."""
     header = ("ADDRESS", "POD", "UID", "NODE", "INTERFACE", "SUBNET", "FROM", "TO")
-    rows = (
-        (
-            v.address,
-            v.pod,
-            v.uid or "-",
-            v.instance_id,
-            v.interface_id or "-",
-            v.subnet_id or "-",
-            iso(v.began),
-            _end(v),
-        )
-        for v in leases
-    )
-    return table(header, rows)
+    return table(header, (_row(lease) for lease in leases))
+
+
+def _row(lease: Held) -> tuple[str, ...]:
+    where = (lease.instance_id, lease.interface_id or "-", lease.subnet_id or "-")
+    return lease.address, lease.pod, lease.uid or "-", *where, iso(lease.began), _end(lease)
 
 
 def _end(lease: Held) -> str:

@@ -29,8 +29,8 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Which addresses POD has had, the latest first, by the lease ledger: from when to when, on which node and interface. POD
-is NAMESPACE/NAME, or the pod's uid. A name may have been several pods', one after the other (a StatefulSet's), or one in
-each of several clusters: node and uid tell them apart. With --at only what it had at that time, or may have had.
+is NAMESPACE/NAME, or the pod's uid. A name may have been several pods', one after the other (a StatefulSet's), or one
+in each of several clusters: node and uid tell them apart. With --at only what it had at that time, or may have had.
 Exit code 3: nothing is recorded."""
 
 _UID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
