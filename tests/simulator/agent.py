@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from berth.contract import Order, Policy, Record, Report, Surrender, address_count
 from berth.model import InterfaceView
 
+from tests.simulator.pods import Pods
 from tests.simulator.space import addresses
 from tests.unit.control.fakes import ARN_PREFIX
 
@@ -38,6 +39,7 @@ class Agent:
     surrendered: set[Surrender] = field(default_factory=set)
     waiting: int = 0
     order: Order = field(default_factory=lambda: Order(1, 0))
+    pods: Pods = field(default_factory=Pods)
     asleep: bool = False
     """Hibernated: nothing runs, and pods will go on where they were."""
 
@@ -91,9 +93,11 @@ class Agent:
         else:
             self.used.add(address)
             self.lent(self, address)
+            self.pods.begin(address)
 
     def end_pod(self, address: str, now: float) -> None:
         self.used.discard(address)
+        self.pods.end(address)
         if self.policy.cooldown_seconds:
             self.cooling[address] = now + self.skew + self.policy.cooldown_seconds
 
@@ -154,6 +158,7 @@ class Agent:
     def reboot(self) -> None:
         """Pods are gone, and what was read of instance metadata; what is in /var/lib/berth is not."""
         self.used.clear()
+        self.pods.reboot()
         self.shown = frozenset()
         self.waiting = 0
         self.order = Order(self.order.boot + 1, 0)
@@ -161,6 +166,7 @@ class Agent:
     def lose_files(self, found: Record | None, now: float) -> None:
         """What is in /var/lib/berth is gone; the pods, which the kernel knows, are not."""
         self.surrendered.clear()
+        self.pods.lose_files()
         self.record = None
         self.read(found)
         accepted = self.record.accepted.boot if self.record else 0
@@ -171,11 +177,14 @@ class Agent:
     def evict(self, gone: set[str]) -> None:
         """Somebody has taken addresses away by hand: their pods are lost."""
         self.used -= gone
+        for address in sorted(gone):
+            self.pods.end(address)
 
     def report(self) -> Report:
         self.order = Order(self.order.boot, self.order.sequence + 1)
         listed = self._listed()
         given = {s.cidr for s in self.surrendered}
+        backlog = self.pods.leases.backlog
         here = {a for _, c, _, _ in listed if c not in given for a in addresses(c)}
         return Report(
             order=self.order,
@@ -184,5 +193,6 @@ class Agent:
             waiting=tuple(f"pod-{n}" for n in range(self.waiting)),
             cooling=len((self.cooling.keys() & here) - self.used),
             unusable=tuple(sorted(c for m, c, _, _ in listed if (m, c) not in self.shown)),
-            surrendered=tuple(sorted(self.surrendered, key=lambda s: (s.cidr, s.assignment))),
+            surrendered=() if backlog else tuple(sorted(self.surrendered, key=lambda s: (s.cidr, s.assignment))),
+            **self.pods.leases.report(self.pods.now()),
         )

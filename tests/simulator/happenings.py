@@ -150,6 +150,7 @@ def launch(world: World, profile: Profile) -> None:
         return
     world.kernel.say(f"    {instance_id} is launched: {kind}, {tags}, {prefixes} prefixes")
     agent = Agent(instance_id, rng, skew=rng.choice([0, -300, 300]), lent=world.promises.lent)
+    agent.pods.clock = lambda: world.kernel.now
     world.agents[instance_id] = agent
     world.tell(instance_id, "pending")
     if profile.hooks:
@@ -171,6 +172,7 @@ def change(world: World, instance_id: str, state: str) -> None:
     world.cloud.set_state(instance_id, state)
     agent = world.agents[instance_id]
     if state in ("shutting-down", "terminated"):
+        agent.pods.die()
         agent.evict(set(agent.used))
         world.hooks.waiting.pop(instance_id, None)
     if state == "stopped" and not agent.asleep:
@@ -188,6 +190,7 @@ def _change_type(world: World, instance_id: str) -> None:
         kind = world.rng.choice(swaps)
         world.kernel.say(f"    {instance_id} becomes {kind}")
         world.cloud.put_instance(replace(instance, type=kind))
+        world.agents[instance_id].pods.forgive()
 
 
 def _move_on(world: World, _profile: Profile, agent: Agent) -> None:
@@ -221,6 +224,7 @@ def _running(world: World, agent: Agent) -> bool:
 def _read(world: World, _profile: Profile, agent: Agent) -> None:
     if _running(world, agent):
         agent.read(world.table.record(agent.arn))
+        world.hear(agent)
         agent.serve(world.kernel.now)
 
 
@@ -228,6 +232,7 @@ def _see(world: World, _profile: Profile, agent: Agent) -> None:
     if _running(world, agent):
         agent.look(world.cloud.attached(agent.id))
         agent.read(world.table.record(agent.arn))
+        world.hear(agent)
         agent.serve(world.kernel.now)
 
 

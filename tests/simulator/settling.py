@@ -4,12 +4,15 @@ promised for quiet times is checked."""
 from __future__ import annotations
 
 from berth.brake import Level
+from berth.history import Heartbeat
 from berth.ingest import SentReport
 from berth.model import InterfaceView
 
 from tests.simulator.agent import Agent
 from tests.simulator.happenings import change
+from tests.simulator.leases import check_leases
 from tests.simulator.promises import BrokenPromise, usable_mask
+from tests.simulator.space import mask_of
 from tests.simulator.table import Item
 from tests.simulator.world import World
 
@@ -96,6 +99,7 @@ def _agents_go_on(world: World) -> None:
             agent = world.agents[instance_id]
             agent.look(world.cloud.attached(instance_id))
             agent.read(world.table.record(agent.arn))
+            world.hear(agent)
             agent.serve(world.kernel.now)
             agent.balance()
             world.queues.put(SentReport(agent.id, agent.report()))
@@ -121,6 +125,7 @@ def check(world: World) -> None:
         else:
             _alive(world, world.agents[instance_id], item)
     _standby(world)
+    _leases(world)
     waiting = [i for i in world.hooks.waiting if usable_mask_of(world, i)]
     if waiting:
         raise BrokenPromise(f"{waiting} are ready and still wait in their launch hook")
@@ -129,6 +134,17 @@ def check(world: World) -> None:
     orphans = [i for i in world.cloud.interfaces.values() if i.node and i.node not in world.cloud.instances]
     if orphans:
         raise BrokenPromise(f"interfaces of nobody: {orphans}")
+
+
+def _leases(world: World) -> None:
+    """Every lease is in the ledger once, from when to when it was."""
+    if world.ledger is None:
+        return
+    reports = {i: world.table.items[a.arn].report for i, a in world.agents.items() if a.arn in world.table.items}
+    beats = {i: Heartbeat(r.epoch, r.leases_until) for i, r in reports.items() if r is not None}
+    states = world.cloud.instances
+    nodes = [(i, a.pods, states[i].state == "running") for i, a in world.agents.items()]
+    check_leases(world.ledger, beats, nodes, lambda a: bool(world.promises.spoilt & mask_of(f"{a}/32")))
 
 
 def usable_mask_of(world: World, instance_id: str) -> int:

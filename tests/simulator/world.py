@@ -30,6 +30,7 @@ from tests.simulator.cloud import Cloud
 from tests.simulator.ec2 import Faults, SimEc2
 from tests.simulator.extras import SimBrake, SimBudget, SimHooks
 from tests.simulator.kernel import Background, Died, Kernel, Process
+from tests.simulator.leases import SimLedger
 from tests.simulator.promises import BrokenPromise, Promises
 from tests.simulator.standby import SimStandby, SimStandbyEc2
 from tests.simulator.table import Table, TableTroubleError
@@ -138,6 +139,7 @@ class World:
         self.hooks = SimHooks(self.kernel)
         self.standby = SimStandby(self.kernel)
         self.standby_ec2 = SimStandbyEc2(self.ec2)
+        self.ledger: SimLedger | None = SimLedger(self.kernel, self.rng, self.faults)
         self.promises.owner_of = lambda i: self.standby.by_id[i].claimed_by if i in self.standby.by_id else ""
         self.promises.held_back = self._held_back
         self.background: list[Background] = []
@@ -156,6 +158,7 @@ class World:
             brake=self.brake,
             hooks=self.hooks,
             standby=self.standby,
+            ledger=self.ledger,
             token=lambda: f"token-{next(tokens)}",
         )
 
@@ -215,7 +218,8 @@ class World:
     def _handle(self, process: Process, batch: list[Message]) -> Mapping[str, Exception]:
         edges = replace(self.edges, clock=self.kernel.clock(process), told={})
         reports = [m.body for m in batch if m.is_report]
-        intake = ingest(self.table, {r.instance_id: ARN_PREFIX + r.instance_id for r in reports}, reports)
+        arns = {r.instance_id: ARN_PREFIX + r.instance_id for r in reports}
+        intake = ingest(self.table, arns, reports, self.ledger)
         signals = [m.body for m in batch if not m.is_report]
         result = reconcile(edges, [*signals, *intake.signals], SECONDS)
         for error in result.failed.values():
@@ -311,6 +315,12 @@ class World:
         self.kernel.say(f"    {agent.id} reports {report.report}")
         for _ in range(self.rng.choice([0, 1, 1, 1, 2])):
             self.queues.put(report, self.rng.choice([0, 0, self.rng.uniform(0, 60)]))
+
+    def hear(self, agent: Agent) -> None:
+        """The agent reads which of its leases the ledger has."""
+        item = self.table.items.get(agent.arn)
+        if item is not None and item.report is not None:
+            agent.pods.hears(item.heard.told)
 
     def living(self) -> list[str]:
         return [i for i, n in self.cloud.instances.items() if not n.dead]

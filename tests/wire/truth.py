@@ -87,6 +87,7 @@ def node_items(rows: list[dict[str, Any]]) -> tuple[dict[str, Item], dict[str, t
             report=state.report,
             intents=state.intents,
             slots=state.slots,
+            heard=state.heard,
             expires_at=float(record[EXPIRES]["N"]) if EXPIRES in record else None,
         )
     return items, leases

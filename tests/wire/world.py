@@ -80,6 +80,7 @@ class WireWorld(World):
         self.bus: Any = WireBus()
         self.brake: Any = WireBrake(self.kernel, account)
         self.hooks = SimHooks(self.kernel)
+        self.ledger = None
         self.background: list[Background] = []
         self.others: dict[str, list[str]] = {}
         self.script: list[Fault] = []

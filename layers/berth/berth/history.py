@@ -143,12 +143,18 @@ def _open(
     if beat is not None and any(f.lease.epoch == beat.epoch for f in group):
         return max(known, beat.until), 0.0, True, "its node has told nothing later"
     ends = [c for f in group if (c := closings.get((instance_id, f.lease.epoch)))]
-    if not ends and not any(f.over_by for f in group):
-        return known, 0.0, False, "its node was never heard of again"
-    known = max(known, *(c.until for c in ends)) if ends else known
-    over = [by for by in (*(c.over_by for c in ends), *(f.over_by for f in group)) if by]
+    known = max([known, *(c.until for c in ends)])
+    over = [_over(f, closings.get((instance_id, f.lease.epoch))) for f in group]
+    if not any(over):
+        return known, 0.0, False, ends[0].reason if ends else "its node was never heard of again"
     why = max(ends, key=lambda c: c.until).reason if ends else "its node told of it when it had begun anew"
-    return known, max(min(over), known) if over else 0.0, False, why
+    # an epoch after which it was told again did not end it
+    return known, max(*over, known) if all(over) else 0.0, False, why
+
+
+def _over(fact: Fact, closing: Closing | None) -> float:
+    """By when a lease was over if it did not go on in another epoch; 0 if nobody knows."""
+    return min((by for by in (fact.over_by, closing.over_by if closing else 0.0) if by), default=0.0)
 
 
 # ------------------------------------------------------------------------------------------------------ answers

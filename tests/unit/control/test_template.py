@@ -83,6 +83,7 @@ def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[st
         "NodePolicyArn",
         "BrakeParameterName",
         "BudgetTable",
+        "LedgerTableName",
         "ReconcileFunctionName",
         "SweepFunctionName",
         "FillFunctionName",
