@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -161,4 +162,5 @@ def closing_of(instance_id: str, report: Report | None, over_by: float, reason: 
     """The end of the last epoch of a node that is gone, if it had one."""
     if report is None or not report.epoch:
         return ()
-    return (Closing(instance_id, report.epoch, report.leases_until, over_by, reason),)
+    # times are told to the millisecond; by the next one it was over
+    return (Closing(instance_id, report.epoch, report.leases_until, math.ceil(over_by * 1000) / 1000, reason),)
