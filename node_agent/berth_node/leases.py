@@ -28,8 +28,8 @@ _MOST_BYTES: Final = 100_000
 """Of leases in one report. SQS takes 262,144 bytes, and the rest of the largest node's report is a third of that."""
 _MOST_UNTOLD: Final = 10_000
 """Ended leases that are kept for a ledger that does not answer: some 4 MB."""
-_LENGTHS: Final = {"namespace": 63, "name": 253, "uid": 64}
-"""Of Kubernetes' names (RFC 1123 labels and subdomains) and uids; other runtimes' are cut."""
+_LONGEST_NAMESPACE, _LONGEST_NAME, _LONGEST_UID = 63, 253, 64
+"""Kubernetes' namespaces and names (RFC 1123 labels and subdomains) are no longer; other runtimes' are cut."""
 
 
 def new_epoch(kernel_boot: str) -> str:
@@ -80,9 +80,15 @@ class Leases:
 
     def begin(self, first: int, key: Key, attachment: Attachment) -> None:
         """A pod is wired. Its leases take the ids from ``first`` on."""
-        fields = {name: getattr(attachment, name)[:length] for name, length in _LENGTHS.items()}
-        began = round(attachment.attached_at, 3)
-        rows = [PodLease(first + n, a, began, **fields) for n, a in enumerate((attachment.address,))]
+        began, names = (
+            round(attachment.attached_at, 3),
+            (
+                attachment.namespace[:_LONGEST_NAMESPACE],
+                attachment.name[:_LONGEST_NAME],
+                attachment.uid[:_LONGEST_UID],
+            ),
+        )
+        rows = [PodLease(first + n, a, began, 0.0, 0.0, *names) for n, a in enumerate((attachment.address,))]
         self.live[key] = tuple(rows)
         self._tell(rows)
 
@@ -94,7 +100,8 @@ class Leases:
             # the clock of an earlier agent may have been ahead: no end comes before its begin
             ended = round(max(at, row.began + 0.001), 3)
             held = round(min(max(held_until, row.began), ended), 3) if held_until else 0.0
-            rows.append(replace(row, id=first + n, ended=ended, held_until=held))
+            names = row.namespace, row.name, row.uid
+            rows.append(PodLease(first + n, row.address, row.began, ended, held, *names))
         self._tell(rows)
 
     def forget(self, key: Key) -> None:

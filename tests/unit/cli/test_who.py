@@ -85,9 +85,7 @@ def test_who_had_an_address_is_one_query(account: Account, capsys: pytest.Captur
     assert (lease["from"], lease["to"]) == (iso(NOW - 5000 + 420), iso(NOW - 4950 + 420))
 
 
-def test_a_running_pod_is_told_as_of_its_nodes_last_report(
-    account: Account, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_running_pod_is_told_as_of_its_last_report(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
     account.keep(fact(NOW - 500))
     account.beats(NOW - 15)
     code, text = said(capsys, "who", "10.0.3.7")

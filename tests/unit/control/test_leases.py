@@ -50,7 +50,12 @@ class Site:
 
     def report(self, sequence: int, *rows: PodLease, **fields: Any) -> Report:
         told = max((r.id for r in rows), default=0)
-        given = {"epoch": "boot-1", "leases": rows, "leases_told": told, "leases_until": 200.0 + sequence} | fields
+        given: dict[str, Any] = {
+            "epoch": "boot-1",
+            "leases": rows,
+            "leases_told": told,
+            "leases_until": 200.0 + sequence,
+        } | fields
         return Report(Order(1, sequence), 0, in_use=0, **given)
 
     def takes(self, *reports: Report, at: float = 1000.0) -> Any:

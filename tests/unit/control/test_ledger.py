@@ -45,7 +45,7 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def batch_write_item(self, RequestItems: Any) -> Any:
+    def batch_write_item(self, RequestItems: Any) -> Any:  # noqa: N803 - boto3's own name
         ((table, requests),) = RequestItems.items()
         self.batches.append(len(requests))
         if self._unprocessed:
