@@ -3,6 +3,10 @@
 One JSON object a line. A line is written by one ``write`` and counts once its newline is there, so a kill at any byte
 leaves either the old state or the new one: the torn rest is cut off when the file is opened. No fsync: a reboot ends
 every pod and the tmpfs with them (and what must survive that is in :mod:`berth_node.durable`).
+
+The same lines say which leases have begun and ended (:mod:`berth_node.leases`): a lease begins with the line ``wired``
+and ends with ``free``, so it is known exactly if the pod is, and costs no write of its own. Ids of leases are in the
+lines: whatever is read again after a kill has the same ones.
 """
 
 from __future__ import annotations
@@ -39,14 +43,6 @@ _FIELDS: Final = (
     "mtu",
     "ports",
 )
-
-
-def _macs(wired: Wired) -> dict[str, Any]:
-    return {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
-
-
-def _epoch_line(epoch: str, since: float, last: int, lost: float) -> dict[str, Any]:
-    return {"op": "epoch", "epoch": epoch, "since": since, "last": last, "lost": lost}
 
 
 class JournalError(Exception):
@@ -109,25 +105,34 @@ class Journal:
 
     def lend(self, attachment: Attachment) -> None:
         """The address is this attachment's; nothing is wired yet."""
-        self._write({"op": "lend", **{name: getattr(attachment, name) for name in _FIELDS}})
+        self._write(_lent(attachment))
+        self._keep(attachment)
 
     def wired(self, key: Key, wired: Wired) -> None:
         """The kernel has it all: its lease has begun, if it had not before."""
-        lease = {} if key in self.leases.live else {"lease": self.leases.last + 1}
-        self._write({"op": "wired", "key": list(key), **_macs(wired), **lease})
+        first = 0 if key in self.leases.live else self.leases.last + 1
+        self._write(_wired(key, wired, first))
+        entry = self.entries[key] = Entry(self.entries[key].attachment, wired)
+        if first:
+            self.leases.begin(first, key, entry.attachment)
 
     def free(self, key: Key, until: float, *, at: float = 0.0, held_until: float = 0.0) -> None:
         """The kernel has nothing of it any more; its address cools until then. ``at`` is now.
 
         ``held_until``: its end was not seen, and this is when it last was known to be there.
         """
-        lease = {"lease": self.leases.last + 1, "at": at or until} if key in self.leases.live else {}
-        held = {"held": held_until} if lease and held_until else {}
-        self._write({"op": "free", "key": list(key), "until": until, **lease, **held})
+        event: dict[str, Any] = {"op": "free", "key": list(key), "until": until}
+        first, at = self.leases.last + 1, at or until
+        if key in self.leases.live:
+            event |= {"lease": first, "at": at} | ({"held": held_until} if held_until else {})
+        self._write(event)
+        self.cooling[self.entries.pop(key).attachment.address] = until
+        self.leases.end(first, key, at, held_until)
 
     def epoch(self, epoch: str, since: float) -> None:
         """From now on everything is known of leases: what goes on is told anew."""
-        self._write(_epoch_line(epoch, since, self.leases.last, 0.0))
+        self._write(_epoch(epoch, since, self.leases.last, 0.0))
+        self.leases.start(epoch, since, self.leases.last, 0.0)
 
     def retell(self, keys: Iterable[Key]) -> None:
         """Have these leases told once more. Their new ids are taken first: killed in between, they are only unused."""
@@ -135,12 +140,14 @@ class Journal:
         first = leases.last + 1
         last = leases.last + sum(len(leases.live[key]) for key in keys)
         if keys:
-            self._write(_epoch_line(leases.epoch, leases.since, last, leases.lost_from))
+            self._write(_epoch(leases.epoch, leases.since, last, leases.lost_from))
             leases.retell(keys, first)
 
     def carry(self, row: PodLease) -> None:
         """A lease of an earlier epoch is still to be told."""
-        self._write({"op": "row", **row_fields(replace(row, id=self.leases.last + 1))})
+        row = replace(row, id=self.leases.last + 1)
+        self._write({"op": "row", **row_fields(row)})
+        self.leases.carry(row)
 
     def forget_cooled(self, cooling: Container[str]) -> None:
         """Drop all but these from memory, so that the next compaction leaves it out."""
@@ -154,9 +161,7 @@ class Journal:
             self.cooling[event["address"]] = float(event["until"])
             return
         if op == "lend":
-            attachment = Attachment(**{name: event[name] for name in _FIELDS if name in event})
-            self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
-            self.cooling.pop(attachment.address, None)
+            self._keep(Attachment(**{name: event[name] for name in _FIELDS if name in event}))
             return
         if op == "epoch":
             lost = float(event.get("lost", 0.0))
@@ -181,8 +186,14 @@ class Journal:
         else:
             raise ValueError(f"unknown op {op!r}")
 
+    def _keep(self, attachment: Attachment) -> None:
+        self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
+        self.cooling.pop(attachment.address, None)
+
     def _write(self, event: Mapping[str, Any]) -> None:
-        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling) + len(self.leases.untold)):
+            self._compact()
+        line = _line(event)
         try:
             if os.write(self._fd, line) != len(line):
                 raise OSError("only part of a line could be written")
@@ -191,9 +202,6 @@ class Journal:
             raise JournalError(f"{self.path} cannot be written: {error}; is {self.path.parent} full?") from error
         self._size += len(line)
         self._lines += 1
-        self._apply(event)
-        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling) + len(self.leases.untold)):
-            self._compact()
 
     def _compact(self) -> None:
         """Write what still counts to a new file and rename it into place.
@@ -203,16 +211,16 @@ class Journal:
         """
         events, leases = [], self.leases
         if leases.epoch:
-            events.append(_epoch_line(leases.epoch, leases.since, leases.last, leases.lost_from))
+            events.append(_epoch(leases.epoch, leases.since, leases.last, leases.lost_from))
         for key, entry in self.entries.items():
-            events.append({"op": "lend", **{name: getattr(entry.attachment, name) for name in _FIELDS}})
+            events.append(_lent(entry.attachment))
             if entry.wired:
                 # a lease that was told already is read back as untold: the ledger's next answer says that it was
-                lease = {"lease": leases.live[key][0].id} if key in leases.live else {}
-                events.append({"op": "wired", "key": list(key), **_macs(entry.wired), **lease})
+                lease = leases.live[key][0].id if key in leases.live else 0
+                events.append(_wired(key, entry.wired, lease))
         events += [{"op": "row", **row_fields(row)} for row in leases.untold.values() if row.ended or row.epoch]
         events += [{"op": "cool", "address": a, "until": until} for a, until in self.cooling.items()]
-        content = b"".join(json.dumps(e, separators=(",", ":")).encode() + b"\n" for e in events)
+        content = b"".join(map(_line, events))
         draft = self.path.with_suffix(".new")
         try:
             draft.write_bytes(content)
@@ -224,3 +232,23 @@ class Journal:
             return
         os.close(self._fd)
         self._fd, self._size, self._lines = fd, len(content), len(events)
+
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    return _encode(event).encode() + b"\n"
+
+
+def _lent(attachment: Attachment) -> dict[str, Any]:
+    return {"op": "lend", **{name: getattr(attachment, name) for name in _FIELDS}}
+
+
+def _wired(key: Key, wired: Wired, lease: int = 0) -> dict[str, Any]:
+    macs = {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
+    return {"op": "wired", "key": list(key), **macs, **({"lease": lease} if lease else {})}
+
+
+def _epoch(epoch: str, since: float, last: int, lost: float) -> dict[str, Any]:
+    return {"op": "epoch", "epoch": epoch, "since": since, "last": last, "lost": lost}
