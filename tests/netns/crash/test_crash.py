@@ -12,10 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from berth.contract import PodLease
 from berth_node.admin import ask
 
 from tests.netns.agent.conftest import PREFIX, RUN, Site, eventually
@@ -94,9 +96,31 @@ class Mortal:
         routes = _ip("route", "show", "table", PODS_TABLE, "type", "unicast")
         assert {r["dst"] for r in routes} == set(self.living.values())
         assert _rules() == self.rules
+        eventually(lambda: _open_leases(self.site) == sorted(self.living.values()), "the leases are told of")
+        _leases_apart(self.site)
         for pod, address in self.living.items():
             assert ping(pod, "10.0.1.5").ok
             assert ping(NODE, address).ok
+
+
+def _open_leases(site: Site) -> list[str]:
+    return sorted(row.address for row in site.cloud.leases.values() if not row.ended)
+
+
+def _leases_apart(site: Site) -> None:
+    """Nothing was forgotten by any death, told under two ids that mean different things, or lent twice at one time."""
+    reports = list(site.cloud.reports)
+    assert len({r.epoch for r in reports}) == 1
+    assert len({(row.id, row.address, row.began) for r in reports for row in r.leases}) == len(
+        {row.id for r in reports for row in r.leases}
+    )
+    by_address: dict[str, list[PodLease]] = {}
+    for row in site.cloud.leases.values():
+        by_address.setdefault(row.address, []).append(row)
+    for rows in by_address.values():
+        for one, other in pairwise(sorted(rows, key=lambda r: r.began)):
+            assert one.ended
+            assert one.ended <= other.began
 
 
 def _ask(view: str) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
-from berth.contract import BODY, Record, Report, decode_report, encode_record
+from berth.contract import BODY, LEASES, PodLease, Record, Report, Told, decode_report, encode_record
 from berth_node.usable import MetadataInterface
 
 ACCOUNT, REGION = "123456789012", "eu-west-1"
@@ -80,10 +80,25 @@ class FakeCloud:
                 self.reports.append(decode_report(arguments["MessageBody"]))
                 self.changed.notify_all()
             return {"MessageId": str(len(self.reports))}
-        key = {"node": {"S": ARN}, "kind": {"S": "record"}}
+        key = {"node": {"S": ARN}, "kind": arguments["Key"]["kind"]}
         if arguments["Key"] != key or arguments["ConsistentRead"] is not True:
             raise AssertionError(f"not the node's own key, or not consistent: {arguments}")
+        if key["kind"] == {"S": "report"}:
+            last = self.reports[-1] if self.reports else None
+            return {"Item": {**key, LEASES: {"S": str(Told(last.epoch, last.leases_told))}}} if last else {}
+        if key["kind"] != {"S": "record"}:
+            raise AssertionError(f"neither the record nor the report: {arguments}")
         return {"Item": {**key, BODY: {"S": encode_record(self.record)}}} if self.record else {}
+
+    @property
+    def leases(self) -> dict[tuple[str, float], PodLease]:
+        """What reports have told, by address and begin; an end counts once it is told."""
+        found: dict[tuple[str, float], PodLease] = {}
+        for row in (row for report in list(self.reports) for row in report.leases):
+            known = found.get((row.address, row.began))
+            if known is None or not known.ended:
+                found[row.address, row.began] = row
+        return found
 
     def check_signature(self, headers: dict[str, str], body: bytes, url: str) -> None:
         """Sign the same request with botocore, at the same time: the headers must be equal."""
