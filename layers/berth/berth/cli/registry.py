@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from berth.cli import launch_template, look, replay, standby, where, who
+from berth.cli import launch_template, look, plan, replay, standby, where, who
 
 __all__ = ["COMMANDS"]
 
@@ -13,6 +13,7 @@ COMMANDS: Final[tuple[ModuleType, ...]] = (
     launch_template,
     look,
     replay,
+    plan,
     standby,
     who,
     where,
