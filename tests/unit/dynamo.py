@@ -11,7 +11,9 @@ from typing import Any
 import boto3
 from moto import mock_aws
 
-__all__ = ["make_table", "new_tables", "one_at_a_time"]
+from tests.unit.control.stack_template import load_template
+
+__all__ = ["make_ledger", "make_table", "new_tables", "one_at_a_time"]
 
 
 def make_table(client: Any, name: str) -> None:
@@ -22,6 +24,13 @@ def make_table(client: Any, name: str) -> None:
         AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("node", "kind")],
         KeySchema=[{"AttributeName": "node", "KeyType": "HASH"}, {"AttributeName": "kind", "KeyType": "RANGE"}],
     )
+
+
+def make_ledger(client: Any, name: str) -> None:
+    """The lease ledger, with the keys and indexes that the template gives it."""
+    properties = load_template()["Resources"]["LedgerTable"]["Properties"]
+    names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+    client.create_table(TableName=name, **{n: properties[n] for n in names})
 
 
 @contextmanager

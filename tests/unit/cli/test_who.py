@@ -20,8 +20,7 @@ from berth.settings import Settings
 from berth.store import DynamoStore
 from moto import mock_aws
 
-from tests.unit.control.stack_template import load_template
-from tests.unit.dynamo import make_table
+from tests.unit.dynamo import make_ledger, make_table
 
 NODE, PREFIX = "i-0123456789abcdef0", "arn:aws:ec2:eu-west-1:123456789012:instance/"
 UID = "0a1b2c3d-0000-4000-8000-0123456789ab"
@@ -53,9 +52,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         session = boto3.Session("test", "test", region_name="eu-west-1")
         client = session.client("dynamodb")
         make_table(client, "nodes")
-        properties = load_template()["Resources"]["LedgerTable"]["Properties"]
-        names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-        client.create_table(TableName="ledger", **{name: properties[name] for name in names})
+        make_ledger(client, "ledger")
         made = Account(session)
         session.events.register("before-call.dynamodb", lambda model, **_: made.calls.append(model.name))
         monkeypatch.setattr(reading, "session", lambda _: session)

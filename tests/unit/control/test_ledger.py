@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from tests.unit.control.stack_template import load_template
+from tests.unit.dynamo import make_ledger
 
 NODE, TABLE = "i-0123456789abcdef0", "ledger"
 FACT = Fact(PodLease(0, "10.0.1.17", 100.5, namespace="default", name="web-1", uid="uid-1", epoch="boot-1"),
@@ -28,11 +28,9 @@ CLOSING = Closing(NODE, "boot-1", 160.0, 200.0, "the node rebooted")
 @pytest.fixture
 def client() -> Iterator[Any]:
     """With the table and its indexes from ``template.yaml``."""
-    names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-    properties = load_template()["Resources"]["LedgerTable"]["Properties"]
     with mock_aws():
         made = boto3.client("dynamodb", "eu-west-1", aws_access_key_id="test", aws_secret_access_key="test")
-        made.create_table(TableName=TABLE, **{name: properties[name] for name in names})
+        make_ledger(made, TABLE)
         yield made
 
 
