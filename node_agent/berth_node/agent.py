@@ -202,6 +202,7 @@ class Agent:
             self.desk.renew_leases()
             if file and file.due(leases, now):
                 await asyncio.to_thread(file.save, file.taken(leases, now))
+            self.watcher.trouble.pop("untold leases", None)
         except (OSError, JournalError) as error:
             if file:
                 file.failed()

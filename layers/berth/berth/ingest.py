@@ -16,7 +16,7 @@ from berth.absent import NoLedger
 from berth.calls import GROWING_ACTIONS
 from berth.contract import ContractError, Policy, Record, Report, Told, address_count, decode_report
 from berth.events import Signal
-from berth.leases import Kept, Telling, keep
+from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
 from berth.store import NodeState, Store
@@ -150,7 +150,7 @@ def _noted(sent: SentReport, state: NodeState, kept: Kept) -> tuple[Report, Hear
     known = last.leases_until if last is not None and last.epoch == report.epoch else 0.0
     if kept.failed:
         return replace(report, leases_until=known, surrendered=()), Heard(sent.sent_at, state.heard.told)
-    report = replace(report, leases_until=max(report.leases_until, known))
+    report = replace(report, leases_until=max(told_until(report, sent.sent_at), known))
     return report, Heard(sent.sent_at, Told(report.epoch, report.leases_told))
 
 

@@ -18,16 +18,16 @@ from berth.ledger import Ledger
 from berth.ledger_items import Closing, Fact
 from berth.node_items import NodeState
 
-__all__ = ["Kept", "Telling", "closing_of", "keep"]
+__all__ = ["Kept", "Telling", "closing_of", "keep", "told_until"]
 
 logger = logging.getLogger(__name__)
 
 _MOST: Final = 500
-"""Leases taken of one report; an agent tells 200. The others are not acknowledged."""
+"""Leases taken of one report; an agent tells 200. What a node tells beyond is not believed."""
 _LONGEST: Final = 512
 """Characters of a name: Kubernetes allows 253."""
-_LATE: Final = 600.0
-"""A lease cannot begin later than its report was sent, but for clocks that differ."""
+_AHEAD: Final = 600.0
+"""Nothing that a report tells is later than when it came, but for clocks that differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,12 @@ def keep(ledger: Ledger, tellings: Sequence[Telling]) -> Kept:
 def _sorted_out(telling: Telling) -> tuple[list[Fact], list[Fact], int]:
     """(believed, believed if the ledger has them begun, how many are not believed at all)."""
     report, state = telling.report, telling.state
-    interface_of = _finder(state.record)
     sure: list[Fact] = []
     unsure: list[Fact] = []
     wrong = 0
-    for row in _new(report, state.heard.told):
+    rows = _new(report, state.heard.told)
+    interface_of = _finder(state.record if rows else None)
+    for row in rows:
         interface, present = interface_of(row.address), row.epoch in ("", report.epoch)
         fact = Fact(
             replace(row, epoch=row.epoch or report.epoch),
@@ -93,7 +94,7 @@ def _sorted_out(telling: Telling) -> tuple[list[Fact], list[Fact], int]:
             interface.id if interface else "",
             interface.subnet_id if interface else "",
             telling.received,
-            report.leases_until if present else 0.0,
+            told_until(report, telling.received) if present else 0.0,
             0.0 if present or row.ended else report.epoch_since,
         )
         if not _possible(fact) or (interface is None and not row.ended):
@@ -106,6 +107,12 @@ def _sorted_out(telling: Telling) -> tuple[list[Fact], list[Fact], int]:
     return sure, unsure, wrong
 
 
+def told_until(report: Report, received: float) -> float:
+    """Up to when ``report`` tells everything. A node cannot speak for a time to come: it would hold its addresses, for
+    whoever asks, long after others have them."""
+    return min(report.leases_until, received + _AHEAD) if received else report.leases_until
+
+
 def _new(report: Report, told: Told) -> tuple[PodLease, ...]:
     """The leases that were not acknowledged before."""
     if not report.epoch:
@@ -116,7 +123,7 @@ def _new(report: Report, told: Told) -> tuple[PodLease, ...]:
 def _possible(fact: Fact) -> bool:
     row = fact.lease
     ordered = row.began > 0 and (not row.ended or row.began <= (row.held_until or row.ended) <= row.ended)
-    in_time = not fact.received or max(row.began, row.ended) <= fact.received + _LATE
+    in_time = not fact.received or max(row.began, row.ended) <= fact.received + _AHEAD
     return ordered and in_time and max(map(len, (row.namespace, row.name, row.uid))) <= _LONGEST
 
 

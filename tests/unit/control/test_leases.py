@@ -191,6 +191,14 @@ def test_a_ledger_in_trouble_keeps_no_pod_waiting_and_acknowledges_nothing(
     assert (site.told, site.names[-1]) == (Told("boot-1", 2), ("web-1", 150.0))
 
 
+def test_a_node_cannot_speak_for_a_time_to_come(site: Site) -> None:
+    """Its addresses would be held by it, for whoever asks, long after others have them."""
+    site.takes_rows(1, BEGUN, leases_until=9e9)
+    report = site.store.load([ARN])[ARN].report
+    assert report is not None
+    assert report.leases_until == site.ledger.facts[0].until == 1600.0
+
+
 def test_the_leases_are_not_kept_with_the_report(site: Site) -> None:
     site.takes_rows(1, BEGUN)
     report = site.store.load([ARN])[ARN].report
