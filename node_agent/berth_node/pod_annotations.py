@@ -32,12 +32,15 @@ def read(config: Mapping[str, Any]) -> str:
         raise ValueError(f"'runtimeConfig.{CAPABILITY}' must be an object, got {listed!r:.80}")
     if not listed:
         return ""
-    for key, value in ((k, v) for k, v in listed.items() if not isinstance(v, str)):
-        raise ValueError(f"'runtimeConfig.{CAPABILITY}': {key!r:.80} must be a text, got {value!r:.80}")
-    size = _bytes(listed)
-    if size > LIMIT_BYTES:
+    kept, characters = {}, 0
+    for key, value in listed.items():
+        if type(value) is not str:
+            raise ValueError(f"'runtimeConfig.{CAPABILITY}': {key!r:.80} must be a text, got {value!r:.80}")
+        characters += len(key) + len(value)
+        if key.startswith(PREFIX):
+            kept[key] = value
+    if characters > LIMIT_BYTES // 4 and (size := _bytes(listed)) > LIMIT_BYTES:  # UTF-8 takes four bytes at most
         raise ValueError(f"'runtimeConfig.{CAPABILITY}' must have at most {LIMIT_BYTES} bytes, got {size}")
-    kept = {key: value for key, value in listed.items() if key.startswith(PREFIX)}
     if not kept:
         return ""
     size = _bytes(kept)

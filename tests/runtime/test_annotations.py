@@ -1,4 +1,4 @@
-"""A pod's annotations come from the runtime: containerd hands over a sandbox's, podman has none to give."""
+"""A pod's annotations come from the runtime: containerd hands over a sandbox's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import json
 from pathlib import Path
 
 from tests.netns.agent.conftest import Site
-from tests.runtime.test_podman import engine, podman
 from tests.runtime.test_sandboxes import pods
 from tests.sandbox.containerd import CNI_CONF, Containerd, PodSpec
-from tests.sandbox.podman import Podman
-
-__all__ = ["engine", "podman"]  # fixtures
 
 
 def test_a_sandboxs_annotations_are_kept_with_its_pod_over_an_agent_restart(site: Site, containerd: Containerd) -> None:
@@ -32,8 +28,3 @@ def test_a_sandboxs_annotations_are_kept_with_its_pod_over_an_agent_restart(site
     assert {c: pod["annotations"] for c, pod in pods(site).items()} == expected
     containerd.remove(noted)
     assert list(pods(site)) == [plain]
-
-
-def test_podman_takes_the_same_list_and_gives_none(site: Site, podman: Podman) -> None:
-    container = podman.run("web", "--annotation=berth/note=x")
-    assert pods(site)[container.id]["annotations"] == {}

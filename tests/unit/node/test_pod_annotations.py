@@ -55,6 +55,7 @@ def test_a_pod_without_any_of_ours_keeps_none(given: object) -> None:
         ({"berth/a": 1}, "'berth/a' must be a text, got 1"),
         ({"other": None}, "'other' must be a text, got None"),
         ({"other": "x" * LIMIT_BYTES}, f"at most {LIMIT_BYTES} bytes, got {LIMIT_BYTES + 5}"),
+        ({"other": "𐀀" * (LIMIT_BYTES // 4)}, f"at most {LIMIT_BYTES} bytes, got {LIMIT_BYTES + 5}"),
         ({"berth/a": "ä" * (KEPT_BYTES // 2)}, f"those of 'berth/' must have at most {KEPT_BYTES} bytes"),
     ],
 )
