@@ -85,10 +85,11 @@ endure: setup plugin ## the agent killed at each of its effects, a short soak, a
 	@echo "endure: kills, soak, bench"
 	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench
 
-runtime: setup plugin ## containerd and podman with the reference plugins, inside a private world; installs them by apt
+runtime: setup plugin ## containerd, podman, the reference plugins and systemd-networkd, in a private world; by apt
 	@$(TIED) scripts/bootstrap.sh runtime
-	@echo "runtime: containerd through CRI, podman, chained plugins"
+	@echo "runtime: containerd through CRI, podman, chained plugins; systemd-networkd"
 	@$(WORLD) $(PY) -m pytest tests/runtime
+	@$(WORLD) $(PY) -m pytest tests/netns/networkd
 
 soak: setup plugin ## thousands of ADDs and DELs, kills, blocks that come and go: nothing left. SOAK=20000, SEED=n
 	@$(WORLD) $(PY) -m tests.soak --operations $(or $(SOAK),20000) $(if $(SEED),--seed $(SEED))
