@@ -41,7 +41,6 @@ class Profile:
     hooks: bool = False
     standby: int = 0
     brake: float = 0.0
-    left_out: float = 0.0
     rush: bool = False
     """All nodes want more than their primary interface holds, at once."""
 
@@ -68,7 +67,6 @@ def draw_profile(world: World) -> Profile:
         standby=rng.choice([0, 0, 1, 3]) if not rush else 2,
         rush=rush,
         brake=rng.choice([0, 0, 0, 0.03]),
-        left_out=rng.choice([0, 0, 0.5]),
     )
 
 
@@ -256,18 +254,6 @@ def _report(world: World, _profile: Profile, agent: Agent) -> None:
         else:
             agent.balance()
         world.send(agent)
-
-
-def _leave_out(world: World, profile: Profile, agent: Agent) -> None:
-    """For a moment EC2 does not show an instance that is there, as describes are eventually consistent; once for each.
-
-    A look comes just then.
-    """
-    if world.rng.random() < profile.left_out and agent.id not in world.ec2.left_out:
-        world.ec2.left_out[agent.id] = world.kernel.now + world.rng.uniform(1, 45)
-        world.kernel.say(f"    {agent.id} is not shown for a moment")
-        world.queues.put(Signal(agent.id, "an event"))
-        _serve(world, profile, agent)
 
 
 def _clock(world: World, _profile: Profile, agent: Agent) -> None:
@@ -470,7 +456,6 @@ _USUAL: list[Callable[[World, Profile, Agent], None]] = [
         _request: 1,
         _lose_files: 1,
         _clock: 1,
-        _leave_out: 1,
         _pause: 1,
         _throttle: 1,
         _brake: 1,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tests.simulator.settling import check, settle
-from tests.simulator.small import go_on, knock, lend_by_old_metadata, served
+from tests.simulator.small import go_on, knock, lend_by_old_metadata, node, served
 from tests.simulator.world import World
 
-__all__ = ["behind", "crashes", "held_up", "in_step", "pairs", "unanswered"]
+__all__ = ["behind", "crashes", "held_up", "in_step", "left_out", "pairs", "unanswered"]
 
 Scene = Callable[..., World]
 MOST_STEPS: Final = 200
@@ -89,6 +89,22 @@ def behind(scene: Scene) -> Iterator[str]:
             served(world)
             lend_by_old_metadata(world)
         world.faults.lag = 0.0
+        go_on(world)
+        _finish(world)
+
+
+def left_out(scene: Scene) -> Iterator[str]:
+    """For less than a minute EC2 does not show the instance, just when it is looked at, and its pods go on."""
+    for looks in range(1, 12):
+        yield f"left out of {looks} looks"
+        world = scene()
+        served(world)
+        go_on(world)
+        world.ec2.left_out[node(world).id] = world.kernel.now + 4 * looks
+        for _ in range(looks):
+            knock(world)
+            served(world)
+            world.kernel.advance(4)
         go_on(world)
         _finish(world)
 

@@ -23,7 +23,7 @@ from berth.plan import Plan
 from berth.store import NodeState
 
 from tests.simulator import table
-from tests.simulator.interleavings import Scene, behind, held_up
+from tests.simulator.interleavings import Scene, behind, held_up, left_out
 from tests.simulator.schedule import run
 from tests.simulator.small import launch, race, surrender
 from tests.simulator.standby import SimStandby
@@ -161,7 +161,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], Search]] = [
     (outcomes_are_not_overlaid, within(surrender, behind)),
     (intents_are_not_kept, among(1200)),
     (begun_releases_are_forgotten, within(surrender, behind)),
-    (an_absence_is_believed_at_once, among(300)),
+    (an_absence_is_believed_at_once, within(launch, left_out)),
     (whatever_is_attached_is_ours, among(50)),
     (the_dead_are_left_alone, among(100)),
     (interfaces_outlive_their_node, among(20)),

@@ -98,7 +98,7 @@ class WireBuckets:
 
 @dataclass
 class WireEc2:
-    """``changes`` counts the mutating calls that EC2 has made. No instance is left out, whatever ``left_out`` says."""
+    """``changes`` counts the mutating calls that EC2 has made. No instance is ever left out."""
 
     buckets: WireBuckets
     account: Account

@@ -202,10 +202,11 @@ class StandbyWork:
             return
         old = [i for i in held if self.edges.clock() - i.claimed_at > REPLAY_SECONDS]
         lost: set[str] = set()
-        with suppress(NoTokenError):
-            shown = self.edges.ec2.shown([i.interface.id for i in old], self.pay)
-            now = self.edges.clock()
-            lost = {i.interface.id for i in old if _is_lost(i, shown.get(i.interface.id), now)}
+        if old:
+            with suppress(NoTokenError):
+                shown = self.edges.ec2.shown([i.interface.id for i in old], self.pay)
+                now = self.edges.clock()
+                lost = {i.interface.id for i in old if _is_lost(i, shown.get(i.interface.id), now)}
         for item in old:
             if item.interface.id in lost:
                 self.counts["StandbyClaimsLost"] += self.edges.stock.forget(item)
