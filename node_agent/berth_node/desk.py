@@ -48,6 +48,7 @@ class Pod:
     uid: str = ""
     mtu: int = 9001
     ports: str = ""
+    annotations: str = ""
 
     @property
     def waiter(self) -> Waiter:
@@ -214,6 +215,7 @@ class Desk:
             attached_at=now,
             mtu=pod.mtu,
             ports=pod.ports,
+            annotations=pod.annotations,
         )
         self.journal.lend(attachment)
         self.pool = self.pool.lend(pod.key, address, pod.waiter.uid)

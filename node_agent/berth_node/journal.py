@@ -42,6 +42,7 @@ _FIELDS: Final = (
     "attached_at",
     "mtu",
     "ports",
+    "annotations",
 )
 
 
