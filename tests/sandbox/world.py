@@ -29,7 +29,8 @@ def node_dir(instance_id: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Eni:
-    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks."""
+    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks, ``ipv6_prefixes``
+    /80 ones."""
 
     id: str
     mac: str
@@ -42,6 +43,8 @@ class Eni:
     source_check: bool = True
     security_groups: tuple[str, ...] = ()
     public_address: str | None = None
+    ipv6_addresses: tuple[str, ...] = ()
+    ipv6_prefixes: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:
@@ -65,7 +68,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``nat-…`` or ``vgw-…``."""
+    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``eigw-…``, ``nat-…`` or ``vgw-…``."""
 
     destination: str
     target: str
@@ -80,11 +83,17 @@ class Subnet:
     zone: str
     vpc_id: str
     routes: tuple[Route, ...] = ()
+    ipv6_cidrs: tuple[str, ...] = ()
 
     @property
     def gateway(self) -> str:
         """The VPC router's address: the subnet's first host address."""
         return str(ipaddress.ip_network(self.cidr)[1])
+
+    @property
+    def ipv6_gateways(self) -> tuple[str, ...]:
+        """The VPC router's global addresses: the first after the network's own, of each IPv6 block."""
+        return tuple(str(ipaddress.ip_network(cidr)[1]) for cidr in self.ipv6_cidrs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,7 @@ class World:
     enis: tuple[Eni, ...] = ()
     nat: tuple[tuple[str, str], ...] = ()
     onprem_cidrs: tuple[str, ...] = ()
+    vpc_ipv6_cidrs: tuple[str, ...] = ()
 
     def subnet(self, subnet_id: str) -> Subnet:
         return next(s for s in self.subnets if s.id == subnet_id)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from tests.sandbox.fabric.ipv6 import ROUTER
 from tests.sandbox.fabric.layout import Layout, Port
 from tests.sandbox.fabric.rules import port_chain, remove_chain
 
@@ -28,6 +29,8 @@ class Changes:
     namespaces: tuple[str, ...]
     unhook: str
     links: tuple[str, ...]
+    rules: tuple[str, ...]
+    """For both address families."""
     policy: str
     new_ports: tuple[Port, ...]
     onprem: tuple[str, ...]
@@ -60,6 +63,7 @@ def changes(before: Layout, after: Layout, first_index: int) -> Changes:
         namespaces=tuple(sorted(after.namespaces - before.namespaces)),
         unhook="".join(map(remove_chain, gone)),
         links=tuple(_links(base, after, gone, new, first_index)),
+        rules=tuple(_rules(base, after)),
         policy="".join(port_chain(port.name) for port in new) + _elements(base, after),
         new_ports=new,
         onprem=tuple(f"addr replace {host}/32 dev lo" for host in sorted(after.onprem_hosts - before.onprem_hosts)),
@@ -80,13 +84,14 @@ def _links(before: Layout, after: Layout, gone: list[str], new: tuple[Port, ...]
         yield f"link delete group {DOOMED_GROUP}"
     for offset, port in enumerate(new):
         yield _veth(port, index + offset)
+        yield f"addr add {ROUTER} dev {port.name} scope link nodad"
         yield f"link set dev {port.name} up"
-    yield from (f"addr replace {a}/32 dev lo" for a in sorted(after.gateways - before.gateways))
+    yield from (f"addr replace {a} dev lo" for a in sorted(after.gateways - before.gateways))
     _, neighbours = _differences(before.neighbours, after.neighbours)
     for (device, address), mac in neighbours.items():
         yield f"neigh replace {address} lladdr {mac} dev {device} nud permanent"
     yield from _routes(before, after)
-    yield from (f"addr delete {a}/32 dev lo" for a in sorted(before.gateways - after.gateways))
+    yield from (f"addr delete {a} dev lo" for a in sorted(before.gateways - after.gateways))
 
 
 def _veth(port: Port, index: int) -> str:
@@ -104,6 +109,9 @@ def _routes(before: Layout, after: Layout) -> Iterator[str]:
         yield f"route replace {kind}{destination}{rest} table {table}"
     for table, destination in removed.keys() - added.keys():
         yield f"route delete {destination} table {table}"
+
+
+def _rules(before: Layout, after: Layout) -> Iterator[str]:
     for table in after.tables - before.tables:
         yield f"rule add priority {_RULE_PRIORITY} fwmark {table} lookup {table}"
     for table in before.tables - after.tables:

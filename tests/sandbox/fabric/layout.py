@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.sandbox.fabric import ipv6
 from tests.sandbox.world import Eni, Route, Subnet, World
 
 __all__ = [
@@ -61,6 +62,8 @@ class Port:
     gateway: str
     role: str
     """``instance`` or ``nat``."""
+    ipv6_addresses: tuple[str, ...] = field(default=(), compare=False)
+    """What DHCPv6 gives at boot; an address that comes later is no reason to make the link anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Layout:
     ``routes`` (table, destination) -> the rest of the route; ``neighbours`` (device, address) -> MAC; ``tables`` are
     subnet route tables, each chosen by a mark of the same number; ``elements`` (nft set, key) -> value or ``""``;
     ``gateways`` are the routers' addresses of subnets in use, ``onprem_hosts`` those of on-premises servers.
+    ``links`` (by port) and ``owners`` ((subnet, block) -> MAC) say what is answered to solicitations.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -80,6 +84,8 @@ class Layout:
     neighbours: dict[tuple[str, str], str] = field(default_factory=dict)
     elements: dict[tuple[str, str], str] = field(default_factory=dict)
     onprem_hosts: frozenset[str] = frozenset()
+    links: dict[str, ipv6.Link] = field(default_factory=dict)
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def port_name(eni_id: str) -> str:
@@ -133,6 +139,7 @@ def _port(eni: Eni, subnet: Subnet, netns: str, ifname: str, role: str) -> Port:
         prefix_length=ipaddress.ip_network(subnet.cidr).prefixlen,
         gateway=subnet.gateway,
         role=role,
+        ipv6_addresses=eni.ipv6_addresses,
     )
 
 
@@ -145,8 +152,10 @@ def _owned(eni: Eni) -> Iterator[str]:
 
 def _element_entries(eni: Eni, port: Port, table: int) -> Iterator[tuple[tuple[str, str], str]]:
     quoted = f'"{port.name}"'
+    checked = port.role != "nat" and eni.source_check
+    yield from ipv6.elements(eni, port.name, table, checked=checked)
     yield ("ip subnet_of", quoted), hex(table)
-    if port.role == "nat" or not eni.source_check:
+    if not checked:
         yield ("ip unchecked", quoted), ""
     for address in _owned(eni):
         yield ("ip assigned", f"{quoted} . {address}"), ""
@@ -167,6 +176,8 @@ def _public(eni: Eni) -> str:
 
 def _next_hop(route: Route, nat_ports: dict[str, Port]) -> str | None:
     """The route's kernel form, or None for the VPC's local route, which the mapping table is."""
+    if ipv6.is_ipv6(route.destination):
+        return ipv6.target_of(route.destination, route.target)
     if route.target == "local":
         return None
     if route.target.startswith("igw-"):
@@ -189,11 +200,13 @@ def lay_out(world: World) -> Layout:
     # A whole default route behind the VPN has no "tenth address" that would make sense as a server.
     onprem = {*ONPREM_CIDRS, *(c for c in world.onprem_cidrs if 8 <= ipaddress.ip_network(c).prefixlen <= 28)}
 
-    routes = {(MAPPING_TABLE, cidr): "blackhole" for cidr in world.vpc_cidrs}
+    routes = {(MAPPING_TABLE, cidr): "blackhole" for cidr in (*world.vpc_cidrs, *world.vpc_ipv6_cidrs)}
     elements: dict[tuple[str, str], str] = {}
     for eni, port in attached:
         hop = f"via {port.primary} dev {port.name} onlink"
         routes |= {(MAPPING_TABLE, destination): hop for destination in (*eni.addresses, *eni.prefixes)}
+        hop = f"via {ipv6.link_local(eni.mac)} dev {port.name} onlink"
+        routes |= {(MAPPING_TABLE, destination): hop for destination in ipv6.owned(eni)}
         elements |= _element_entries(eni, port, _table_of(eni.subnet_id))
     for subnet in (subnets[s] for s in used):
         hops = {r.destination: _next_hop(r, nat_ports) for r in subnet.routes}
@@ -201,12 +214,31 @@ def lay_out(world: World) -> Layout:
     return Layout(
         namespaces=_alive(world) | {p.netns for p in ports.values() if p.role == "nat"},
         ports=ports,
-        gateways=frozenset(subnets[s].gateway for s in used),
+        gateways=frozenset(g for s in used for g in (subnets[s].gateway, *subnets[s].ipv6_gateways)),
         tables=frozenset(map(_table_of, used)),
         routes=routes,
-        neighbours={(p.name, p.primary): p.mac for p in ports.values()},
+        neighbours={(p.name, hop): p.mac for p in ports.values() for hop in (p.primary, ipv6.link_local(p.mac))},
         elements=elements
         | {(f"{family} vpc", cidr): "" for family in ("ip", "arp") for cidr in world.vpc_cidrs}
+        | {("ip6 vpc", cidr): "" for cidr in world.vpc_ipv6_cidrs}
+        | {("ip6 egress_only", cidr): "" for cidr in ipv6.egress_only(world.subnets)}
         | {("ip onprem", cidr): "" for cidr in onprem},
         onprem_hosts=frozenset(str(ipaddress.ip_network(cidr)[10]) for cidr in onprem),
+        links=dict(_links(attached, subnets)),
+        owners=dict(_owners(attached, subnets)),
     )
+
+
+def _links(attached: Iterable[tuple[Eni, Port]], subnets: Mapping[str, Subnet]) -> Iterator[tuple[str, ipv6.Link]]:
+    for eni, port in attached:
+        if cidrs := subnets[eni.subnet_id].ipv6_cidrs:
+            yield port.name, ipv6.Link(eni.subnet_id, port.gateway_mac, cidrs)
+
+
+def _owners(
+    attached: Iterable[tuple[Eni, Port]], subnets: Mapping[str, Subnet]
+) -> Iterator[tuple[tuple[str, str], str]]:
+    for eni, port in attached:
+        yield from ipv6.owners(eni)
+        for gateway in subnets[eni.subnet_id].ipv6_gateways:
+            yield (eni.subnet_id, f"{gateway}/128"), port.gateway_mac
