@@ -11,7 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ROOT", "Eni", "Instance", "Route", "Subnet", "World", "netns_path", "node_dir"]
+__all__ = [
+    "ROOT",
+    "AclRule",
+    "Eni",
+    "GroupRule",
+    "Instance",
+    "NetworkAcl",
+    "Peering",
+    "Route",
+    "SecurityGroup",
+    "Subnet",
+    "Vpc",
+    "World",
+    "netns_path",
+    "node_dir",
+]
 
 ROOT: Final = Path("/run/berth-sandbox")
 """All of the sandbox's files. A tmpfs in a private mount namespace, so that nothing outlives the sandbox."""
@@ -68,7 +83,8 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``eigw-…``, ``nat-…`` or ``vgw-…``."""
+    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``eigw-…``, ``nat-…``, ``vgw-…``, ``tgw-…``,
+    ``pcx-…`` or ``eni-…``; anything else is a black hole."""
 
     destination: str
     target: str
@@ -84,6 +100,8 @@ class Subnet:
     vpc_id: str
     routes: tuple[Route, ...] = ()
     ipv6_cidrs: tuple[str, ...] = ()
+    acl: str | None = None
+    """Of its network ACL; None lets everything pass."""
 
     @property
     def gateway(self) -> str:
@@ -97,8 +115,64 @@ class Subnet:
 
 
 @dataclass(frozen=True, slots=True)
+class AclRule:
+    """``protocol`` is ``any``, ``tcp``, ``udp``, ``icmp`` or a number; ``ports`` None is all; ``icmp`` (type, code)."""
+
+    number: int
+    egress: bool
+    allow: bool
+    protocol: str
+    cidr: str
+    ports: tuple[int, int] | None = None
+    icmp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAcl:
+    id: str
+    rules: tuple[AclRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """One permission; ``peer`` is a CIDR or a group's id. The rest is as in :class:`AclRule`."""
+
+    egress: bool
+    protocol: str
+    peer: str
+    ports: tuple[int, int] | None = None
+    icmp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    id: str
+    rules: tuple[GroupRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vpc:
+    """``vpn``: a VPN or transit gateway is attached, so on-premises reaches it."""
+
+    id: str
+    cidrs: tuple[str, ...]
+    vpn: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Peering:
+    """An active peering of two VPCs."""
+
+    id: str
+    vpcs: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class World:
-    """A consistent snapshot. ``nat`` maps a NAT gateway's id to its private address (its Eni is in ``enis``)."""
+    """A consistent snapshot. ``nat`` maps a NAT gateway's id to its private address (its Eni is in ``enis``).
+
+    Without ``groups`` no security group is enforced, without ``vpcs`` all subnets are of one VPC.
+    """
 
     vpc_cidrs: tuple[str, ...] = ()
     subnets: tuple[Subnet, ...] = ()
@@ -107,6 +181,10 @@ class World:
     nat: tuple[tuple[str, str], ...] = ()
     onprem_cidrs: tuple[str, ...] = ()
     vpc_ipv6_cidrs: tuple[str, ...] = ()
+    acls: tuple[NetworkAcl, ...] = ()
+    groups: tuple[SecurityGroup, ...] = ()
+    vpcs: tuple[Vpc, ...] = ()
+    peerings: tuple[Peering, ...] = ()
 
     def subnet(self, subnet_id: str) -> Subnet:
         return next(s for s in self.subnets if s.id == subnet_id)

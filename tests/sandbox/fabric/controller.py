@@ -13,6 +13,7 @@ from typing import Any, Self
 from tests.sandbox import netns
 from tests.sandbox.fabric.changes import Changes, changes
 from tests.sandbox.fabric.edges import FIXED_NAMESPACES, boot_instance, boot_nat_gateway, build_edges
+from tests.sandbox.fabric.filters import filter_table
 from tests.sandbox.fabric.layout import MAPPING_TABLE, Layout, lay_out
 from tests.sandbox.fabric.rules import empty_sets, port_chain
 from tests.sandbox.fabric.solicited import Responder
@@ -82,7 +83,11 @@ class Fabric:
             after = lay_out(world)
             before = self._layout if self._attempted is None else self._recover(self._attempted)
             self._attempted = replace(
-                after, namespaces=before.namespaces | after.namespaces, tables=before.tables | after.tables
+                after,
+                namespaces=before.namespaces | after.namespaces,
+                tables=before.tables | after.tables,
+                rules=before.rules | after.rules,
+                filters=before.filters | after.filters,
             )
             step = changes(before, after, self._next_index)
             self._next_index += len(step.new_ports)
@@ -99,13 +104,17 @@ class Fabric:
         there = {str(link["ifname"]) for link in shown} - {"igw", "vgw"}
         kept = {name: port for name, port in self._layout.ports.items() if name in there}
         tables = self._layout.tables | attempted.tables
+        rules = self._layout.rules | attempted.rules
         commands = [f"link delete dev {name}" for name in there - kept.keys()]
         netns.ip_batch("vpc", commands, force=True)
+        spaces = {rule.split()[5] for rule in rules if " lookup " in rule}
         flushes = [f"rule delete fwmark {table} lookup {table}" for table in tables]
-        flushes += [f"route flush table {table}" for table in (MAPPING_TABLE, *tables)]
+        flushes += [f"rule delete {rule}" for rule in rules]
+        flushes += [f"route flush table {table}" for table in {str(MAPPING_TABLE), *map(str, tables), *spaces}]
         for family in ("-4", "-6"):
             netns.ip_batch("vpc", flushes, force=True, family=family)
         netns.nft("vpc", empty_sets() + "".join(map(port_chain, kept)))
+        netns.nft("vpc", "delete table ip filters\n" + filter_table())
         known = self._layout.namespaces | attempted.namespaces
         return Layout(namespaces=known & netns.names(), ports=kept)
 

@@ -6,6 +6,7 @@ What Amazon VPC enforces, and where:
 
 * Source check: a packet whose source the sending interface does not own is dropped (EC2 user guide, "source/destination
   checking"). ``assigned`` holds interface and address pairs, ``unchecked`` the interfaces with the check off.
+* Destination check: a route to an interface whose check is on delivers nothing that is addressed to others.
 * A frame reaches the address that it names only if it is addressed to the router or to the MAC of the interface that
   owns this address: a neighbour entry kept from before an address moved sends into the void. Linux would drop every
   frame to a MAC other than the port's, so ``frames`` claims those that are right before IP sees them.
@@ -13,7 +14,7 @@ What Amazon VPC enforces, and where:
 * Internet gateway: 1:1 address translation for interfaces with a public address, nothing for others.
 * The router itself serves instance metadata, and answers nothing else, not even ping.
 
-Network ACLs and security groups are inert: the two empty chains in ``forward`` are where they go. Both ends of a packet
+Network ACLs and security groups are in ``filters.py``, in a table of their own. Both ends of a packet
 inside the VPC or behind the VPN gateway are not tracked, so no state is kept that a VPC router would not have.
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.sandbox.fabric.filters import filter_table
 from tests.sandbox.fabric.rules_ipv6 import IPV6_MAPS, IPV6_RULES, IPV6_SETS
 
 __all__ = ["METADATA", "empty_sets", "nat_gateway_rules", "port_chain", "remove_chain", "router_rules"]
@@ -39,6 +41,7 @@ table ip fabric {
   map public { type ipv4_addr : ipv4_addr; }
   map private { type ipv4_addr : ipv4_addr; }
   counter source_check_drops { }
+  counter destination_check_drops { }
   counter no_public_address_drops { }
   counter router_drops { }
 
@@ -83,11 +86,11 @@ table ip fabric {
     ip daddr METADATA icmp type { destination-unreachable, time-exceeded } accept
     counter name router_drops drop
   }
-  chain network_acls {
-    type filter hook forward priority -10;
-  }
-  chain security_groups {
-    type filter hook forward priority filter;
+  chain destination_check {
+    type filter hook forward priority -20;
+    oifname @unchecked accept
+    oifname . ip daddr @assigned accept
+    counter name destination_check_drops drop
   }
 }
 """
@@ -124,7 +127,7 @@ table netdev fabric {
 
 def router_rules() -> str:
     """All rules of the router namespace, with empty sets."""
-    return (_IP + IPV6_RULES + _ARP + _NETDEV).replace("METADATA", METADATA)
+    return (_IP + IPV6_RULES + _ARP + _NETDEV).replace("METADATA", METADATA) + filter_table()
 
 
 def empty_sets() -> str:
@@ -161,6 +164,10 @@ table ip nat_gateway {{
   chain translate {{
     type nat hook postrouting priority srcnat;
     oifname "eth0" snat to {private_address}
+  }}
+  chain not_asked_for {{
+    type filter hook forward priority filter;
+    ct state invalid drop
   }}
   chain unsolicited {{
     type filter hook input priority filter;
