@@ -1,7 +1,7 @@
 """IPv6 addresses of pods, out of the /80 prefixes that EC2 assigns to interfaces. Pure.
 
 A pod that also has IPv4 gets the address that follows from it: a prefix, and the IPv4 address in the low 32 of the
-other 48 bits (``2001:db8:1:2:3::a00:111`` for 10.0.1.17). So it is as unique as the IPv4 address, cools down with it,
+other 48 bits (``2001:db8:1:2:3:0:a00:111`` for 10.0.1.17). So it is as unique as the IPv4 address, cools down with it,
 and is as durable; nothing more is kept.
 
 A pod of IPv6 alone gets 47 random bits, under a top bit of 1, which no address of the first kind has. Nothing needs to

@@ -1,4 +1,4 @@
-"""One pod's wiring: a veth pair; in the pod a /32 or /128 and a link-local gateway; on the host a route and a neighbour.
+"""One pod's wiring: a veth pair; in the pod a /32 or /128 and a link-local gateway; on the host a route and neighbour.
 
 ADD is three ``sendmsg`` (host, pod, host), whichever families the pod has. The alias of the host end names the
 attachment, so that the kernel itself is a witness of who holds which address, and a name met again can be told from a
