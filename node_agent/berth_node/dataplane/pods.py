@@ -259,7 +259,8 @@ def _inside(host: VethEnd, pod: VethEnd, ips: list[bytes]) -> list[Request]:
         else:
             gateway = _GATEWAY6
             wiring.insert(0, messages.quiet(pod.index))
-            wiring += (messages.link_local(pod.index, pod.mac), messages.address(pod.index, ip))
+            wiring.append(messages.link_local(pod.index, pod.mac))
+            wiring += (messages.address(pod.index, ip), messages.pod_local_route(pod.index, ip))
         wiring.append(messages.pod_default_route(pod.index, gateway))
         wiring.append(messages.neighbour(pod.index, gateway, host.mac))
     return wiring

@@ -64,6 +64,13 @@ def test_a_pod_gets_both_addresses_and_no_address_of_it_is_tentative(bare: Node,
     assert _addresses("dp-bare", dual.host_ifname) == []
 
 
+def test_what_arrives_right_after_attach_is_the_pods(bare: Node, dual: Attachment) -> None:
+    """The kernel's own route to the address comes a moment later, by a work of its queue."""
+    bare.call(bare.dataplane.attach, dual)
+    local = netns.run(POD, ["ip", "-6", "route", "show", "table", "local"]).stdout
+    assert f"local {SIX} dev eth0 proto 190" in local
+
+
 def test_a_pod_of_ipv6_alone_has_nothing_of_ipv4(bare: Node, alone: Attachment) -> None:
     bare.call(bare.dataplane.attach, alone)
     assert "inet 1" not in netns.run(POD, ["ip", "addr", "show", "dev", "eth0"]).stdout
