@@ -29,6 +29,7 @@ __all__ = [
     "create",
     "delete",
     "exists",
+    "family_of",
     "inside",
     "ip_batch",
     "names",
@@ -135,6 +136,11 @@ def inside(name: str) -> Iterator[None]:
         os.close(fd)
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    """The family of a numeric address; ``::`` and ``""`` are "any" of IPv6 and of IPv4."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def open_socket(
     name: str, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
 ) -> socket.socket:
@@ -177,14 +183,16 @@ def sysctl(name: str, values: Mapping[str, object]) -> None:
             Path("/proc/sys/net", key).write_text(str(value))
 
 
-def ip_batch(name: str, lines: Iterable[str], *, force: bool = False) -> None:
+def ip_batch(name: str, lines: Iterable[str], *, force: bool = False, family: str = "") -> None:
     """Runs ``ip -batch`` on commands without the leading ``ip``; with ``force`` it goes on after a failed one.
 
+    ``family`` is ``-4`` or ``-6`` for commands that do not say it by an address: those of rules, and flushes.
     Without it, raises CommandError at the first failure: lines before that one have taken effect.
     """
     text = "".join(f"{line}\n" for line in lines)
     if text:
-        run(name, ["ip", *(["-force"] if force else []), "-batch", "-"], stdin=text, check=not force)
+        options = [*(["-force"] if force else []), *([family] if family else [])]
+        run(name, ["ip", *options, "-batch", "-"], stdin=text, check=not force)
 
 
 def nft(name: str, ruleset: str) -> None:
