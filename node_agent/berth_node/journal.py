@@ -35,6 +35,7 @@ _FIELDS: Final = (
     "attached_at",
     "mtu",
     "ports",
+    "address6",
 )
 
 
@@ -130,7 +131,9 @@ class Journal:
             wired = Wired(event["host_mac"], event["pod_mac"], event["host_ifindex"])
             self.entries[key] = replace(self.entries[key], wired=wired)
         elif op == "free":
-            self.cooling[self.entries.pop(key).attachment.address] = float(event["until"])
+            address = self.entries.pop(key).attachment.address
+            if ":" not in address:  # a pod of IPv6 alone: its address never comes again
+                self.cooling[address] = float(event["until"])
         else:
             raise ValueError(f"unknown op {op!r}")
 

@@ -20,8 +20,9 @@ def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
     """An address of ours that the runtime has in its result but the desk lends to nobody is a lost pod."""
     ips = previous.get("ips")
     listed = [ip.get("address") for ip in ips if isinstance(ip, dict)] if isinstance(ips, list) else []
-    mine = f"{entry.attachment.address}/32"
-    return [] if mine in listed else [f"prevResult: lists {', '.join(map(str, listed)) or 'no address'}, not {mine}"]
+    mine = [f"{address}/{128 if ':' in address else 32}" for address in entry.attachment.addresses]
+    told = ", ".join(map(str, listed)) or "no address"
+    return [f"prevResult: lists {told}, not {address}" for address in mine if address not in listed]
 
 
 def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:

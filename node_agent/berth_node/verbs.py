@@ -20,7 +20,7 @@ from berth_node.metrics import Histogram
 from berth_node.names import alias_key
 from berth_node.pool import Key
 from berth_node.requests import compare_result, refuse_taken_ports, valid_attachments
-from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
+from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 
 __all__ = ["Reply", "Rtnl", "Verbs"]
@@ -128,8 +128,7 @@ class Verbs:
                 wired = await self._attach(replace(attachment, netns_fd=netns_fd), fresh=wired is None)
             body = skel.result_body(
                 call,
-                address=attachment.address,
-                gateway=POD_GATEWAY,
+                addresses=attachment.addresses,
                 host=(attachment.host_ifname, wired.host_mac),
                 pod_mac=wired.pod_mac,
                 mtu=attachment.mtu,

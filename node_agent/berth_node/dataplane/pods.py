@@ -1,7 +1,8 @@
-"""One pod's wiring: a veth pair, a /32 and a link-local gateway in the pod, a route and a neighbour on the host.
+"""One pod's wiring: a veth pair; in the pod a /32 or /128 and a link-local gateway; on the host a route and neighbour.
 
-ADD is three ``sendmsg`` (host, pod, host). The alias of the host end names the attachment, so that the kernel itself
-is a witness of who holds which address, and a name met again can be told from a leftover.
+ADD is three ``sendmsg`` (host, pod, host), whichever families the pod has. The alias of the host end names the
+attachment, so that the kernel itself is a witness of who holds which address, and a name met again can be told from a
+leftover.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ..seams import POD_GATEWAY, Attachment, DataplaneError, Problem, Wired
-from . import alias, messages
-from .messages import Link, VethEnd
+from ..seams import POD_GATEWAY, POD_GATEWAY6, Attachment, DataplaneError, Problem, Wired
+from . import alias, messages, sysctl
+from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
 from .namespaces import Home
 from .reaper import Reaper
-from .rtnl import Rtnl, RtnlError
+from .rtnl import Request, Rtnl, RtnlError
 
 __all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "macs"]
 
 PODS_TABLE: Final = 300_000_000
 """The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
 
-_GATEWAY: Final = socket.inet_aton(POD_GATEWAY)
+_GATEWAY: Final = packed(POD_GATEWAY)
+_GATEWAY6: Final = packed(POD_GATEWAY6)
 FIRST_INDEX: Final = 1 << 20
 """Pods' links have higher indexes; those that the kernel numbers by itself never come near."""
 _ATTEMPTS: Final = 4
@@ -74,7 +76,7 @@ class PodWiring:
         if attachment.netns_fd is None:
             raise DataplaneError(f"{who}: the pod's network namespace is not known; pass its descriptor")
         try:
-            with self._home.call_in(attachment.netns_fd, Rtnl) as pod:
+            with self._home.call_in(attachment.netns_fd, _with_ipv6 if _has_ipv6(attachment) else Rtnl) as pod:
                 for _ in range(_ATTEMPTS):
                     wired = self._make(attachment, attachment.netns_fd, pod) or self._give_way(attachment, pod)
                     if wired is not None:
@@ -86,16 +88,15 @@ class PodWiring:
     def _make(self, attachment: Attachment, netns_fd: int, pod_side: Rtnl) -> Wired | None:
         """Wire it from nothing. None if a name was taken; then nothing was made."""
         host, pod = self._ends(attachment)
-        ip = socket.inet_aton(attachment.address)
+        ips = [packed(address) for address in attachment.addresses]
+        wiring = [
+            messages.veth(host, pod, netns_fd, attachment.mtu),
+            messages.alias(host.index, alias.encode(attachment)),
+        ]
+        for ip in ips:
+            wiring += (messages.host_route(host.index, ip, PODS_TABLE), messages.neighbour(host.index, ip, pod.mac))
         try:
-            self._rtnl.batch(
-                [
-                    messages.veth(host, pod, netns_fd, attachment.mtu),
-                    messages.alias(host.index, alias.encode(attachment)),
-                    messages.host_route(host.index, ip, PODS_TABLE),
-                    messages.neighbour(host.index, ip, pod.mac),
-                ]
-            )
+            self._rtnl.batch(wiring)
         except RtnlError as error:
             if error.index == 0 and error.errno == errno.EEXIST:
                 return None
@@ -103,15 +104,7 @@ class PodWiring:
                 self._delete(host.index)
             raise
         try:
-            pod_side.batch(
-                [
-                    messages.link_up(pod.index),
-                    messages.address(pod.index, ip),
-                    messages.pod_gateway_route(pod.index, _GATEWAY),
-                    messages.pod_default_route(pod.index, _GATEWAY),
-                    messages.neighbour(pod.index, _GATEWAY, host.mac),
-                ]
-            )
+            pod_side.batch(_inside(host, pod, ips))
             self._await_carrier(host.index)
         except BaseException:
             self._delete(host.index)
@@ -159,8 +152,8 @@ class PodWiring:
         return None
 
     def _pod_mac(self, link: Link, attachment: Attachment) -> bytes:
-        ip = socket.inet_aton(attachment.address)
-        for reply in self._rtnl.dump(messages.dump_neighbours(link.index)):
+        ip = packed(attachment.address)
+        for reply in self._rtnl.dump(messages.dump_neighbours(link.index, AF_INET if len(ip) == 4 else AF_INET6)):
             neighbour, mac, permanent = messages.parse_neighbour(reply)
             if neighbour == ip and permanent:
                 return mac
@@ -181,7 +174,7 @@ class PodWiring:
             self.leaving.add(link.index)
             self._rtnl.batch(
                 [
-                    messages.host_unroute(link.index, socket.inet_aton(attachment.address), PODS_TABLE),
+                    *(messages.host_unroute(link.index, packed(ip), PODS_TABLE) for ip in attachment.addresses),
                     messages.link_down(link.index),
                     messages.link_bury(link.index, f"berth-{link.index:08x}"),
                 ],
@@ -223,22 +216,54 @@ class PodWiring:
         return tuple(problems)
 
     def _host_problems(self, link: Link, attachment: Attachment) -> Iterator[Problem]:
-        ip = socket.inet_aton(attachment.address)
         if not _holds(link, attachment):
             yield Problem(link.name, f"the link belongs to another attachment: {link.alias.decode(errors='replace')}")
         if not link.up:
             yield Problem(link.name, "the host link is down")
-        routes = [messages.parse_route(r) for r in self._rtnl.dump(messages.dump_routes(link.index, PODS_TABLE))]
-        if (ip, 32, b"") not in routes:
-            yield Problem(link.name, f"no route to {attachment.address} by this link in table {PODS_TABLE}")
-        if not self._pod_mac(link, attachment):
-            yield Problem(link.name, f"no permanent neighbour for {attachment.address}")
+        mac = self._pod_mac(link, attachment)
+        for address in attachment.addresses:
+            ip = packed(address)
+            family = AF_INET if len(ip) == 4 else AF_INET6
+            routes = map(messages.parse_route, self._rtnl.dump(messages.dump_routes(link.index, PODS_TABLE, family)))
+            if (ip, 8 * len(ip), b"") not in routes:
+                yield Problem(link.name, f"no route to {address} by this link in table {PODS_TABLE}")
+            known = map(messages.parse_neighbour, self._rtnl.dump(messages.dump_neighbours(link.index, family)))
+            if not mac or (ip, mac, True) not in known:
+                yield Problem(link.name, f"no permanent neighbour for {address}")
 
     def _find(self, name: str) -> Link | None:
         return _find(self._rtnl, name)
 
     def _links(self) -> Iterator[Link]:
         return (Link.parse(reply) for reply in self._rtnl.dump(messages.dump_links()))
+
+
+def _has_ipv6(attachment: Attachment) -> bool:
+    return bool(attachment.address6) or ":" in attachment.address
+
+
+def _with_ipv6() -> Rtnl:
+    """For a pod's namespace: some runtimes switch IPv6 off in what they make, for pods that have IPv4 alone."""
+    sysctl.ensure("conf/all/disable_ipv6", "0", "ipv6")
+    sysctl.ensure("conf/default/disable_ipv6", "0", "ipv6")
+    return Rtnl()
+
+
+def _inside(host: VethEnd, pod: VethEnd, ips: list[bytes]) -> list[Request]:
+    """The pod's own side."""
+    wiring = [messages.link_up(pod.index)]
+    for ip in ips:
+        if len(ip) == 4:
+            gateway = _GATEWAY
+            wiring += (messages.address(pod.index, ip), messages.pod_gateway_route(pod.index, gateway))
+        else:
+            gateway = _GATEWAY6
+            wiring.insert(0, messages.quiet(pod.index))
+            wiring.append(messages.link_local(pod.index, pod.mac))
+            wiring += (messages.address(pod.index, ip), messages.pod_local_route(pod.index, ip))
+        wiring.append(messages.pod_default_route(pod.index, gateway))
+        wiring.append(messages.neighbour(pod.index, gateway, host.mac))
+    return wiring
 
 
 def _find(rtnl: Rtnl, name: str) -> Link | None:
@@ -259,7 +284,7 @@ def _holds(link: Link, attachment: Attachment) -> bool:
     if told is None:
         return False
     # the alias of an id that is too long holds it shortened already
-    return alias.key(told) == alias.key(attachment) and told.address == attachment.address
+    return alias.key(told) == alias.key(attachment) and told.addresses == attachment.addresses
 
 
 def _pod_problems(pod: Rtnl, host: Link, attachment: Attachment, mac: bytes) -> Iterator[Problem]:
@@ -272,12 +297,20 @@ def _pod_problems(pod: Rtnl, host: Link, attachment: Attachment, mac: bytes) -> 
         yield Problem(where, "the interface is down")
     if link.mac != mac.hex(":"):
         yield Problem(where, f"its MAC is {link.mac}, the host's neighbour entry has {mac.hex(':')}")
-    ip = socket.inet_aton(attachment.address)
-    if (ip, 32) not in [messages.parse_address(r) for r in pod.dump(messages.dump_addresses(link.index))]:
-        yield Problem(where, f"it lacks the address {attachment.address}/32")
-    routes = [messages.parse_route(r) for r in pod.dump(messages.dump_routes(link.index, messages.MAIN_TABLE))]
-    if (_GATEWAY, 32, b"") not in routes or (b"", 0, _GATEWAY) not in routes:
-        yield Problem(where, f"it lacks the routes by {POD_GATEWAY}")
-    neighbours = [messages.parse_neighbour(r) for r in pod.dump(messages.dump_neighbours(link.index))]
-    if (_GATEWAY, bytes.fromhex(host.mac.replace(":", "")), True) not in neighbours:
-        yield Problem(where, f"it lacks the permanent neighbour {POD_GATEWAY} at {host.mac}")
+    for address in attachment.addresses:
+        yield from _family_problems(pod, link, host, packed(address), where)
+
+
+def _family_problems(pod: Rtnl, link: Link, host: Link, ip: bytes, where: str) -> Iterator[Problem]:
+    bits = 8 * len(ip)
+    family, gateway, name = (AF_INET, _GATEWAY, POD_GATEWAY) if bits == 32 else (AF_INET6, _GATEWAY6, POD_GATEWAY6)
+    if (ip, bits) not in map(messages.parse_address, pod.dump(messages.dump_addresses(link.index, family))):
+        yield Problem(where, f"it lacks the address {socket.inet_ntop(family, ip)}/{bits}")
+    dump = messages.dump_routes(link.index, messages.MAIN_TABLE, family)
+    routes = set(map(messages.parse_route, pod.dump(dump)))
+    wanted = {(b"", 0, gateway)} | ({(gateway, bits, b"")} if family == AF_INET else set())
+    if not wanted <= routes:
+        yield Problem(where, f"it lacks the routes by {name}")
+    neighbours = map(messages.parse_neighbour, pod.dump(messages.dump_neighbours(link.index, family)))
+    if (gateway, bytes.fromhex(host.mac.replace(":", "")), True) not in neighbours:
+        yield Problem(where, f"it lacks the permanent neighbour {name} at {host.mac}")

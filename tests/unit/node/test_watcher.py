@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,10 +77,10 @@ class Outside:
             raise OSError("no answer")
         return {BODY: encode_record(self.record)}
 
-    def interfaces(self) -> Any:
+    def interfaces(self, *, ipv6: bool) -> Any:
         if self.record is None:
             raise OSError("no answer")
-        return metadata(self.record)
+        return metadata(self.record) if ipv6 else [replace(m, ipv6_prefixes=()) for m in metadata(self.record)]
 
     async def in_rtnl(self, call: Callable[[], _R], /) -> _R:
         if self.gate:
