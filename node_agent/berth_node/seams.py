@@ -71,7 +71,8 @@ class NodeLayout:
 class Attachment:
     """One pod interface: what CNI's ADD asked for and the address that was lent.
 
-    ``address`` is IPv4, or IPv6 for a pod that has IPv6 alone; ``address6`` is the IPv6 address of a pod that has both.
+    ``address`` is IPv4, or IPv6 for a pod that has IPv6 alone; ``address6`` is the IPv6 address of a pod that
+    has both, which follows from the other (:func:`berth_node.ipv6.beside`).
 
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
     DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
