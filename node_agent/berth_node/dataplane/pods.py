@@ -82,7 +82,7 @@ class PodWiring:
         if attachment.netns_fd is None:
             raise DataplaneError(f"{who}: the pod's network namespace is not known; pass its descriptor")
         try:
-            with self._home.call_in(attachment.netns_fd, _with_ipv6 if _has_ipv6(attachment) else Rtnl) as pod:
+            with self._home.call_in(attachment.netns_fd, Rtnl) as pod:
                 for _ in range(_ATTEMPTS):
                     wired = self._make(attachment, attachment.netns_fd, pod) or self._give_way(attachment, pod)
                     if wired is not None:
@@ -108,6 +108,11 @@ class PodWiring:
         try:
             pod_side.send(batches.wire_pod(pod_side.numbers(batches.pod_requests(ips)), wiring))
             self._await_carrier(host.index)
+        except RtnlError as error:
+            self._delete(host.index)
+            if error.errno == errno.EACCES and self._home.call_in(netns_fd, _switch_ipv6_on):
+                return self._make(attachment, netns_fd, pod_side)
+            raise
         except BaseException:
             self._delete(host.index)
             raise
@@ -247,15 +252,10 @@ class PodWiring:
         return (Link.parse(reply) for reply in self._rtnl.dump(messages.dump_links()))
 
 
-def _has_ipv6(attachment: Attachment) -> bool:
-    return bool(attachment.address6) or ":" in attachment.address
-
-
-def _with_ipv6() -> Rtnl:
-    """For a pod's namespace: some runtimes switch IPv6 off in what they make, for pods that have IPv4 alone."""
-    sysctl.ensure("conf/all/disable_ipv6", "0", "ipv6")
-    sysctl.ensure("conf/default/disable_ipv6", "0", "ipv6")
-    return Rtnl()
+def _switch_ipv6_on() -> bool:
+    """In a pod's namespace. Some runtimes switch it off in what they make, since most pods have IPv4 alone; then an
+    address is refused (EACCES). False if it was on."""
+    return any([sysctl.ensure(f"conf/{name}/disable_ipv6", "0", "ipv6") for name in ("all", "default")])
 
 
 def _find(rtnl: Rtnl, name: str) -> Link | None:

@@ -22,8 +22,10 @@ def read(name: str, family: str = "ipv4") -> str:
     return (_ROOT / family / name).read_text().strip()
 
 
-def ensure(name: str, value: str, family: str = "ipv4") -> None:
-    """Make ``net/FAMILY/NAME`` hold the value; written only if it differs. Raises OSError."""
+def ensure(name: str, value: str, family: str = "ipv4") -> bool:
+    """Make ``net/FAMILY/NAME`` hold the value; written only if it differs, which is told. Raises OSError."""
     path = _ROOT / family / name
-    if path.read_text().strip() != value:
-        path.write_text(value)
+    if path.read_text().strip() == value:
+        return False
+    path.write_text(value)
+    return True
