@@ -11,9 +11,10 @@ from berth_node.journal import Entry
 from berth_node.names import alias_key, host_ifname
 from berth_node.netns import check_netns
 from berth_node.pool import Key
+from berth_node.seams import Attachment
 from berth_node.skel import Call, CniError
 
-__all__ = ["check_call_netns", "compare_result", "refuse_taken_ports", "valid_attachments"]
+__all__ = ["check_call_netns", "compare_result", "refuse_lost_ports", "refuse_taken_ports", "valid_attachments"]
 
 
 def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
@@ -47,6 +48,21 @@ def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
                     skel.PORT_TAKEN,
                     f"host port {mapping.asked} is lent to {who} ({other.address}); delete it, or choose another port",
                 )
+
+
+def refuse_lost_ports(attachment: Attachment) -> None:
+    """Raises :class:`CniError` when a host port is asked for on an address of a family that the pod has not got."""
+    if not attachment.ports:
+        return
+    mappings = portmap.decode(attachment.ports)
+    lent = {m for a in attachment.addresses for m in portmap.of_family(mappings, ipv6=":" in a)}
+    for mapping in mappings:
+        if mapping not in lent:
+            has = " and ".join(attachment.addresses)
+            raise CniError(
+                skel.INVALID_CONFIG,
+                f"host port {mapping.asked} cannot lead to a pod that has {has} alone: take hostIP away",
+            )
 
 
 def valid_attachments(call: Call) -> frozenset[Key]:

@@ -18,7 +18,7 @@ from berth_node.measures import Measures
 from berth_node.metrics import Histogram
 from berth_node.names import alias_key
 from berth_node.pool import Key
-from berth_node.requests import compare_result, refuse_taken_ports, valid_attachments
+from berth_node.requests import compare_result, refuse_lost_ports, refuse_taken_ports, valid_attachments
 from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 
@@ -196,6 +196,7 @@ class Verbs:
         attachment = await self._address(pod, gone)
         try:
             refuse_taken_ports(pod, self.desk.entries)
+            refuse_lost_ports(attachment)
         except CniError:
             self.desk.free(pod.key, used=False)
             self.node.pool_changed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
@@ -12,7 +13,7 @@ from .namespaces import Home
 from .nft import TABLE, NftError, NftTable, ruleset, ruleset6
 from .notices import KernelNotices
 from .pods import PodWiring, refused
-from .ports import HostPorts
+from .ports import IPV6, HostPorts
 from .reaper import Reaper
 from .repair import Repair
 from .rtnl import Rtnl
@@ -35,13 +36,13 @@ class KernelDataplane:
         self._ipv6 = not self.ipv6_refusal()
         """Something of IPv6 may be there: left by an earlier process until the first look has found that it is not."""
         self._rtnl = Rtnl()
-        self._ports = HostPorts()
+        self._ports, self._ports6 = HostPorts(), HostPorts(IPV6)
         self._conntrack = Conntrack()
         self._primary_mtu = _SMALL_MTU
         self._configured: tuple[NodeLayout, Mapping[int, int]] | None = None
         self._repair = Repair(self._rtnl)
         ports = (self._rtnl.port, self._pods.port, self._reaper.port)
-        self._notices = KernelNotices(ports, self._ports.port, self._pods.leaving)
+        self._notices = KernelNotices(ports, (self._ports.port, self._ports6.port), self._pods.leaving)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
@@ -59,7 +60,8 @@ class KernelDataplane:
         except NftError as error:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
-        return (*problems, *self._ports.restore(), *sweep())
+        ports6 = self._ports6.restore() if layout.ipv6 or result.ipv6_rules else ()
+        return (*problems, *self._ports.restore(), *ports6, *sweep())
 
     def _apply6(self, layout: NodeLayout, result: routing.Routing) -> None:
         """IPv6's table is there as long as its rules are: those are swept after it."""
@@ -83,7 +85,10 @@ class KernelDataplane:
         wired = self._pods.attach(attachment)
         try:
             self._ports.add(attachment)
+            self._ports6.add(attachment)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._ports.remove(attachment)
             self._pods.detach(attachment)
             raise refused(f"host ports {attachment.ports} of {attachment.address}", error) from error
         return wired
@@ -92,13 +97,15 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
         try:
             self._ports.remove(attachment)
+            self._ports6.remove(attachment)
         except OSError as error:
             raise refused(f"taking back host ports of {attachment.address}", error) from error
         self._pods.detach(attachment)
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
-        return (*self._pods.check(attachment), *self._ports.check(attachment), *self._check_node(attachment))
+        ports = (*self._ports.check(attachment), *self._ports6.check(attachment))
+        return (*self._pods.check(attachment), *ports, *self._check_node(attachment))
 
     def _check_node(self, attachment: Attachment) -> tuple[Problem, ...]:
         """What the pod needs of the node's routing, as it was last asked for; nothing before the first time."""
@@ -121,7 +128,9 @@ class KernelDataplane:
 
     def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
         """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
+        attachments = tuple(attachments)
         self._ports.adopt(attachments)
+        self._ports6.adopt(attachments)
 
     def flush_connections(self, addresses: Collection[str]) -> None:
         """See :meth:`berth_node.seams.Dataplane.flush_connections`."""
@@ -165,4 +174,5 @@ class KernelDataplane:
         self._pods.close()
         self._rtnl.close()
         self._ports.close()
+        self._ports6.close()
         self._home.close()

@@ -136,9 +136,9 @@ class KernelNotices:
     unwires pods (one operation of a set is atomic).
     """
 
-    def __init__(self, sockets: Iterable[int], elements: int, leaving: set[int]) -> None:
+    def __init__(self, sockets: Iterable[int], elements: Iterable[int], leaving: set[int]) -> None:
         self._sockets = frozenset(sockets)
-        self._elements = elements
+        self._elements = frozenset(elements)
         self._leaving = leaving
         self._ipv6 = False
         # each pod makes the kernel tell of a dozen things, while its plugin waits for the thread that would read them
@@ -175,7 +175,7 @@ class KernelNotices:
                 yield _OVERFLOW
         for data in self._datagrams(self._nftables):
             for kind, port, body in messages_of(data):
-                if port != self._elements and (change := judge_nftables(kind, body)):
+                if port not in self._elements and (change := judge_nftables(kind, body)):
                     yield change
             if not data:
                 yield _OVERFLOW

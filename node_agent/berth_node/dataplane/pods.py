@@ -255,7 +255,7 @@ class PodWiring:
 def _switch_ipv6_on() -> bool:
     """In a pod's namespace. Some runtimes switch it off in what they make, since most pods have IPv4 alone; then an
     address is refused (EACCES). False if it was on."""
-    return any([sysctl.ensure(f"conf/{name}/disable_ipv6", "0", "ipv6") for name in ("all", "default")])
+    return any(sysctl.ensure(f"conf/{name}/disable_ipv6", "0", "ipv6") for name in ("all", "default"))
 
 
 def _find(rtnl: Rtnl, name: str) -> Link | None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 from berth_node.ipv6 import beside, prefix_of
 
-from tests.netns.dataplane.site import pods_of, two_nodes
+from tests.netns.dataplane.site import A, B, Node, attachment, layout_of, nodes, pods_of, two_nodes
+from tests.sandbox import netns
+from tests.sandbox.echo import EchoServers
+from tests.sandbox.fabric import INTERNET_ADDRESS6, Fabric
+from tests.sandbox.waiting import eventually
 from tests.sandbox.world import Eni, Route, Subnet, World
 
-__all__ = ["A0", "B0", "alone", "dual_nodes", "dual_pods"]
+__all__ = ["A0", "B0", "Site", "alone", "dual_nodes", "dual_pods", "dual_site"]
 
 VPC6: Final = "2001:db8:1::/56"
 A0, B0 = "2001:db8:1:1::a0", "2001:db8:1:2::b0"
@@ -61,3 +67,39 @@ def alone(place: str, number: int) -> str:
 
 def _prefix(name: str) -> str:
     return _PREFIXES[name[:2]].partition("/")[0]
+
+
+@dataclass
+class Site:
+    """``pods`` maps names (``a1-prefix``: node A, device index 1) to IPv6 addresses."""
+
+    fabric: Fabric
+    a: Node
+    pods: dict[str, str]
+
+
+@contextmanager
+def dual_site() -> Iterator[Site]:
+    """Both nodes configured, on each interface two pods of both families and one of IPv6 alone, servers everywhere."""
+    world, pods = dual_nodes(), {}
+    with Fabric() as fabric, EchoServers() as servers:
+        fabric.apply(world)
+        assert eventually(lambda: all("default" in netns.run(n, ["ip", "-6", "route"]).stdout for n in (A, B)))
+        with nodes(A, B) as made:
+            for node in made.values():
+                netns.sysctl(node.name, {"ipv6/icmp/ratelimit": 0})
+                assert node.call(node.dataplane.configure, layout_of(world, node.name)) == ()
+                wanted = [attachment(n, four, address6=six) for n, (four, six) in dual_pods(node.name).items()]
+                for place in (f"{node.name[-1]}0", f"{node.name[-1]}1"):
+                    wanted.append(attachment(f"{place}-alone", alone(place, 7)))
+                for pod in wanted:
+                    node.call(
+                        node.dataplane.attach,
+                        attachment(pod.name, pod.address, address6=pod.address6, netns_fd=node.pod(pod.name)),
+                    )
+                    pods[pod.name] = pod.addresses[-1]
+                    servers.add(pod.name, address="::", name=pod.name)
+                servers.add(node.name, address="::", name=f"node-{node.name[-1]}")
+            servers.add("internet", address=INTERNET_ADDRESS6, name="internet")
+            assert eventually(lambda: netns.settled(*netns.names()))
+            yield Site(fabric, made[A], pods)

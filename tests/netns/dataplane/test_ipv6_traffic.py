@@ -4,53 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from tests.netns.dataplane.site import A, B, Node, attachment, layout_of, nodes
-from tests.netns.dataplane.site6 import A0, B0, alone, dual_nodes, dual_pods
+from tests.netns.dataplane.site import A, B
+from tests.netns.dataplane.site6 import A0, B0, Site, alone, dual_site
 from tests.sandbox import netns
-from tests.sandbox.echo import PORT, EchoServers, tcp_echo, udp_echo
-from tests.sandbox.fabric import INTERNET_ADDRESS6, Fabric
-from tests.sandbox.waiting import eventually
+from tests.sandbox.echo import PORT, tcp_echo, udp_echo
+from tests.sandbox.fabric import INTERNET_ADDRESS6
 
 KINDS = ("a0-prefix", "a1-prefix", "a0-alone", "a1-alone")
 
 
-@dataclass
-class Site:
-    """``pods`` maps names (``a1-prefix``: node A, device index 1) to IPv6 addresses."""
-
-    fabric: Fabric
-    a: Node
-    pods: dict[str, str]
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    world, pods = dual_nodes(), {}
-    with Fabric() as fabric, EchoServers() as servers:
-        fabric.apply(world)
-        assert eventually(lambda: all("default" in netns.run(n, ["ip", "-6", "route"]).stdout for n in (A, B)))
-        with nodes(A, B) as made:
-            for node in made.values():
-                netns.sysctl(node.name, {"ipv6/icmp/ratelimit": 0})
-                assert node.call(node.dataplane.configure, layout_of(world, node.name)) == ()
-                wanted = [attachment(n, four, address6=six) for n, (four, six) in dual_pods(node.name).items()]
-                for place in (f"{node.name[-1]}0", f"{node.name[-1]}1"):
-                    wanted.append(attachment(f"{place}-alone", alone(place, 7)))
-                for pod in wanted:
-                    node.call(
-                        node.dataplane.attach,
-                        attachment(pod.name, pod.address, address6=pod.address6, netns_fd=node.pod(pod.name)),
-                    )
-                    pods[pod.name] = pod.addresses[-1]
-                    servers.add(pod.name, address="::", name=pod.name)
-                servers.add(node.name, address="::", name=f"node-{node.name[-1]}")
-            servers.add("internet", address=INTERNET_ADDRESS6, name="internet")
-            assert eventually(lambda: netns.settled(*netns.names()))
-            yield Site(fabric, made[A], pods)
+    with dual_site() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
