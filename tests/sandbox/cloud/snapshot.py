@@ -15,6 +15,7 @@ from .ec2_attachments import is_attached
 from .ec2_events import instance_arn
 from .lock import API_LOCK
 from .patching import announce
+from .snapshot_rules import RULE_CALLS, acl_of, acls, groups, peerings, spaces
 
 __all__ = ["ACCOUNT", "REGION", "backend_of", "install", "snapshot", "subscribe"]
 
@@ -45,6 +46,10 @@ def snapshot(account: str = ACCOUNT, region: str = REGION) -> World:
             enis=_sorted(_eni(e) for e in backend.enis.values() if e.vpc_id in shown),
             nat=tuple(sorted((g.id, g._eni.private_ip_address) for g in gateways)),
             onprem_cidrs=_onprem(backend, shown),
+            acls=acls(backend, shown),
+            groups=groups(backend, shown),
+            vpcs=spaces(backend, vpcs, {vpc.id: tuple(_cidrs(vpc)) for vpc in vpcs}),
+            peerings=peerings(backend, shown),
         )
 
 
@@ -75,18 +80,20 @@ def _routes(backend: Any, subnet: Any) -> tuple[Route, ...]:
 
 
 def _target(route: Any) -> str | None:
-    """Only what the fabric can carry: ``local``, internet, NAT and VPN gateways."""
+    """What the fabric can carry: ``local``, internet, NAT, VPN and transit gateways, peerings, interfaces."""
     if route.local:
         return "local"
     if route.nat_gateway is not None:
         return str(route.nat_gateway.id) if route.nat_gateway.state != "deleted" else None
     if route.gateway is not None and str(route.gateway.id).startswith(("igw-", "vgw-")):
         return str(route.gateway.id)
-    return None
+    other = route.transit_gateway or route.vpc_pcx or route.interface
+    return str(other.id) if other is not None else None
 
 
 def _subnet(backend: Any, subnet: Any) -> Subnet:
-    return Subnet(subnet.id, subnet.cidr_block, subnet.availability_zone, subnet.vpc_id, _routes(backend, subnet))
+    routes, acl = _routes(backend, subnet), acl_of(backend, subnet.id)
+    return Subnet(subnet.id, subnet.cidr_block, subnet.availability_zone, subnet.vpc_id, routes, acl)
 
 
 def _instance(backend: Any, instance: Any) -> Instance:
@@ -131,7 +138,7 @@ def _onprem(backend: Any, vpcs: set[str]) -> tuple[str, ...]:
         for table in backend.route_tables.values()
         if table.vpc_id in vpcs
         for route in table.routes
-        if (_target(route) or "").startswith("vgw-")
+        if (_target(route) or "").startswith(("vgw-", "tgw-"))
     }
     return tuple(sorted(found))
 
@@ -161,6 +168,7 @@ _CHANGING: Final = (
     "release_address",
     "modify_instance_metadata_options",
     "disassociate_iam_instance_profile",
+    *RULE_CALLS,
 )
 
 

@@ -122,6 +122,9 @@ def _request(index: Index, source: Place, target: Place, protocol: Protocol, por
     if walk.unknown or not walk.packet.ports or walk.end is None:
         return walk
     arrived = walk.end.interface
+    if target.interface is not None and walk.end.kind == "outside":
+        walk.unknown = _sent_on(walk)
+        return walk
     if target.interface is not None and (arrived is None or arrived.id != target.interface.id):
         return walk.stop(_astray(walk, arrived))
     if target.interface is None and arrived is not None:
@@ -230,8 +233,16 @@ def _back(index: Index, source: Place, arrived: Interface | None, back: Packet, 
         # outside again, by whichever gateway, but for the internet's
         ok = walk.end.kind in ("outside", "peering")
         return walk if ok else walk.stop(_astray_answer(walk, back))
+    if walk.end.kind == "outside":
+        walk.unknown = _sent_on(walk)
+        return walk
     came = walk.end.interface
     return walk if came is not None and came.id == expected.id else walk.stop(_astray_answer(walk, back))
+
+
+def _sent_on(walk: Walk) -> str:
+    gateway = walk.end.gateway if walk.end else ""
+    return f"{text(walk.packet.target)} is routed out by {gateway}; whether the network beyond sends it on is not known"
 
 
 def _home(index: Index, source: Place) -> str:
