@@ -160,11 +160,13 @@ def _gateways(index: Index, vpc: str, address: int) -> list[str]:
     snapshot = index.snapshot
     found = [g.id for g in snapshot.vpn_gateways if vpc in g.vpcs]
     found += [a.gateway for a in snapshot.transit_attachments if a.vpc == vpc and a.available]
-    return found + [p.id for p in snapshot.peerings if p.active and vpc in p.vpcs and _beyond(p, vpc, address)]
+    return found + [p.id for p in snapshot.peerings if p.active and vpc in p.vpcs and _beyond(index, p, vpc, address)]
 
 
-def _beyond(peering: Peering, vpc: str, address: int) -> bool:
-    return any(within(address, c) for c in peering.cidrs[1 - peering.vpcs.index(vpc)])
+def _beyond(index: Index, peering: Peering, vpc: str, address: int) -> bool:
+    """A described VPC's addresses are interfaces, and what no interface has is not there."""
+    other = 1 - peering.vpcs.index(vpc)
+    return peering.vpcs[other] not in index.vpcs and any(within(address, c) for c in peering.cidrs[other])
 
 
 def _astray(walk: Walk, arrived: Interface | None) -> Finding:
