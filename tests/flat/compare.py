@@ -152,7 +152,7 @@ def _judge_cell(result: Result, index: Index, matrix: Matrix, probe: Probe, hear
 
 
 def _named_group(index: Index, probe: Probe) -> bool:
-    """Whether a peer's host is in a group that a rule names: a cell speaks of any host there, so this one may do more."""
+    """Whether a peer's host is in a group that a rule names: a cell speaks of any host there; this one does more."""
     named = {g for group in index.snapshot.groups for r in (*group.ingress, *group.egress) for g in r.groups}
     others = [s for s in (probe.source, probe.target) if s.link and s.host not in index.nodes]
     return any(named & set(index.interfaces[s.link].groups or ()) for s in others)

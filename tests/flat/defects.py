@@ -85,9 +85,8 @@ def _everything_public(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, interfaces=tuple(found))
 
 
-def _internet_everywhere(snapshot: Snapshot) -> Snapshot:
-    vpcs = tuple(v.id for v in snapshot.vpcs)
-    return replace(snapshot, internet_gateways=tuple(replace(g, vpcs=vpcs) for g in snapshot.internet_gateways))
+def _internet_nowhere(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, internet_gateways=tuple(replace(g, vpcs=()) for g in snapshot.internet_gateways))
 
 
 def _vpn_everywhere(snapshot: Snapshot) -> Snapshot:
@@ -145,7 +144,7 @@ DEFECTS: Final[dict[str, Defect]] = {
     "every NAT gateway is available": _reading(
         lambda s: replace(s, nat_gateways=tuple(replace(n, available=True) for n in s.nat_gateways))
     ),
-    "internet gateways are attached everywhere": _reading(_internet_everywhere),
+    "internet gateways are attached nowhere": _reading(_internet_nowhere),
     "VPN gateways are attached everywhere": _reading(_vpn_everywhere),
     "transit gateways reach every zone": _reading(_all_zones),
     "every peering is active": _reading(
