@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.sandbox import netns
-from tests.sandbox.fabric.changes import Changes, changes
+from tests.sandbox.fabric.changes import RULE_PRIORITY, Changes, changes
 from tests.sandbox.fabric.edges import FIXED_NAMESPACES, boot_instance, boot_nat_gateway, build_edges
 from tests.sandbox.fabric.filters import filter_table
 from tests.sandbox.fabric.layout import MAPPING_TABLE, Layout, lay_out
@@ -97,7 +97,7 @@ class Fabric:
         tables = self._layout.tables | attempted.tables
         rules = self._layout.rules | attempted.rules
         commands = [f"link delete dev {name}" for name in there - kept.keys()]
-        commands += [f"rule delete fwmark {table} lookup {table}" for table in tables]
+        commands += [f"rule delete priority {RULE_PRIORITY} fwmark {table} lookup {table}" for table in tables]
         commands += [f"rule delete {rule}" for rule in rules]
         spaces = {rule.split()[5] for rule in rules if " lookup " in rule}
         commands += [f"route flush table {table}" for table in {str(MAPPING_TABLE), *map(str, tables), *spaces}]
