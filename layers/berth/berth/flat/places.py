@@ -123,29 +123,19 @@ def _supposed(index: Index, nodes: Sequence[Interface], used: set[str]) -> Itera
 
 def _subnet_places(index: Index, members: Sequence[Interface], subnet: Subnet, cuts: Sequence[int]) -> Iterator[Place]:
     lowest, highest = span(subnet.cidr)
+    known = {m.id: m for m in members}
     for first, last in _pieces(subnet.cidr, cuts):
         first, last = max(first, lowest + _RESERVED), min(last, highest - 1)
         if first > last:
             continue
-        held = ((m, a) for m in members for a in _own(m) if first <= a <= last)
-        interface, address = next(held, (members[0], first))
-        holder = index.holder(subnet.vpc, address)
-        if holder is not None and holder.id != interface.id and first == last:
+        holder = index.holder(subnet.vpc, first)
+        if holder is not None and holder.id not in known and first == last:
             continue  # a piece of one address, and somebody else has it
-        yield _place(interface, address)
-
-
-def _own(interface: Interface) -> Iterator[int]:
-    for prefix in interface.prefixes:
-        yield from range(span(prefix)[0], span(prefix)[1] + 1)
-    yield from (number(a) for a in interface.addresses[1:])
-
-
-def _place(interface: Interface, address: int) -> Place:
-    held = (
-        interface if interface.holds(address) else replace(interface, addresses=(*interface.addresses, text(address)))
-    )
-    return Place(address, held, pod=True)
+        interface = known.get(holder.id, members[0]) if holder else members[0]
+        held = (
+            interface if interface.holds(first) else replace(interface, addresses=(*interface.addresses, text(first)))
+        )
+        yield Place(first, held, pod=True)
 
 
 def _nodes(index: Index, nodes: Sequence[Interface], cuts: Sequence[int]) -> Iterator[Endpoint]:

@@ -50,6 +50,14 @@ def _length(cidr: str) -> int:
 
 def next_hop(index: Index, subnet: Subnet, target: int) -> Hop:
     """Where the subnet's table sends a packet to ``target``."""
+    key = (subnet.id, target)
+    if key not in index.memo:
+        index.memo[key] = _find_hop(index, subnet, target)
+    found: Hop = index.memo[key]
+    return found
+
+
+def _find_hop(index: Index, subnet: Subnet, target: int) -> Hop:
     table = index.table(subnet)
     found = best_route(index, table, target) if table else None
     if table is None or found is None:

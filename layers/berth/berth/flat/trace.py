@@ -114,10 +114,11 @@ def _request(index: Index, source: Place, target: Place, protocol: Protocol, por
     ends = (source.interface, target.interface)
     packet = Packet(source.address, target.address, protocol, ports, ECHO_REQUEST, *ends)
     if source.interface is None:
-        walk = _from_outside(index, packet, target, ends)
+        walk = _from_outside(index, packet, target, ends[::-1])
     else:
         passed, findings = through_groups(index, source.interface, packet, egress=True)
-        walk = leave(index, index.subnets[source.interface.subnet], packet.but(passed), ends)
+        # the target first: of places that are supposed, both may have been given one address
+        walk = leave(index, index.subnets[source.interface.subnet], packet.but(passed), ends[::-1])
         walk.findings[:0] = findings
     if walk.unknown or not walk.packet.ports or walk.end is None:
         return walk
