@@ -189,7 +189,8 @@ class Pool:
         waiting = tuple(w for w in self.waiting if w.key != key)
         refused = {u: r for u, r in self.refused.items() if u != uid} if self.refused else self.refused
         lent, unflushed = {**self.lent, key: address}, self.unflushed - {address}
-        if key in self.lent or self._stock.holds(address):
+        # an address that was waiting to be flushed is counted anew, since its cooling may be over from now on
+        if key in self.lent or self._stock.holds(address) or address in self.unflushed:
             return replace(self, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused, _counted=None)
         return self._made({"used": [address]}, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused)
 

@@ -71,7 +71,8 @@ class NodeLayout:
 class Attachment:
     """One pod interface: what CNI's ADD asked for and the address that was lent.
 
-    ``address`` is IPv4, or IPv6 for a pod that has IPv6 alone; ``address6`` is the IPv6 address of a pod that has both.
+    ``address`` is IPv4, or IPv6 for a pod that has IPv6 alone; ``address6`` is the IPv6 address of a pod that
+    has both, which follows from the other (:func:`berth_node.ipv6.beside`).
 
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
     DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
@@ -168,6 +169,9 @@ class Dataplane(Protocol):
     def flush_connections(self, addresses: Collection[str]) -> None:
         """Have the kernel forget every connection of addresses that no pod has any more. Any thread may call it: it
         walks the connection table, which the pods' wiring must not wait for. Raises :class:`DataplaneError`."""
+
+    def prompt(self) -> bool:
+        """Whether :meth:`attach` and :meth:`detach` only wait for the kernel's own work, well under a millisecond."""
 
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""

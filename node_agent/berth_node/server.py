@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from berth_node import skel
+from berth_node import eager, skel
 from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
 from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
@@ -23,13 +23,15 @@ __all__ = ["Server", "drain_spool"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG: Final = 512  # a node's whole burst of pods at once
+_AT_ONCE: Final = 16
+"""Connections taken in one turn of the event loop: others have work to do in it, too."""
 _WATCH_AFTER: Final = 0.05
 """Seconds after which a hang-up is watched for. Sooner, sending the answer tells (EPIPE): most requests are over by
 then, and need no entry in epoll."""
 
 
 class Server:
-    """Accepts connections, and turns each into a task. A hang-up is noticed while the task runs."""
+    """Accepts connections and serves each at once; what has to wait becomes a task. A hang-up is noticed meanwhile."""
 
     def __init__(self, path: Path, verbs: Verbs, requests: Histogram) -> None:
         """``requests`` takes in each request's seconds, command and outcome."""
@@ -69,12 +71,13 @@ class Server:
         if self._listener is None:
             return
         with contextlib.suppress(BlockingIOError):
-            for _ in range(_BACKLOG):
+            for _ in range(_AT_ONCE):
                 connection, _ = self._listener.accept()
                 connection.setblocking(False)
-                task = asyncio.get_running_loop().create_task(self._serve(connection, time.perf_counter()))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task = eager.begin(self._serve(connection, time.perf_counter()))
+                if task:
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: socket.socket, since: float) -> None:
         with connection:

@@ -39,6 +39,16 @@ class Rtnl(Protocol):
     def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> Awaitable[_R]: ...
 
 
+class AtOnce(Protocol):
+    """Runs such a call here and now; None if the data plane is busy: nothing was done."""
+
+    def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> tuple[_R] | None: ...
+
+
+def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
+    return None
+
+
 class Node(Protocol):
     """What the verbs need from the agent besides desk and kernel."""
 
@@ -63,6 +73,7 @@ class Verbs:
     node: Node
     patience: float = 45.0
     mtu: int = 0
+    at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
@@ -106,6 +117,11 @@ class Verbs:
             if users > 1:
                 self._locks[container_id] = (lock, users - 1)
 
+    async def _wire(self, call: Callable[[Attachment], _R], attachment: Attachment) -> _R:
+        """Attach or detach: at once if that is over soon and nobody else is at it, else in the data plane's thread."""
+        done = self.at_once(call, attachment) if self.dataplane.prompt() else None
+        return done[0] if done else await self.rtnl(call, attachment)
+
     # ------------------------------------------------------------------------------------------------- ADD
 
     async def _add(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
@@ -146,7 +162,7 @@ class Verbs:
         """
         key = (attachment.container_id, attachment.ifname)
         try:
-            wired = await self.rtnl(self.dataplane.attach, attachment)
+            wired = await self._wire(self.dataplane.attach, attachment)
         except DataplaneError:
             if fresh:
                 self.desk.free(key, used=False)
@@ -237,7 +253,7 @@ class Verbs:
                 self.desk.deleted(key)
 
     async def _remove(self, attachment: Attachment) -> None:
-        await self.rtnl(self.dataplane.detach, attachment)
+        await self._wire(self.dataplane.detach, attachment)
         self.desk.free((attachment.container_id, attachment.ifname))
         self.node.pool_changed()
 

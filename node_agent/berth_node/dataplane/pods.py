@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..seams import POD_GATEWAY, POD_GATEWAY6, Attachment, DataplaneError, Problem, Wired
-from . import alias, messages, sysctl
+from . import alias, batches, messages, sysctl
+from .batches import Wiring
 from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
 from .namespaces import Home
 from .reaper import Reaper
-from .rtnl import Request, Rtnl, RtnlError
+from .rtnl import Rtnl, RtnlError
 
 __all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "macs"]
 
@@ -27,6 +28,7 @@ PODS_TABLE: Final = 300_000_000
 
 _GATEWAY: Final = packed(POD_GATEWAY)
 _GATEWAY6: Final = packed(POD_GATEWAY6)
+_GATEWAYS: Final = {len(_GATEWAY): _GATEWAY, len(_GATEWAY6): _GATEWAY6}
 FIRST_INDEX: Final = 1 << 20
 """Pods' links have higher indexes; those that the kernel numbers by itself never come near."""
 _ATTEMPTS: Final = 4
@@ -47,14 +49,18 @@ def macs(index: int) -> tuple[bytes, bytes]:
 
 
 class PodWiring:
-    """Wires pods of the network namespace of the thread that makes this. One thread uses it."""
+    """Wires pods of the network namespace of the thread that makes this. One thread uses it at a time."""
 
     def __init__(self, home: Home, reaper: Reaper) -> None:
         self._home = home
         self._reaper = reaper
         self._rtnl = Rtnl()
+        self._made: dict[tuple[str, ...], int] = {}
+        """Host links that this process made, by attachment: no other link ever gets such an index while it lives."""
         self.leaving: set[int] = set()
         """Indexes of host links that this process takes away: what the kernel tells of them is no news."""
+        self.prompt = True
+        """The kernel makes links able to send as soon as it is asked about them: nothing here ever sleeps."""
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
         self._index = max([FIRST_INDEX, *(link.index for link in self._links())])
@@ -88,15 +94,11 @@ class PodWiring:
     def _make(self, attachment: Attachment, netns_fd: int, pod_side: Rtnl) -> Wired | None:
         """Wire it from nothing. None if a name was taken; then nothing was made."""
         host, pod = self._ends(attachment)
-        ips = [packed(address) for address in attachment.addresses]
-        wiring = [
-            messages.veth(host, pod, netns_fd, attachment.mtu),
-            messages.alias(host.index, alias.encode(attachment)),
-        ]
-        for ip in ips:
-            wiring += (messages.host_route(host.index, ip, PODS_TABLE), messages.neighbour(host.index, ip, pod.mac))
+        ips = tuple([packed(address) for address in attachment.addresses])
+        gateways = tuple([_GATEWAYS[len(ip)] for ip in ips])
+        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ips, gateways, PODS_TABLE, alias.encode(attachment))
         try:
-            self._rtnl.batch(wiring)
+            self._rtnl.send(batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring))
         except RtnlError as error:
             if error.index == 0 and error.errno == errno.EEXIST:
                 return None
@@ -104,11 +106,12 @@ class PodWiring:
                 self._delete(host.index)
             raise
         try:
-            pod_side.batch(_inside(host, pod, ips))
+            pod_side.send(batches.wire_pod(pod_side.numbers(batches.pod_requests(ips)), wiring))
             self._await_carrier(host.index)
         except BaseException:
             self._delete(host.index)
             raise
+        self._made[_id(attachment)] = host.index
         return Wired(host_mac=host.mac.hex(":"), pod_mac=pod.mac.hex(":"), host_ifindex=host.index)
 
     def _ends(self, attachment: Attachment) -> tuple[VethEnd, VethEnd]:
@@ -130,13 +133,14 @@ class PodWiring:
         while Link.parse(self._rtnl.get(messages.get_link(index=index))).operstate != messages.OPERSTATE_UP:
             if time.monotonic() > deadline:
                 raise OSError(errno.EAGAIN, "the host link did not come up")
+            self.prompt = False
             time.sleep(0.002)
 
     def _give_way(self, attachment: Attachment, pod_side: Rtnl) -> Wired | None:
         """Somebody holds a name. Ours and whole: it is the answer. A leftover: delete it, so that we can try again."""
-        link = self._find(attachment.host_ifname)
+        link, there = self._find(attachment.host_ifname), _find(pod_side, attachment.ifname) is not None
         if link is None:
-            if _find(pod_side, attachment.ifname) is not None:
+            if there:
                 raise DataplaneError(
                     f"the pod already has an interface {attachment.ifname} whose host end is not "
                     f"{attachment.host_ifname}; another plugin made it, or the namespace is used twice"
@@ -146,7 +150,10 @@ class PodWiring:
             raise DataplaneError(
                 f"the node has an interface {link.name} ({link.kind or 'a device'}) that is no veth; rename it"
             )
-        if not self.check(attachment):
+        if _dead(link) and not there:
+            self._rtnl.batch([messages.link_rename(link.index, f"berth-{link.index:08x}")], ignore=_GONE)
+            return None  # the reaper has not come by yet
+        if not _dead(link) and not self.check(attachment):
             return Wired(host_mac=link.mac, pod_mac=self._pod_mac(link, attachment).hex(":"), host_ifindex=link.index)
         self._delete(link.index)
         return None
@@ -168,21 +175,23 @@ class PodWiring:
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
         try:
-            link = self._find(attachment.host_ifname)
-            if link is None or not _holds(link, attachment):
-                return  # the name may be a later container's by now
-            self.leaving.add(link.index)
-            self._rtnl.batch(
-                [
-                    *(messages.host_unroute(link.index, packed(ip), PODS_TABLE) for ip in attachment.addresses),
-                    messages.link_down(link.index),
-                    messages.link_bury(link.index, f"berth-{link.index:08x}"),
-                ],
-                ignore=_GONE,
-            )
+            index = self._made.pop(_id(attachment), 0) or self._index_of(attachment)
+            if not index:
+                return
+            self.leaving.add(index)
+            ips = tuple([packed(address) for address in attachment.addresses])
+            number = self._rtnl.numbers(batches.unwire_requests(ips))
+            if not self._rtnl.send(batches.unwire(number, index, ips, PODS_TABLE), ignore=_GONE):
+                self.leaving.discard(index)  # it has gone already, with the pod's namespace
         except OSError as error:
             raise refused(f"unwiring {attachment.address}", error) from error
         self._reaper.wake()
+
+    def _index_of(self, attachment: Attachment) -> int:
+        """The host link of a pod that an earlier process wired, 0 if there is none: its name may be a later
+        container's by now."""
+        link = self._find(attachment.host_ifname)
+        return link.index if link and not _dead(link) and _holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness
 
@@ -249,23 +258,6 @@ def _with_ipv6() -> Rtnl:
     return Rtnl()
 
 
-def _inside(host: VethEnd, pod: VethEnd, ips: list[bytes]) -> list[Request]:
-    """The pod's own side."""
-    wiring = [messages.link_up(pod.index)]
-    for ip in ips:
-        if len(ip) == 4:
-            gateway = _GATEWAY
-            wiring += (messages.address(pod.index, ip), messages.pod_gateway_route(pod.index, gateway))
-        else:
-            gateway = _GATEWAY6
-            wiring.insert(0, messages.quiet(pod.index))
-            wiring.append(messages.link_local(pod.index, pod.mac))
-            wiring += (messages.address(pod.index, ip), messages.pod_local_route(pod.index, ip))
-        wiring.append(messages.pod_default_route(pod.index, gateway))
-        wiring.append(messages.neighbour(pod.index, gateway, host.mac))
-    return wiring
-
-
 def _find(rtnl: Rtnl, name: str) -> Link | None:
     try:
         return Link.parse(rtnl.get(messages.get_link(name)))
@@ -273,6 +265,10 @@ def _find(rtnl: Rtnl, name: str) -> Link | None:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+def _id(attachment: Attachment) -> tuple[str, ...]:
+    return (attachment.container_id, attachment.ifname, *attachment.addresses)
 
 
 def _dead(link: Link) -> bool:

@@ -94,6 +94,9 @@ class FakeKernel:
     def primary_mtu(self) -> int:
         return 8901
 
+    def prompt(self) -> bool:
+        return True
+
     def close(self) -> None:
         pass
 

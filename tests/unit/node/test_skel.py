@@ -88,6 +88,20 @@ def test_a_result_has_the_shape_of_its_version(version: str) -> None:
     assert body["interfaces"][body["ips"][0]["interface"]]["sandbox"] == "/run/netns/x"
 
 
+@pytest.mark.parametrize("version", skel.VERSIONS)
+def test_a_result_lists_each_family_with_its_gateway_and_default_route(version: str) -> None:
+    call = read_call(Request(ADD, json.dumps({**CONFIG, "cniVersion": version}).encode()))
+    both = ["10.0.0.9", "2001:db8::9"]
+    body = result_body(call, addresses=both, host=("eni1", "h"), pod_mac="p", mtu=9001)
+    assert [(ip["address"], ip["gateway"], ip["interface"]) for ip in body["ips"]] == [
+        ("10.0.0.9/32", "169.254.1.1", 1),
+        ("2001:db8::9/128", "fe80::1", 1),
+    ]
+    old = version in ("0.3.1", "0.4.0")
+    assert [ip.get("version") for ip in body["ips"]] == (["4", "6"] if old else [None, None])
+    assert [route["dst"] for route in body["routes"]] == ["0.0.0.0/0", "::/0"]
+
+
 def test_a_result_keeps_what_the_plugin_before_made() -> None:
     previous = {
         "interfaces": [{"name": "a"}],
