@@ -219,20 +219,23 @@ class Pool:
         del lent[key]
         if address in lent.values():
             return self._made({}, lent=lent)
-        return self._made({"unused": [address]}, lent=lent)._cool([address], until, flush)
+        return self._cool([address], until, flush, unused=[address], lent=lent)
 
     def cool(self, addresses: Iterable[str], until: float, *, flush: bool = False) -> Pool:
         """Let addresses cool at least until then, and until flushed if they must be, but not those that pods hold."""
         used = frozenset(self.lent.values())
         return self._cool([a for a in addresses if a not in used], until, flush)
 
-    def _cool(self, addresses: Sequence[str], until: float, flush: bool) -> Pool:
+    def _cool(
+        self, addresses: Sequence[str], until: float, flush: bool, *, unused: Sequence[str] = (), **fields: Any
+    ) -> Pool:
         if not addresses:
             return self
         cooling = {**self.cooling, **{a: max(until, self.cooling.get(a, until)) for a in addresses}}
         unflushed = self.unflushed.union(addresses) if flush else self.unflushed
         soonest = min(self._count().soonest, until)
-        return self._made({"cooling": addresses}, soonest, cooling=cooling, unflushed=unflushed)
+        counts = {"cooling": addresses, "unused": unused}
+        return self._made(counts, soonest, cooling=cooling, unflushed=unflushed, **fields)
 
     def wait(self, waiter: Waiter) -> Pool:
         """Queue a pod; a second time changes nothing."""

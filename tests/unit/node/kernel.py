@@ -95,7 +95,7 @@ class FakeKernel:
         return 8901
 
     def prompt(self) -> bool:
-        return True
+        return self.block is None  # what may be held up must not hold up the event loop
 
     def close(self) -> None:
         pass
