@@ -1,7 +1,8 @@
 """The agent: wires pool, journal, kernel, metadata, record, reports and the CNI socket together.
 
-Threads: the event loop (all decisions), one rtnl thread (the data plane), one for reading metadata and record, one for
-sending reports (blocking HTTP). Nothing but frozen values crosses between them.
+Threads: the event loop (all decisions, and the wiring of a pod when nobody else uses the data plane), one rtnl thread
+(the rest of the data plane), one for reading metadata and record, one for sending reports (blocking HTTP). Nothing but
+frozen values crosses between them.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Agent:
         await self.chain.refresh()
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
         self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)
+        self.verbs.at_once = threads.wire_now
         self.verbs.waits = self.measures.waits
         self.reporter = Reporter(
             self._build_report,

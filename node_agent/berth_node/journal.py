@@ -97,16 +97,18 @@ class Journal:
 
     def lend(self, attachment: Attachment) -> None:
         """The address is this attachment's; nothing is wired yet."""
-        self._write({"op": "lend", **{name: getattr(attachment, name) for name in _FIELDS}})
+        self._write(_lent(attachment))
+        self._keep(attachment)
 
     def wired(self, key: Key, wired: Wired) -> None:
         """The kernel has it all."""
-        macs = {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
-        self._write({"op": "wired", "key": list(key), **macs})
+        self._write(_wired(key, wired))
+        self.entries[key] = Entry(self.entries[key].attachment, wired)
 
     def free(self, key: Key, until: float) -> None:
         """The kernel has nothing of it any more; its address cools until then."""
         self._write({"op": "free", "key": list(key), "until": until})
+        self.cooling[self.entries.pop(key).attachment.address] = until
 
     def forget_cooled(self, cooling: Container[str]) -> None:
         """Drop all but these from memory, so that the next compaction leaves it out."""
@@ -120,9 +122,7 @@ class Journal:
             self.cooling[event["address"]] = float(event["until"])
             return
         if op == "lend":
-            attachment = Attachment(**{name: event[name] for name in _FIELDS if name in event})
-            self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
-            self.cooling.pop(attachment.address, None)
+            self._keep(Attachment(**{name: event[name] for name in _FIELDS if name in event}))
             return
         container_id, ifname = event["key"]
         key = (container_id, ifname)
@@ -134,8 +134,14 @@ class Journal:
         else:
             raise ValueError(f"unknown op {op!r}")
 
+    def _keep(self, attachment: Attachment) -> None:
+        self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
+        self.cooling.pop(attachment.address, None)
+
     def _write(self, event: Mapping[str, Any]) -> None:
-        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling)):
+            self._compact()
+        line = _line(event)
         try:
             if os.write(self._fd, line) != len(line):
                 raise OSError("only part of a line could be written")
@@ -144,9 +150,6 @@ class Journal:
             raise JournalError(f"{self.path} cannot be written: {error}; is {self.path.parent} full?") from error
         self._size += len(line)
         self._lines += 1
-        self._apply(event)
-        if self._lines > _COMPACT_AFTER + 3 * (len(self.entries) + len(self.cooling)):
-            self._compact()
 
     def _compact(self) -> None:
         """Write what still counts to a new file and rename it into place.
@@ -156,13 +159,11 @@ class Journal:
         """
         events: list[dict[str, Any]] = []
         for key, entry in self.entries.items():
-            events.append({"op": "lend", **{name: getattr(entry.attachment, name) for name in _FIELDS}})
+            events.append(_lent(entry.attachment))
             if entry.wired:
-                w = entry.wired
-                macs = {"host_mac": w.host_mac, "pod_mac": w.pod_mac, "host_ifindex": w.host_ifindex}
-                events.append({"op": "wired", "key": list(key), **macs})
+                events.append(_wired(key, entry.wired))
         events += [{"op": "cool", "address": a, "until": until} for a, until in self.cooling.items()]
-        content = b"".join(json.dumps(e, separators=(",", ":")).encode() + b"\n" for e in events)
+        content = b"".join(map(_line, events))
         draft = self.path.with_suffix(".new")
         try:
             draft.write_bytes(content)
@@ -174,3 +175,19 @@ class Journal:
             return
         os.close(self._fd)
         self._fd, self._size, self._lines = fd, len(content), len(events)
+
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    return _encode(event).encode() + b"\n"
+
+
+def _lent(attachment: Attachment) -> dict[str, Any]:
+    return {"op": "lend", **{name: getattr(attachment, name) for name in _FIELDS}}
+
+
+def _wired(key: Key, wired: Wired) -> dict[str, Any]:
+    macs = {"host_mac": wired.host_mac, "pod_mac": wired.pod_mac, "host_ifindex": wired.host_ifindex}
+    return {"op": "wired", "key": list(key), **macs}

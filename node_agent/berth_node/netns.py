@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,13 @@ def check_netns(fd: int | None, error: int) -> str | None:
         return "is not a namespace; the runtime must give the path of the pod's network namespace"
     if kind != _CLONE_NEWNET:
         return "is a namespace of another type than network"
-    ours, theirs = Path("/proc/self/ns/net").stat(), os.fstat(fd)
-    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
+    theirs = os.fstat(fd)
+    if (theirs.st_dev, theirs.st_ino) == _ours():
         return "is the node's own network namespace; pods on the host network need no CNI call"
     return None
+
+
+@functools.cache  # a process stays in its namespace, but for the moments in which a thread makes a socket in a pod's
+def _ours() -> tuple[int, int]:
+    found = Path("/proc/self/ns/net").stat()
+    return found.st_dev, found.st_ino

@@ -184,7 +184,8 @@ class Pool:
         waiting = tuple(w for w in self.waiting if w.key != key)
         refused = {u: r for u, r in self.refused.items() if u != uid} if self.refused else self.refused
         lent, unflushed = {**self.lent, key: address}, self.unflushed - {address}
-        if key in self.lent or self._stock.holds(address):
+        # an address that was waiting to be flushed is counted anew, since its cooling may be over from now on
+        if key in self.lent or self._stock.holds(address) or address in self.unflushed:
             return replace(self, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused, _counted=None)
         return self._made({"used": [address]}, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused)
 
@@ -208,20 +209,23 @@ class Pool:
         del lent[key]
         if address in lent.values():
             return self._made({}, lent=lent)
-        return self._made({"unused": [address]}, lent=lent)._cool([address], until, flush)
+        return self._cool([address], until, flush, unused=[address], lent=lent)
 
     def cool(self, addresses: Iterable[str], until: float, *, flush: bool = False) -> Pool:
         """Let addresses cool at least until then, and until flushed if they must be, but not those that pods hold."""
         used = frozenset(self.lent.values())
         return self._cool([a for a in addresses if a not in used], until, flush)
 
-    def _cool(self, addresses: Sequence[str], until: float, flush: bool) -> Pool:
+    def _cool(
+        self, addresses: Sequence[str], until: float, flush: bool, *, unused: Sequence[str] = (), **fields: Any
+    ) -> Pool:
         if not addresses:
             return self
         cooling = {**self.cooling, **{a: max(until, self.cooling.get(a, until)) for a in addresses}}
         unflushed = self.unflushed.union(addresses) if flush else self.unflushed
         soonest = min(self._count().soonest, until)
-        return self._made({"cooling": addresses}, soonest, cooling=cooling, unflushed=unflushed)
+        counts = {"cooling": addresses, "unused": unused}
+        return self._made(counts, soonest, cooling=cooling, unflushed=unflushed, **fields)
 
     def wait(self, waiter: Waiter) -> Pool:
         """Queue a pod; a second time changes nothing."""

@@ -157,6 +157,9 @@ class Dataplane(Protocol):
         """Have the kernel forget every connection of addresses that no pod has any more. Any thread may call it: it
         walks the connection table, which the pods' wiring must not wait for. Raises :class:`DataplaneError`."""
 
+    def prompt(self) -> bool:
+        """Whether :meth:`attach` and :meth:`detach` only wait for the kernel's own work, well under a millisecond."""
+
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
 

@@ -9,9 +9,10 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
-from berth_node import skel
+from berth_node import eager, skel
 from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
 from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
@@ -23,13 +24,50 @@ __all__ = ["Server", "drain_spool"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG: Final = 512  # a node's whole burst of pods at once
+_AT_ONCE: Final = 16
+"""Connections taken in one turn of the event loop: others have work to do in it, too."""
 _WATCH_AFTER: Final = 0.05
 """Seconds after which a hang-up is watched for. Sooner, sending the answer tells (EPIPE): most requests are over by
 then, and need no entry in epoll."""
 
 
+class _Peer:
+    """A plugin that waits. ``gone`` is set when it has hung up, once it has waited for :data:`_WATCH_AFTER`.
+
+    ``asked``: its request has come. Until then, readable means something else.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.gone, self.asked = connection, asyncio.Event(), False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+            asyncio.get_running_loop().remove_reader(self.connection)
+        self.connection.close()
+
+    def watch_soon(self) -> None:
+        """It was not served at once."""
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._watch)
+
+    def _watch(self) -> None:
+        if not self.asked:
+            self.watch_soon()
+            return
+        # a plugin sends nothing after its request: readable means that it closed
+        asyncio.get_running_loop().add_reader(self.connection, self._hang_up)
+
+    def _hang_up(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.connection)
+        self.gone.set()
+
+
 class Server:
-    """Accepts connections, and turns each into a task. A hang-up is noticed while the task runs."""
+    """Accepts connections and serves each at once; what has to wait becomes a task. A hang-up is noticed meanwhile."""
 
     def __init__(self, path: Path, verbs: Verbs, requests: Histogram) -> None:
         """``requests`` takes in each request's seconds, command and outcome."""
@@ -69,40 +107,38 @@ class Server:
         if self._listener is None:
             return
         with contextlib.suppress(BlockingIOError):
-            for _ in range(_BACKLOG):
+            for _ in range(_AT_ONCE):
                 connection, _ = self._listener.accept()
                 connection.setblocking(False)
-                task = asyncio.get_running_loop().create_task(self._serve(connection, time.perf_counter()))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                peer = _Peer(connection)
+                task = eager.begin(self._serve(peer, time.perf_counter()))
+                if task:
+                    peer.watch_soon()
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: socket.socket, since: float) -> None:
-        with connection:
+    async def _serve(self, peer: _Peer, since: float) -> None:
+        with peer:
             try:
-                request = await _receive(connection)
+                request = await _receive(peer.connection)
             except (WireError, OSError) as error:
                 _log.warning("a request that cannot be read", extra={"why": str(error)})
                 body = skel.error_body(CniError(skel.DECODING_FAILURE, f"plugin and agent do not match: {error}"))
-                _send(connection, 1, skel.encode(body))
+                _send(peer.connection, 1, skel.encode(body))
                 return
             if request is None:
                 return
+            peer.asked = True
             try:
-                outcome = await self._answer(connection, request)
+                outcome = await self._answer(peer, request)
             finally:
                 request.close()
             command = request.environment.get("CNI_COMMAND", "")
             self._requests.observe(time.perf_counter() - since, command if command in COMMANDS else "other", outcome)
 
-    async def _answer(self, connection: socket.socket, request: Request) -> str:
+    async def _answer(self, peer: _Peer, request: Request) -> str:
         """Answer, and say for the metrics what came of it."""
-        loop, gone = asyncio.get_running_loop(), asyncio.Event()
-        fd = connection.fileno()
-
-        def hang_up() -> None:  # a plugin sends nothing after its request: readable means that it closed
-            loop.remove_reader(fd)
-            gone.set()
-
+        connection = peer.connection
         answered = False
 
         def reply(body: dict[str, Any] | None) -> bool:
@@ -110,12 +146,11 @@ class Server:
             answered = _send(connection, 0, skel.encode(body) if body is not None else b"")
             return answered
 
-        watching = loop.call_later(_WATCH_AFTER, loop.add_reader, fd, hang_up)
         call: Call | None = None
         try:
             call = skel.read_call(request)
             check_call_netns(call, request.netns_fd, request.netns_errno)
-            await self._verbs.run(call, request.netns_fd, gone, reply)
+            await self._verbs.run(call, request.netns_fd, peer.gone, reply)
             return OK if answered else HUNG_UP
         except CniError as error:
             command = request.environment.get("CNI_COMMAND", "")
@@ -128,9 +163,6 @@ class Server:
             body = skel.error_body(CniError(999, f"berth: {type(error).__name__}: {error}"))
             _send(connection, 1, skel.encode(body))
             return FAILED
-        finally:
-            watching.cancel()
-            loop.remove_reader(fd)
 
 
 async def _receive(connection: socket.socket) -> Request | None:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from berth_node import portmap
@@ -76,13 +77,19 @@ class Call:
 # ------------------------------------------------------------------------------------------------ environment
 
 
+_is_name: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*").fullmatch
+_is_plain: Final = re.compile(r"[a-zA-Z0-9_\-]{1,15}").fullmatch
+
+
 def _container_id(value: str) -> str | None:
-    if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", value):
+    if _is_name(value):
         return None
     return "must start with a letter or digit and have only letters, digits, '_', '.' and '-'"
 
 
 def _ifname(value: str) -> str | None:
+    if _is_plain(value):
+        return None
     if len(value.encode(errors="surrogateescape")) > 15:
         return "must have at most 15 bytes"
     if value in (".", "..") or re.search(r"[/:\s]", value):
@@ -105,6 +112,7 @@ _TABLE: Final[tuple[tuple[str, frozenset[str], Callable[[str], str | None]], ...
 """Variable, the commands that require it (SPEC.md section 2), what is wrong with a value."""
 
 COMMANDS: Final = frozenset({"ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"})
+_NEEDS: Final = {c: tuple((name, wrong) for name, needed, wrong in _TABLE if c in needed) for c in COMMANDS}
 
 
 def _check_environment(environment: Mapping[str, str]) -> str:
@@ -113,12 +121,11 @@ def _check_environment(environment: Mapping[str, str]) -> str:
         raise CniError(
             INVALID_ENVIRONMENT, f"CNI_COMMAND must be one of {', '.join(sorted(COMMANDS))}, got {command!r:.80}"
         )
-    missing = [name for name, needed, _ in _TABLE if command in needed and not environment.get(name)]
+    missing = [name for name, _ in _NEEDS[command] if not environment.get(name)]
     if missing:
         raise CniError(INVALID_ENVIRONMENT, f"{command} needs {' and '.join(missing)} in the environment")
-    for name, needed, wrong in _TABLE:
-        problem = wrong(environment[name]) if command in needed else None
-        if problem:
+    for name, wrong in _NEEDS[command]:
+        if problem := wrong(environment[name]):
             raise CniError(INVALID_ENVIRONMENT, f"{name} {problem}, got {environment[name]!r:.80}")
     return command
 
@@ -132,7 +139,23 @@ def _arguments(text: str) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- configuration
 
 
+_KEPT_BYTES: Final = 4096
+"""Longer configurations hold what differs from pod to pod."""
+
+
 def _read_config(command: str, text: bytes) -> Mapping[str, Any]:
+    """The configuration, which nobody may change: the runtime sends the same one for most pods, so it is kept."""
+    if len(text) > _KEPT_BYTES or b'"prevResult"' in text:
+        return _parse_config(command, text)
+    return _kept_config(command, text)
+
+
+@lru_cache(maxsize=16)
+def _kept_config(command: str, text: bytes) -> Mapping[str, Any]:
+    return _parse_config(command, text)
+
+
+def _parse_config(command: str, text: bytes) -> Mapping[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -149,7 +172,7 @@ def _read_config(command: str, text: bytes) -> Mapping[str, Any]:
             f"the network configuration {got}; berth speaks {', '.join(VERSIONS)}: write one of them",
         )
     name = config.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", name):
+    if not isinstance(name, str) or not _is_name(name):
         raise CniError(
             INVALID_CONFIG,
             "the network configuration's 'name' must be a text of letters, digits, '_', '.' and '-', "
@@ -214,9 +237,12 @@ def read_spooled_delete(environment: Mapping[str, str]) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------- answers
 
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
+
+
 def encode(body: Mapping[str, Any]) -> bytes:
     """An answer as the plugin prints it."""
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    return _encode(body).encode() + b"\n"
 
 
 def error_body(error: CniError, version: str = VERSIONS[-1]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ Requests of one container run one after the other; a DEL first cancels an ADD th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -39,6 +38,16 @@ class Rtnl(Protocol):
     def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> Awaitable[_R]: ...
 
 
+class AtOnce(Protocol):
+    """Runs such a call here and now; None if the data plane is busy: nothing was done."""
+
+    def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> tuple[_R] | None: ...
+
+
+def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
+    return None
+
+
 class Node(Protocol):
     """What the verbs need from the agent besides desk and kernel."""
 
@@ -53,6 +62,33 @@ class Node(Protocol):
         """In words, for STATUS and for an ADD that found nothing."""
 
 
+class _Turn:
+    """A turn of one container. ``turns`` holds, by container, its lock as often as it has requests."""
+
+    def __init__(self, turns: dict[str, list[asyncio.Lock]], container_id: str) -> None:
+        self._turns, self._id = turns, container_id
+
+    async def __aenter__(self) -> None:
+        locks = self._turns.get(self._id) or self._turns.setdefault(self._id, [])
+        lock = locks[0] if locks else asyncio.Lock()
+        locks.append(lock)
+        try:
+            await lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns[self._id][0].release()
+        self._leave()
+
+    def _leave(self) -> None:
+        locks = self._turns[self._id]
+        locks.pop()
+        if not locks:
+            del self._turns[self._id]
+
+
 @dataclass(slots=True)
 class Verbs:
     """The commands. ``patience`` is how long an ADD waits for an address, seconds; ``mtu`` 0 is the primary link's."""
@@ -63,9 +99,10 @@ class Verbs:
     node: Node
     patience: float = 45.0
     mtu: int = 0
+    at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
-    _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
+    _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
 
     async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply."""
@@ -94,17 +131,14 @@ class Verbs:
             code = skel.TRY_AGAIN_LATER if error.temporary else skel.WIRING_FAILED
             raise CniError(code, f"the kernel refused: {error}") from error
 
-    @contextlib.asynccontextmanager
-    async def _container(self, container_id: str) -> AsyncIterator[None]:
-        lock, users = self._locks.get(container_id, (asyncio.Lock(), 0))
-        self._locks[container_id] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(container_id)
-            if users > 1:
-                self._locks[container_id] = (lock, users - 1)
+    def _container(self, container_id: str) -> _Turn:
+        """To be entered: requests of one container take turns."""
+        return _Turn(self._turns, container_id)
+
+    async def _wire(self, call: Callable[[Attachment], _R], attachment: Attachment) -> _R:
+        """Attach or detach: at once if that is over soon and nobody else is at it, else in the data plane's thread."""
+        done = self.at_once(call, attachment) if self.dataplane.prompt() else None
+        return done[0] if done else await self.rtnl(call, attachment)
 
     # ------------------------------------------------------------------------------------------------- ADD
 
@@ -147,7 +181,7 @@ class Verbs:
         """
         key = (attachment.container_id, attachment.ifname)
         try:
-            wired = await self.rtnl(self.dataplane.attach, attachment)
+            wired = await self._wire(self.dataplane.attach, attachment)
         except DataplaneError:
             if fresh:
                 self.desk.free(key, used=False)
@@ -238,7 +272,7 @@ class Verbs:
                 self.desk.deleted(key)
 
     async def _remove(self, attachment: Attachment) -> None:
-        await self.rtnl(self.dataplane.detach, attachment)
+        await self._wire(self.dataplane.detach, attachment)
         self.desk.free((attachment.container_id, attachment.ifname))
         self.node.pool_changed()
 

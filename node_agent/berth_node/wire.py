@@ -21,6 +21,9 @@ MAX_REQUEST: Final = 16 * 1024 * 1024
 
 _TEXT: Final = 64
 _DESCRIPTORS: Final = 2
+_SPACE: Final = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
+_FIRST_READ: Final = 16384
+"""Bytes; nearly every request is shorter, and one read shows it."""
 
 
 class WireError(Exception):
@@ -54,11 +57,14 @@ def decode_body(body: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def _read(fd: int) -> bytes:
+    first = os.pread(fd, _FIRST_READ, 0)  # pread: the offset of a shared descriptor is the plugin's
+    if len(first) < _FIRST_READ:
+        return first
     size = os.fstat(fd).st_size
     if size > MAX_REQUEST:
         raise WireError(f"the request has {size} bytes; at most {MAX_REQUEST} are read")
-    parts, at = [], 0
-    while at < size:  # pread: the offset of a shared descriptor is the plugin's
+    parts, at = [first], len(first)
+    while at < size:
         part = os.pread(fd, size - at, at)
         if not part:
             break
@@ -69,8 +75,7 @@ def _read(fd: int) -> bytes:
 
 def receive_request(connection: socket.socket) -> Request | None:
     """Take a connection's request; None if the peer hung up. Raises :class:`WireError`, ``BlockingIOError``."""
-    space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-    text, ancillary, _, _ = connection.recvmsg(_TEXT, space, socket.MSG_CMSG_CLOEXEC)
+    text, ancillary, _, _ = connection.recvmsg(_TEXT, _SPACE, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -35,11 +35,16 @@ def encode(attachment: Attachment) -> bytes:
         "a": attachment.address,
         "t": round(attachment.attached_at, 3),
     }
+    more = {short: value for short, name in _OPTIONAL if (value := getattr(attachment, name))}
+    text = _dump(fields | more)
+    return text if len(text) <= LIMIT else _fitting(fields, more)
+
+
+def _fitting(fields: dict[str, Any], more: dict[str, str]) -> bytes:
     text = _dump(fields)
-    for short, name in _OPTIONAL:
-        value = getattr(attachment, name)
+    for short, value in more.items():
         longer = _dump(fields | {short: value})
-        if value and len(longer) <= LIMIT:
+        if len(longer) <= LIMIT:
             fields[short], text = value, longer
     return text
 
@@ -73,5 +78,8 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
     )
 
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
+
+
 def _dump(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return _encode(fields).encode()

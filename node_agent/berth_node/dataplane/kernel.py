@@ -24,8 +24,8 @@ _SMALL_MTU: Final = 1500
 
 
 class KernelDataplane:
-    """A :class:`berth_node.seams.Dataplane`. Make it, and call it, in the one thread that has the node's network
-    namespace. Needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for entering pods' namespaces."""
+    """A :class:`berth_node.seams.Dataplane`. Make it, and call it, in threads that have the node's network
+    namespace, one at a time. Needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for entering pods' namespaces."""
 
     def __init__(self) -> None:
         self._home = Home()
@@ -117,6 +117,10 @@ class KernelDataplane:
             self._conntrack.flush(addresses)
         except OSError as error:
             raise refused("forgetting the connections of returned addresses", error) from error
+
+    def prompt(self) -> bool:
+        """See :meth:`berth_node.seams.Dataplane.prompt`."""
+        return self._pods.prompt
 
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""

@@ -109,15 +109,17 @@ def link_up(index: int) -> Request:
     return Request(_RTM_SETLINK, 0, _LINK.pack(0, 0, index, IFF_UP, IFF_UP), "taking the pod's link up")
 
 
-def link_down(index: int) -> Request:
-    """Take a link down."""
-    return Request(_RTM_SETLINK, 0, _LINK.pack(0, 0, index, 0, IFF_UP), "taking the host link down")
+def link_bury(index: int) -> Request:
+    """Take a link down and put it where the reaper finds it. It keeps its name until then: renaming waits for RCU
+    (0.15 to 0.6 ms), and nearly always nobody asks for the name so soon."""
+    body = _LINK.pack(0, 0, index, 0, IFF_UP) + attribute(_IFLA_GROUP, _u32(REAP_GROUP))
+    return Request(_RTM_SETLINK, 0, body, "queueing the host link")
 
 
-def link_bury(index: int, name: str) -> Request:
-    """Rename a link that is down, and put it where the reaper finds it."""
+def link_rename(index: int, name: str) -> Request:
+    """Rename a link that is down."""
     body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_IFNAME, _text(name))
-    return Request(_RTM_SETLINK, 0, body + attribute(_IFLA_GROUP, _u32(REAP_GROUP)), "queueing the host link")
+    return Request(_RTM_SETLINK, 0, body, "taking a dead link's name")
 
 
 def link_delete(index: int) -> Request:

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..seams import Change
-from . import nft, ports, route_messages
+from . import nft, ports, route_messages, socket_filter
 from .messages import IFF_UP, ROUTE_PROTOCOL
 from .pods import FIRST_INDEX, PODS_TABLE
+from .socket_filter import Test
 
 __all__ = ["KernelNotices", "judge_nftables", "judge_routing", "messages_of"]
 
@@ -40,6 +41,9 @@ _HEADER: Final = struct.Struct("=IHHII")
 _NEIGH: Final = struct.Struct("=BxxxiHBB")
 _NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
 _LINK: Final = struct.Struct("=BxHiII")
+# of nlmsghdr; of ifinfomsg behind it
+_TYPE_AT, _PORT_AT = 4, 12
+_INDEX_AT, _FLAGS_AT = 20, 24
 _RECEIVE: Final = 1 << 16
 _AT_ONCE: Final = 256
 """Datagrams read in one call: the event loop has more to do. The descriptor stays readable for the rest."""
@@ -125,7 +129,8 @@ class KernelNotices:
         self._sockets = frozenset(sockets)
         self._elements = elements
         self._leaving = leaving
-        self._routing = _listen(socket.NETLINK_ROUTE, _ROUTING_GROUPS)
+        # each pod makes the kernel tell of a dozen things, while its plugin waits for the thread that would read them
+        self._routing = _listen(socket.NETLINK_ROUTE, _ROUTING_GROUPS, _unheard(self._sockets))
         self._nftables = _listen(_NETLINK_NETFILTER, _NFTABLES_GROUP)
 
     @property
@@ -174,8 +179,18 @@ class KernelNotices:
         self._nftables.close()
 
 
-def _listen(protocol: int, groups: int) -> socket.socket:
+def _unheard(own: Iterable[int]) -> bytes:
+    """What :func:`judge_routing` would find nothing in: what our own sockets asked for, and pods' links that are up."""
+    up = Test(_FLAGS_AT, 4, IFF_UP, bits=True)
+    a_pods = Test(_INDEX_AT, 4, 0x1_0000_0000 - FIRST_INDEX, bits=True)
+    ours = [[Test(_PORT_AT, 4, port)] for port in own]
+    return socket_filter.dropping(*ours, [Test(_TYPE_AT, 2, _RTM_NEWLINK), a_pods, up])
+
+
+def _listen(protocol: int, groups: int, unheard: bytes = b"") -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     listening = socket.socket(socket.AF_NETLINK, kind, protocol)
+    if unheard:
+        socket_filter.attach(listening, unheard)
     listening.bind((0, groups))
     return listening

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..seams import POD_GATEWAY, Attachment, DataplaneError, Problem, Wired
-from . import alias, messages
+from . import alias, batches, messages
+from .batches import Wiring
 from .messages import Link, VethEnd
 from .namespaces import Home
 from .reaper import Reaper
@@ -45,14 +46,18 @@ def macs(index: int) -> tuple[bytes, bytes]:
 
 
 class PodWiring:
-    """Wires pods of the network namespace of the thread that makes this. One thread uses it."""
+    """Wires pods of the network namespace of the thread that makes this. One thread uses it at a time."""
 
     def __init__(self, home: Home, reaper: Reaper) -> None:
         self._home = home
         self._reaper = reaper
         self._rtnl = Rtnl()
+        self._made: dict[tuple[str, str, str], int] = {}
+        """Host links that this process made, by attachment: no other link ever gets such an index while it lives."""
         self.leaving: set[int] = set()
         """Indexes of host links that this process takes away: what the kernel tells of them is no news."""
+        self.prompt = True
+        """The kernel makes links able to send as soon as it is asked about them: nothing here ever sleeps."""
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
         self._index = max([FIRST_INDEX, *(link.index for link in self._links())])
@@ -87,15 +92,9 @@ class PodWiring:
         """Wire it from nothing. None if a name was taken; then nothing was made."""
         host, pod = self._ends(attachment)
         ip = socket.inet_aton(attachment.address)
+        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ip, _GATEWAY, PODS_TABLE, alias.encode(attachment))
         try:
-            self._rtnl.batch(
-                [
-                    messages.veth(host, pod, netns_fd, attachment.mtu),
-                    messages.alias(host.index, alias.encode(attachment)),
-                    messages.host_route(host.index, ip, PODS_TABLE),
-                    messages.neighbour(host.index, ip, pod.mac),
-                ]
-            )
+            self._rtnl.send(batches.wire_host(self._rtnl.numbers(batches.HOST_REQUESTS), wiring))
         except RtnlError as error:
             if error.index == 0 and error.errno == errno.EEXIST:
                 return None
@@ -103,19 +102,12 @@ class PodWiring:
                 self._delete(host.index)
             raise
         try:
-            pod_side.batch(
-                [
-                    messages.link_up(pod.index),
-                    messages.address(pod.index, ip),
-                    messages.pod_gateway_route(pod.index, _GATEWAY),
-                    messages.pod_default_route(pod.index, _GATEWAY),
-                    messages.neighbour(pod.index, _GATEWAY, host.mac),
-                ]
-            )
+            pod_side.send(batches.wire_pod(pod_side.numbers(batches.POD_REQUESTS), wiring))
             self._await_carrier(host.index)
         except BaseException:
             self._delete(host.index)
             raise
+        self._made[_id(attachment)] = host.index
         return Wired(host_mac=host.mac.hex(":"), pod_mac=pod.mac.hex(":"), host_ifindex=host.index)
 
     def _ends(self, attachment: Attachment) -> tuple[VethEnd, VethEnd]:
@@ -137,13 +129,14 @@ class PodWiring:
         while Link.parse(self._rtnl.get(messages.get_link(index=index))).operstate != messages.OPERSTATE_UP:
             if time.monotonic() > deadline:
                 raise OSError(errno.EAGAIN, "the host link did not come up")
+            self.prompt = False
             time.sleep(0.002)
 
     def _give_way(self, attachment: Attachment, pod_side: Rtnl) -> Wired | None:
         """Somebody holds a name. Ours and whole: it is the answer. A leftover: delete it, so that we can try again."""
-        link = self._find(attachment.host_ifname)
+        link, there = self._find(attachment.host_ifname), _find(pod_side, attachment.ifname) is not None
         if link is None:
-            if _find(pod_side, attachment.ifname) is not None:
+            if there:
                 raise DataplaneError(
                     f"the pod already has an interface {attachment.ifname} whose host end is not "
                     f"{attachment.host_ifname}; another plugin made it, or the namespace is used twice"
@@ -153,7 +146,10 @@ class PodWiring:
             raise DataplaneError(
                 f"the node has an interface {link.name} ({link.kind or 'a device'}) that is no veth; rename it"
             )
-        if not self.check(attachment):
+        if _dead(link) and not there:
+            self._rtnl.batch([messages.link_rename(link.index, f"berth-{link.index:08x}")], ignore=_GONE)
+            return None  # the reaper has not come by yet
+        if not _dead(link) and not self.check(attachment):
             return Wired(host_mac=link.mac, pod_mac=self._pod_mac(link, attachment).hex(":"), host_ifindex=link.index)
         self._delete(link.index)
         return None
@@ -175,21 +171,23 @@ class PodWiring:
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
         try:
-            link = self._find(attachment.host_ifname)
-            if link is None or not _holds(link, attachment):
-                return  # the name may be a later container's by now
-            self.leaving.add(link.index)
-            self._rtnl.batch(
-                [
-                    messages.host_unroute(link.index, socket.inet_aton(attachment.address), PODS_TABLE),
-                    messages.link_down(link.index),
-                    messages.link_bury(link.index, f"berth-{link.index:08x}"),
-                ],
-                ignore=_GONE,
-            )
+            index = self._made.pop(_id(attachment), 0) or self._index_of(attachment)
+            if not index:
+                return
+            self.leaving.add(index)
+            ip = socket.inet_aton(attachment.address)
+            number = self._rtnl.numbers(batches.UNWIRE_REQUESTS)
+            if not self._rtnl.send(batches.unwire(number, index, ip, PODS_TABLE), ignore=_GONE):
+                self.leaving.discard(index)  # it has gone already, with the pod's namespace
         except OSError as error:
             raise refused(f"unwiring {attachment.address}", error) from error
         self._reaper.wake()
+
+    def _index_of(self, attachment: Attachment) -> int:
+        """The host link of a pod that an earlier process wired, 0 if there is none: its name may be a later
+        container's by now."""
+        link = self._find(attachment.host_ifname)
+        return link.index if link and not _dead(link) and _holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness
 
@@ -248,6 +246,10 @@ def _find(rtnl: Rtnl, name: str) -> Link | None:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+def _id(attachment: Attachment) -> tuple[str, str, str]:
+    return attachment.container_id, attachment.ifname, attachment.address
 
 
 def _dead(link: Link) -> bool:

@@ -129,7 +129,7 @@ class Repair:
         self._seen = {link.index: self._seen.get(link.index, now) for link in links}
         for link in links:
             if now - self._seen[link.index] >= _GRACE_SECONDS:
-                requests = [messages.link_down(link.index), messages.link_bury(link.index, f"berth-{link.index:08x}")]
+                requests = [messages.link_bury(link.index)]
                 yield from self._send(link.name, requests)
 
     def _send(self, where: str, requests: Iterable[Request]) -> Iterator[Problem]:

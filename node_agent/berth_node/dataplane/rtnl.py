@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["Attributes", "Reply", "Request", "Rtnl", "RtnlError", "attribute", "attributes", "nested"]
+__all__ = ["Attributes", "Filled", "Reply", "Request", "Rtnl", "RtnlError", "attribute", "attributes", "nested", "pack"]
 
 NLM_F_REQUEST: Final = 0x1
 NLM_F_ACK: Final = 0x4
@@ -40,8 +40,13 @@ _NETLINK_GET_STRICT_CHK: Final = 12
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _INT: Final = struct.Struct("=i")
+_VERDICT: Final = struct.Struct("=IHHIIi")
+"""A message's header and an error's number."""
 _RECEIVE: Final = 1 << 18
 """Bytes per receive. The kernel sizes a dump's buffers by what the reader offers, up to 32 KiB."""
+_RECEIVE_ONE: Final = 1 << 15
+"""Where one object or acknowledgement is awaited: a link without statistics has about 2 KiB, and a large buffer is
+memory that the kernel has to clear each time."""
 _DUMP_ATTEMPTS: Final = 8
 
 Attributes = dict[int, bytes]
@@ -56,6 +61,15 @@ class Request:
     body: bytes
     what: str = ""
     """What the request does, in words for an error message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A packed batch with the sequence numbers ``first``, ``first + 1``, …; ``what`` says what each request does."""
+
+    data: bytes | bytearray
+    first: int
+    what: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,12 @@ def attributes(data: bytes, start: int = 0) -> Attributes:
     return found
 
 
+def pack(request: Request, sequence: int, flags: int) -> bytes:
+    """A request as it is sent, with ``flags`` besides its own."""
+    flags |= request.flags | NLM_F_REQUEST
+    return _HEADER.pack(16 + len(request.body), request.type, flags, sequence, 0) + request.body
+
+
 class Rtnl:
     """A blocking rtnetlink socket, bound for its life to the network namespace it was made in.
 
@@ -137,34 +157,47 @@ class Rtnl:
         The kernel runs every request even when an earlier one failed; the first failure whose errno is not in
         ``ignore`` is the one raised.
         """
-        if not requests:
-            return
-        first, last = self._sequence, len(requests) - 1
-        packed = [
-            self._pack(request, first + place, NLM_F_ACK if place == last else 0)
-            for place, request in enumerate(requests)
-        ]
-        self._advance(len(requests))
-        self._socket.send(b"".join(packed))
+        if requests:
+            first, last = self.numbers(len(requests)), len(requests) - 1
+            packed = [pack(r, first + place, NLM_F_ACK if place == last else 0) for place, r in enumerate(requests)]
+            self.send(Filled(b"".join(packed), first, tuple(r.what for r in requests)), ignore)
+
+    def numbers(self, count: int) -> int:
+        """The first of ``count`` sequence numbers for a batch."""
+        first = self._sequence
+        # kept well under 2^32, so that a batch's numbers never wrap in its middle
+        self._sequence = first + count if first < 0x7FFF0000 else 1
+        return first
+
+    def send(self, batch: Filled, ignore: frozenset[int] = frozenset()) -> bool:
+        """See :meth:`batch`. False if the kernel refused something that ``ignore`` names."""
+        last = len(batch.what) - 1
+        self._socket.send(batch.data)
+        data = self._socket.recv(_RECEIVE_ONE)
+        _length, kind, _flags, sequence, _port, number = _VERDICT.unpack_from(data)  # no message is shorter
+        if kind == _NLMSG_ERROR and not number and sequence == batch.first + last:
+            return True  # by far the most frequent answer
         failure: RtnlError | None = None
-        for kind, flags, sequence, body in self._received():
-            place = sequence - first
+        whole = True
+        for kind, flags, sequence, body in self._received(_RECEIVE_ONE, data):
+            place = sequence - batch.first
             if kind != _NLMSG_ERROR or not 0 <= place <= last:
                 continue  # left over from a request whose answer nobody read
             number = -_INT.unpack_from(body)[0]
+            whole = whole and not number
             if number and number not in ignore and failure is None:
-                failure = RtnlError(number, place, requests[place].what, _detail(flags, body))
+                failure = RtnlError(number, place, batch.what[place], _detail(flags, body))
             if place == last:
                 break
         if failure is not None:
             raise failure
+        return whole
 
     def get(self, request: Request) -> Reply:
         """Ask for one object."""
-        sequence = self._sequence
-        self._advance(1)
-        self._socket.send(self._pack(request, sequence, 0))
-        for kind, flags, answered, body in self._received():
+        sequence = self.numbers(1)
+        self._socket.send(pack(request, sequence, 0))
+        for kind, flags, answered, body in self._received(_RECEIVE_ONE):
             if answered != sequence:
                 continue
             if kind == _NLMSG_ERROR:
@@ -181,9 +214,8 @@ class Rtnl:
         raise RtnlError(errno.EAGAIN, 0, request.what, "the objects changed during each of several dumps")
 
     def _dump_once(self, request: Request) -> tuple[list[Reply], bool]:
-        sequence = self._sequence
-        self._advance(1)
-        self._socket.send(self._pack(request, sequence, NLM_F_DUMP))
+        sequence = self.numbers(1)
+        self._socket.send(pack(request, sequence, NLM_F_DUMP))
         replies: list[Reply] = []
         interrupted = False
         for kind, flags, answered, body in self._received():
@@ -197,23 +229,16 @@ class Rtnl:
             replies.append(Reply(kind, body))
         return replies, interrupted
 
-    def _pack(self, request: Request, sequence: int, flags: int) -> bytes:
-        flags |= request.flags | NLM_F_REQUEST
-        return _HEADER.pack(16 + len(request.body), request.type, flags, sequence, 0) + request.body
-
-    def _advance(self, count: int) -> None:
-        # kept well under 2^32, so that a batch's numbers never wrap in its middle
-        self._sequence = self._sequence + count if self._sequence < 0x7FFF0000 else 1
-
-    def _received(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Messages as they come: (type, flags, sequence, body)."""
+    def _received(self, size: int = _RECEIVE, data: bytes = b"") -> Iterator[tuple[int, int, int, bytes]]:
+        """Messages as they come: (type, flags, sequence, body). ``data`` was received before."""
         while True:
-            data = self._socket.recv(_RECEIVE)
+            data = data or self._socket.recv(size)
             offset = 0
             while offset + 16 <= len(data):
                 length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
                 yield kind, flags, sequence, data[offset + 16 : offset + length]
                 offset += (length + 3) & ~3
+            data = b""
 
 
 def _detail(flags: int, body: bytes) -> str:

@@ -16,7 +16,7 @@ __all__ = ["Times", "adds", "carry_out", "deletes"]
 Times = Mapping[tuple[str, str, str], Sequence[float]]
 """(peer, command, what: exec, connect or batch) to microseconds."""
 
-_AFTER_ADD, _AFTER_DELETE = 5, 40
+_AFTER_ADD, _AFTER_DELETE = 5, 80
 """Milliseconds of rest, so that nobody is charged for what the one before left to the kernel to tidy up."""
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from berth_node.dataplane import pods
 from berth_node.dataplane.messages import group_delete
-from berth_node.dataplane.rtnl import NLM_F_ACK, Reply, Request, Rtnl
+from berth_node.dataplane.rtnl import NLM_F_ACK, Filled, Reply, Request, Rtnl, pack
 from berth_node.seams import Attachment
 
 from tests.netns.dataplane.site import Node
@@ -26,13 +26,12 @@ __all__ = ["FOLDER", "record"]
 FOLDER: Final = Path("/run/floor")
 _PART: Final = struct.Struct("=iIiI")
 _IFLA_NET_NS_FD: Final = 28
-_NLM_F_REQUEST: Final = 1
 
 
 class _Log:
     """The parts of one operation. A socket made while the thread is in the pod's namespace is the pod's."""
 
-    parts: list[tuple[bool, list[Request], bool]]
+    parts: list[tuple[bool, Filled]]
     home: Any = None
 
 
@@ -40,24 +39,20 @@ _log = _Log()
 
 
 class _RecordedRtnl(Rtnl):
-    def batch(self, requests: Sequence[Request], ignore: frozenset[int] = frozenset()) -> None:
-        _log.parts.append((self is not _log.home, list(requests), True))
-        super().batch(requests, ignore)
+    def send(self, batch: Filled, ignore: frozenset[int] = frozenset()) -> bool:
+        _log.parts.append((self is not _log.home, batch))
+        return super().send(batch, ignore)
 
     def get(self, request: Request) -> Reply:
-        _log.parts.append((self is not _log.home, [request], False))
+        _log.parts.append((self is not _log.home, Filled(pack(request, 1, 0), 1, (request.what,))))
         return super().get(request)
 
 
-def _packed(in_pod: bool, requests: Sequence[Request], acknowledged: bool, descriptor: int) -> bytes:
-    data = b""
-    for place, request in enumerate(requests, 1):
-        last = acknowledged and place == len(requests)
-        flags = request.flags | _NLM_F_REQUEST | (NLM_F_ACK if last else 0)
-        data += struct.pack("=IHHII", 16 + len(request.body), request.type, flags, place, 0) + request.body
+def _packed(in_pod: bool, batch: Filled, descriptor: int) -> bytes:
     attribute = struct.pack("=HHi", 8, _IFLA_NET_NS_FD, descriptor)
-    at = data.find(attribute)
-    return _PART.pack(in_pod, len(requests), at + 4 if at >= 0 else -1, len(data)) + data
+    at = batch.data.find(attribute)
+    last = batch.first + len(batch.what) - 1
+    return _PART.pack(in_pod, last, at + 4 if at >= 0 else -1, len(batch.data)) + batch.data
 
 
 @contextmanager
@@ -94,7 +89,7 @@ def record(node: str, attachments: dict[str, Attachment]) -> None:
             _write(pod, "ADD", attachment.netns_fd)
             place.call(place.dataplane.detach, attachment)
             _write(pod, "DEL", attachment.netns_fd)
-            _log.parts = [(False, [group_delete()], True)]
+            _log.parts = [(False, Filled(pack(group_delete(), 1, NLM_F_ACK), 1, ("REAP",)))]
             _write(pod, "REAP", attachment.netns_fd)
         place.close()
     # the reaper stops after the deletion under way: what it had not got to is in the way of the indexes

@@ -135,3 +135,13 @@ def test_more_than_the_kernel_can_keep_counts_as_a_change(node: Node) -> None:
     assert [change.what for change in _told(notices)] == ["more than could be read"]
     node.sh("ip", "rule", "del", "priority", "1000")
     assert [change.lost for change in _told(notices)] == [True]
+
+
+def test_what_berth_does_itself_wakes_nobody(node: Node) -> None:
+    notices = _configured(node)
+    pods = [attachment(f"dp-quiet-{n}", f"10.0.1.{36 + n}", netns_fd=node.pod(f"dp-quiet-{n}")) for n in range(4)]
+    for pod in pods:
+        node.call(node.dataplane.attach, pod)
+        assert not select.select(notices.descriptors, [], [], 0.05)[0]
+    node.sh("ip", "rule", "del", "priority", "1000")
+    assert [change.lost for change in _told(notices)] == [True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from berth_node.dataplane.pods import PODS_TABLE
@@ -143,7 +144,7 @@ def test_detaching_unroutes_at_once_and_the_link_goes_soon_after(bare: Node, wan
     bare.call(bare.dataplane.attach, wanted)
     bare.call(bare.dataplane.detach, wanted)
     assert _routes(bare) == []
-    assert wanted.host_ifname not in _links(bare)
+    assert wanted.host_ifname not in bare.sh("ip", "-o", "link", "show", "up")
     assert bare.call(bare.dataplane.survey) == ()
     assert eventually(lambda: _links(bare) == [])
 
@@ -170,6 +171,36 @@ def test_a_name_is_free_again_right_after_detach(bare: Node, wanted: Attachment)
         bare.call(bare.dataplane.attach, wanted)
         bare.call(bare.dataplane.detach, wanted)
         assert eventually(lambda: "eth0" not in netns.run("dp-web-1", ["ip", "link"]).stdout)
+    assert eventually(lambda: _links(bare) == [])
+
+
+def test_a_new_container_of_a_pod_needs_not_wait_for_the_old_ones_link(bare: Node, wanted: Attachment) -> None:
+    for turn in range(20):
+        bare.call(bare.dataplane.attach, wanted)
+        bare.call(bare.dataplane.detach, wanted)
+        name = f"dp-web-{turn + 2}"
+        later = replace(wanted, container_id=name, netns_fd=bare.pod(name))
+        bare.call(bare.dataplane.attach, later)
+        assert bare.call(bare.dataplane.check, later) == ()
+        bare.call(bare.dataplane.detach, later)
+        assert eventually(lambda: _links(bare) == [])
+
+
+def test_a_container_that_is_attached_again_at_once_gets_links_anew(bare: Node, wanted: Attachment) -> None:
+    for _ in range(20):
+        bare.call(bare.dataplane.attach, wanted)
+        bare.call(bare.dataplane.detach, wanted)
+        bare.call(bare.dataplane.attach, wanted)
+        assert bare.call(bare.dataplane.check, wanted) == ()
+        bare.call(bare.dataplane.detach, wanted)
+        assert eventually(lambda: _links(bare) == [])
+
+
+def test_detaching_after_a_restart_goes_by_what_the_kernel_says(bare: Node, wanted: Attachment) -> None:
+    bare.call(bare.dataplane.attach, wanted)
+    bare.restart()
+    bare.call(bare.dataplane.detach, wanted)
+    assert _routes(bare) == []
     assert eventually(lambda: _links(bare) == [])
 
 

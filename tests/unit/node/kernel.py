@@ -89,6 +89,9 @@ class FakeKernel:
     def primary_mtu(self) -> int:
         return 8901
 
+    def prompt(self) -> bool:
+        return self.block is None  # what may be held up must not hold up the event loop
+
     def close(self) -> None:
         pass
 

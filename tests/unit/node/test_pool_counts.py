@@ -94,6 +94,7 @@ STEPS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
 @example([("cool", 1), ("cool", 10), ("time", 3)])
+@example([("cool", 245), ("time", 3), ("adopt", 263), ("time", 0)])
 def test_counts_kept_change_by_change_are_those_of_every_address_looked_at(steps: list[tuple[str, int]]) -> None:
     pool, now = Pool(Policy(warm_addresses=3, minimum_addresses=2), tuple(block(c, int(c[5])) for c in CIDRS[:5])), 0.0
     for serial, (step, n) in enumerate(steps):
