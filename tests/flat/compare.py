@@ -66,9 +66,12 @@ def judge(index: Index, probe: Probe) -> Trace:
     return trace(index, source, target, probe.protocol, port, client)  # type: ignore[arg-type]
 
 
-def probes_of(spots: tuple[Spot, ...], first_port: int = 33000) -> Iterator[Probe]:
-    """Every ordered pair that is not of one host; nothing starts on the internet, nothing outside meets itself."""
-    numbers = itertools.count(first_port)
+def probes_of(spots: tuple[Spot, ...], seed: int) -> Iterator[Probe]:
+    """Every ordered pair that is not of one host; nothing starts on the internet, nothing outside meets itself.
+
+    Clients' ports differ by seed, since ACLs tell answers apart by them.
+    """
+    numbers = itertools.count(33000 + 3400 * (seed % 3))
     asked = [(protocol, port) for protocol, ports in PORTS.items() for port in ports] + [("icmp", 0)]
     for source, target in itertools.permutations(spots, 2):
         if source.kind == "internet" or source.netns == target.netns:
@@ -83,7 +86,7 @@ def observe(design: Design) -> Observed:
     """Build the design and probe it. What the check expects to pass and did not is asked once more, with patience."""
     index, spots = Index(snapshot_of(design)), spots_of(design)
     with built(design):
-        heard = run(spots, list(probes_of(spots)), PORTS, _QUIET)
+        heard = run(spots, list(probes_of(spots, design.seed)), PORTS, _QUIET)
         again = [p for p, h in heard.items() if not h.answered and not h.odd and _expected(judge(index, p))[1]]
         if again:
             # the same flows, from other ports: what is lost twice was not lost by chance

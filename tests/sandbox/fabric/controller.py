@@ -130,9 +130,10 @@ class Fabric:
         return dict(found)
 
     def counters(self) -> dict[str, int]:
-        """Packets of both families dropped since the fabric started: source_check_drops, misaddressed_frames (to a MAC
-        that does not own the address), no_public_address_drops (to the internet gateway), egress_only_drops (from the
-        internet, unasked) and router_drops (to the router itself)."""
+        """Packets of both families dropped since the fabric started: source_check_drops, destination_check_drops,
+        misaddressed_frames (to a MAC that does not own the address), no_public_address_drops (to the internet gateway),
+        egress_only_drops (from the internet, unasked), router_drops (to the router itself), acl_drops and group_drops.
+        """
         listed = netns.run("vpc", ["nft", "-j", "list", "counters"]).stdout
         found: Counter[str] = Counter()
         for counter in filter(None, (item.get("counter") for item in json.loads(listed)["nftables"])):

@@ -102,6 +102,9 @@ def _breaks(matrix: Matrix) -> Iterator[str]:
     if matrix.flat:
         yield "The network is flat: everything passes."
         return
+    if not failures:
+        yield f"Nothing is known to fail; of {len(matrix.failures)} of {len(matrix.cells)} cells it cannot be known."
+        return
     yield f"{len(failures)} of {len(matrix.cells)} cells do not pass in full, by:"
     for finding, breaks in causes(matrix):
         back = "on the way back, " if finding.answer else ""
