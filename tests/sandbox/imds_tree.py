@@ -113,13 +113,13 @@ def _interface_entries(eni: Eni, instance: Instance, world: World) -> Tree:
     }
     if eni.prefixes:
         entries["ipv4-prefix"] = "\n".join(eni.prefixes)
-    if subnet.ipv6_cidrs:
-        entries["subnet-ipv6-cidr-blocks"] = "\n".join(subnet.ipv6_cidrs)
-        entries["vpc-ipv6-cidr-blocks"] = "\n".join(_vpc_ipv6_cidrs(world, subnet.vpc_id))
-    if eni.ipv6_addresses:
-        entries["ipv6s"] = "\n".join(eni.ipv6_addresses)
-    if eni.ipv6_prefixes:
-        entries["ipv6-prefix"] = "\n".join(eni.ipv6_prefixes)
+    ipv6 = {
+        "ipv6s": eni.ipv6_addresses,
+        "ipv6-prefix": eni.ipv6_prefixes,
+        "subnet-ipv6-cidr-blocks": subnet.ipv6_cidrs,
+        "vpc-ipv6-cidr-blocks": _vpc_ipv6_cidrs(world, subnet.vpc_id),
+    }
+    entries |= {name: "\n".join(values) for name, values in ipv6.items() if values}
     if eni.public_address:
         entries["public-ipv4s"] = eni.public_address
         entries["ipv4-associations"] = {eni.public_address: eni.primary}

@@ -28,6 +28,7 @@ __all__ = [
     "CommandError",
     "create",
     "delete",
+    "delivers",
     "exists",
     "family_of",
     "inside",
@@ -168,6 +169,16 @@ def settled(*names: str) -> bool:
     """
     links = [link for name in names for link in json.loads(run(name, ["ip", "-j", "link"]).stdout)]
     return all(link["operstate"] in ("UP", "UNKNOWN") for link in links if "LOWER_UP" in link["flags"])
+
+
+def delivers(name: str, *addresses: str) -> bool:
+    """Whether the namespace takes what is sent to these IPv6 addresses as its own.
+
+    Linux says that an address is there before a work queue has put it into the table of local ones
+    (linux/net/ipv6/addrconf.c, addrconf_dad_start), without duplicate address detection too.
+    """
+    shown = json.loads(run(name, ["ip", "-6", "-j", "route", "show", "table", "local"]).stdout)
+    return {route["dst"] for route in shown} >= set(addresses)
 
 
 def popen(name: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

@@ -99,9 +99,9 @@ class Subnet:
     zone: str
     vpc_id: str
     routes: tuple[Route, ...] = ()
-    ipv6_cidrs: tuple[str, ...] = ()
     acl: str | None = None
     """Of its network ACL; None lets everything pass."""
+    ipv6_cidrs: tuple[str, ...] = ()
 
     @property
     def gateway(self) -> str:
@@ -180,11 +180,11 @@ class World:
     enis: tuple[Eni, ...] = ()
     nat: tuple[tuple[str, str], ...] = ()
     onprem_cidrs: tuple[str, ...] = ()
-    vpc_ipv6_cidrs: tuple[str, ...] = ()
     acls: tuple[NetworkAcl, ...] = ()
     groups: tuple[SecurityGroup, ...] = ()
     vpcs: tuple[Vpc, ...] = ()
     peerings: tuple[Peering, ...] = ()
+    vpc_ipv6_cidrs: tuple[str, ...] = ()
 
     def subnet(self, subnet_id: str) -> Subnet:
         return next(s for s in self.subnets if s.id == subnet_id)

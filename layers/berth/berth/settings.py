@@ -34,6 +34,7 @@ class Settings:
     budget_table: str = ""
     buckets: Buckets = field(default_factory=Buckets)
     standby_pools: tuple[str, ...] = ()
+    flat_cidrs: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -68,6 +69,7 @@ class Settings:
             buckets=_buckets(environ),
             launch_hook=environ.get("LAUNCH_HOOK_NAME", ""),
             standby_pools=_names(environ.get("STANDBY_POOLS", "")),
+            flat_cidrs=_names(environ.get("FLAT_CHECK_CIDRS", "")),
         )
 
     @property

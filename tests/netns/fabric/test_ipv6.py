@@ -145,8 +145,15 @@ def test_an_interface_without_source_check_may_send_anything(fabric: Fabric) -> 
         assert receiver.recv(100) == b"routed for another"
 
 
-def test_an_unassigned_address_is_silence(fabric: Fabric) -> None:
-    assert tcp_echo(NODE_A, "2001:db8:1:2:dead::1", source=POD_A0, timeout=0.3).failure == Failure.TIMEOUT
+def test_an_unassigned_address_is_silence_and_no_matter_of_the_internet(fabric: Fabric) -> None:
+    unassigned = "2001:db8:1:2:dead::1"
+    with wire("internet", "igw0", ETH_IPV6) as sock:
+        send_as(NODE_A, POD_A0, unassigned)
+        send_as(NODE_A, POD_A0, INTERNET_ADDRESS6)
+        while (frame := sock.recv(2048))[20] != socket.IPPROTO_UDP:
+            pass
+    assert socket.inet_ntop(socket.AF_INET6, frame[38:54]) == INTERNET_ADDRESS6
+    assert tcp_echo(NODE_A, unassigned, source=POD_A0, timeout=0.3).failure == Failure.TIMEOUT
 
 
 def test_a_packet_to_a_prefix_is_delivered_with_its_interfaces_mac_and_nobody_is_asked(fabric: Fabric) -> None:

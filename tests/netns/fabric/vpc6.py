@@ -19,6 +19,7 @@ from tests.netns.fabric.vpc import (
 )
 from tests.sandbox import netns
 from tests.sandbox.fabric.ipv6 import ROUTER
+from tests.sandbox.waiting import eventually
 from tests.sandbox.world import Route, Subnet, World
 
 VPC6 = "2001:db8:1::/56"
@@ -53,6 +54,7 @@ def dual_stack() -> World:
 def hold(node: str, *addresses: str) -> None:
     """What an agent does for pods, at its shortest: the node itself has addresses of its prefixes."""
     netns.ip_batch(node, [f"addr add {address}/128 dev lo nodad" for address in addresses])
+    assert eventually(lambda: netns.delivers(node, *addresses))
 
 
 def route_secondary6(node: str, device: str, *addresses: str) -> None:
@@ -61,6 +63,7 @@ def route_secondary6(node: str, device: str, *addresses: str) -> None:
     lines += [f"addr add {address}/128 dev {device} nodad" for address in addresses]
     netns.ip_batch(node, lines)
     netns.ip_batch(node, [f"rule add from {address} lookup 77" for address in addresses], family="-6")
+    assert eventually(lambda: netns.delivers(node, *addresses))
 
 
 def with_public_instance(world: World) -> World:

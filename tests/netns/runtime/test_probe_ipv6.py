@@ -33,6 +33,7 @@ def three() -> Iterator[list[Target]]:
         netns.ip_batch(target.netns, [*way, "route add ::/0 via fe80::1 dev eth0"])
     try:
         assert eventually(lambda: netns.settled(*names))
+        assert eventually(lambda: all(netns.delivers(t.netns, t.address) for t in targets))
         yield targets
     finally:
         for name in names:
@@ -68,6 +69,7 @@ def test_servers_say_whom_they_saw_and_answer_from_the_address_that_was_asked(th
     netns.ip_batch(b.netns, ["address add 2001:db8:8::2/128 dev lo nodad"])
     netns.ip_batch("router", ["route add 2001:db8:8::2 via fe80::2 dev v1"])
     netns.ip_batch(b.netns, ["address add fe80::2 dev eth0 nodad"])
+    assert eventually(lambda: netns.delivers(b.netns, "2001:db8:8::2", "fe80::2"))
     with EchoServers() as servers:
         servers.add(b.netns, name="web-1", address="::")
         servers.add(b.netns)  # the same port of IPv4

@@ -15,6 +15,7 @@ from .ec2_attachments import is_attached
 from .ec2_events import instance_arn
 from .lock import API_LOCK
 from .patching import announce
+from .snapshot_rules import RULE_CALLS, acl_of, acls, groups, peerings, spaces
 
 __all__ = ["ACCOUNT", "REGION", "backend_of", "install", "snapshot", "subscribe"]
 
@@ -46,6 +47,10 @@ def snapshot(account: str = ACCOUNT, region: str = REGION) -> World:
             nat=tuple(sorted((g.id, g._eni.private_ip_address) for g in gateways)),
             onprem_cidrs=_onprem(backend, shown),
             vpc_ipv6_cidrs=tuple(dict.fromkeys(cidr for vpc in vpcs for cidr in _cidrs(vpc, ipv6=True))),
+            acls=acls(backend, shown),
+            groups=groups(backend, shown),
+            vpcs=spaces(backend, vpcs, {vpc.id: tuple(_cidrs(vpc)) for vpc in vpcs}),
+            peerings=peerings(backend, shown),
         )
 
 
@@ -77,7 +82,8 @@ def _routes(backend: Any, subnet: Any) -> tuple[Route, ...]:
 
 
 def _target(backend: Any, route: Any) -> str | None:
-    """Only what the fabric can carry: ``local``, internet, egress-only internet, NAT and VPN gateways."""
+    """What the fabric can carry: ``local``, internet, egress-only internet, NAT, VPN and transit gateways, peerings,
+    interfaces."""
     if route.local:
         return "local"
     if route.nat_gateway is not None:
@@ -87,7 +93,8 @@ def _target(backend: Any, route: Any) -> str | None:
         return str(route.egress_only_igw.id) if there else None
     if route.gateway is not None and str(route.gateway.id).startswith(("igw-", "vgw-")):
         return str(route.gateway.id)
-    return None
+    other = route.transit_gateway or route.vpc_pcx or route.interface
+    return str(other.id) if other is not None else None
 
 
 def _subnet(backend: Any, subnet: Any) -> Subnet:
@@ -98,6 +105,7 @@ def _subnet(backend: Any, subnet: Any) -> Subnet:
         vpc_id=subnet.vpc_id,
         routes=_routes(backend, subnet),
         ipv6_cidrs=tuple(a["ipv6CidrBlock"] for a in subnet.ipv6_cidr_block_association_set),
+        acl=acl_of(backend, subnet.id),
     )
 
 
@@ -145,7 +153,7 @@ def _onprem(backend: Any, vpcs: set[str]) -> tuple[str, ...]:
         for table in backend.route_tables.values()
         if table.vpc_id in vpcs
         for route in table.routes
-        if route.destination_cidr_block and (_target(backend, route) or "").startswith("vgw-")
+        if route.destination_cidr_block and (_target(backend, route) or "").startswith(("vgw-", "tgw-"))
     }
     return tuple(sorted(found))
 
@@ -180,6 +188,7 @@ _CHANGING: Final = (
     "release_address",
     "modify_instance_metadata_options",
     "disassociate_iam_instance_profile",
+    *RULE_CALLS,
 )
 
 

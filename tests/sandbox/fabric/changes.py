@@ -13,12 +13,12 @@ from tests.sandbox.fabric.layout import Layout, Port
 from tests.sandbox.fabric.rules import port_chain, remove_chain
 from tests.sandbox.fabric.vpcs import PEER_HOP, PeerLink
 
-__all__ = ["DOOMED_GROUP", "Changes", "changes", "surviving"]
+__all__ = ["DOOMED_GROUP", "RULE_PRIORITY", "Changes", "changes", "surviving"]
 
 DOOMED_GROUP: Final = 4711
 """Links to delete are put in one group first: deleting a group costs one grace period, not one for each link."""
 _MTU: Final = 9001
-_RULE_PRIORITY: Final = 60
+RULE_PRIORITY: Final = 60
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -138,9 +138,9 @@ def _routes(before: Layout, after: Layout) -> Iterator[str]:
 
 def _table_rules(before: Layout, after: Layout) -> Iterator[str]:
     for table in after.tables - before.tables:
-        yield f"rule add priority {_RULE_PRIORITY} fwmark {table} lookup {table}"
+        yield f"rule add priority {RULE_PRIORITY} fwmark {table} lookup {table}"
     for table in before.tables - after.tables:
-        yield f"rule delete priority {_RULE_PRIORITY} fwmark {table} lookup {table}"
+        yield f"rule delete priority {RULE_PRIORITY} fwmark {table} lookup {table}"
 
 
 def _elements(before: Layout, after: Layout) -> str:

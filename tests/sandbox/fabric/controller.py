@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.sandbox import netns
-from tests.sandbox.fabric.changes import Changes, changes
+from tests.sandbox.fabric.changes import RULE_PRIORITY, Changes, changes
 from tests.sandbox.fabric.edges import FIXED_NAMESPACES, boot_instance, boot_nat_gateway, build_edges
 from tests.sandbox.fabric.filters import filter_table
 from tests.sandbox.fabric.layout import MAPPING_TABLE, Layout, lay_out
@@ -108,7 +108,7 @@ class Fabric:
         commands = [f"link delete dev {name}" for name in there - kept.keys()]
         netns.ip_batch("vpc", commands, force=True)
         spaces = {rule.split()[5] for rule in rules if " lookup " in rule}
-        flushes = [f"rule delete fwmark {table} lookup {table}" for table in tables]
+        flushes = [f"rule delete priority {RULE_PRIORITY} fwmark {table} lookup {table}" for table in tables]
         flushes += [f"rule delete {rule}" for rule in rules]
         flushes += [f"route flush table {table}" for table in {str(MAPPING_TABLE), *map(str, tables), *spaces}]
         for family in ("-4", "-6"):
@@ -130,9 +130,10 @@ class Fabric:
         return dict(found)
 
     def counters(self) -> dict[str, int]:
-        """Packets of both families dropped since the fabric started: source_check_drops, misaddressed_frames (to a MAC
-        that does not own the address), no_public_address_drops (to the internet gateway), egress_only_drops (from the
-        internet, unasked) and router_drops (to the router itself)."""
+        """Packets of both families dropped since the fabric started: source_check_drops, destination_check_drops,
+        misaddressed_frames (to a MAC that does not own the address), no_public_address_drops (to the internet gateway),
+        egress_only_drops (from the internet, unasked), router_drops (to the router itself), acl_drops and group_drops.
+        """
         listed = netns.run("vpc", ["nft", "-j", "list", "counters"]).stdout
         found: Counter[str] = Counter()
         for counter in filter(None, (item.get("counter") for item in json.loads(listed)["nftables"])):

@@ -3,8 +3,8 @@
 A network ACL is stateless; it sees what crosses the border of its subnet, and its rules are tried by number (VPC user
 guide, "Network ACLs"). A security group is stateful, and its state belongs to an interface: two interfaces judge a
 packet between them one after the other. A packet is in one conntrack zone for each pass of the router, so the state is
-kept in sets instead, keyed by port: ``tracked`` for TCP and UDP by the interface's own end first, whichever side began;
-``echo_out`` and ``echo_in`` for pings, which are answered in one direction only (docs/decisions/0019).
+kept in sets instead, keyed by port: ``tcp_flows`` and ``udp_flows`` by the interface's own end first, whichever side
+began; ``echo_out`` and ``echo_in`` for pings, which are answered in one direction only (docs/decisions/0019).
 
 ICMP errors pass groups, as they do when conntrack finds them related to a flow; ACLs judge them as any packet. IPv4
 alone is filtered. An interface that is named here and gone does no harm: rules name ports, not devices.
@@ -21,19 +21,19 @@ __all__ = ["filter_chains", "filter_changes", "filter_table"]
 
 Chains = Mapping[str, str]
 
-_OUT: Final = "iifname . ip saddr . ip daddr . meta l4proto . th sport . th dport"
-_IN: Final = "oifname . ip daddr . ip saddr . meta l4proto . th dport . th sport"
-_ECHO_OUT: Final = "iifname . ip saddr . ip daddr . icmp id"
-_ECHO_IN: Final = "oifname . ip daddr . ip saddr . icmp id"
+_OUT: Final = "iifname . ip saddr . ip daddr . th sport . th dport"
+_IN: Final = "oifname . ip daddr . ip saddr . th dport . th sport"
+_ECHO_OUT: Final = "iifname . ip saddr . ip daddr"
+_ECHO_IN: Final = "oifname . ip daddr . ip saddr"
+
+_FLOW: Final = "ifname . ipv4_addr . ipv4_addr . inet_service . inet_service"  # five parts are the most a key has
 
 _TABLE: Final = f"""
 table ip filters {{
-  set tracked {{
-    type ifname . ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service
-    size 65535; flags dynamic,timeout; timeout 350s;
-  }}
-  set echo_out {{ typeof {_ECHO_OUT}; size 65535; flags dynamic,timeout; timeout 30s; }}
-  set echo_in {{ typeof {_ECHO_OUT}; size 65535; flags dynamic,timeout; timeout 30s; }}
+  set tcp_flows {{ type {_FLOW}; size 65535; flags dynamic,timeout; timeout 350s; }}
+  set udp_flows {{ type {_FLOW}; size 65535; flags dynamic,timeout; timeout 180s; }}
+  set echo_out {{ type ifname . ipv4_addr . ipv4_addr; size 65535; flags dynamic,timeout; timeout 30s; }}
+  set echo_in {{ type ifname . ipv4_addr . ipv4_addr; size 65535; flags dynamic,timeout; timeout 30s; }}
   counter acl_drops {{ }}
   counter group_drops {{ }}
 
@@ -42,21 +42,25 @@ table ip filters {{
   chain groups_in {{ type filter hook forward priority 1; }}
   chain known_out {{
     icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
-    meta l4proto {{ tcp, udp }} {_OUT} @tracked update @tracked {{ {_OUT} }} accept
+    meta l4proto tcp {_OUT} @tcp_flows update @tcp_flows {{ {_OUT} }} accept
+    meta l4proto udp {_OUT} @udp_flows update @udp_flows {{ {_OUT} }} accept
     icmp type echo-reply {_ECHO_OUT} @echo_in accept
   }}
   chain known_in {{
     icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
-    meta l4proto {{ tcp, udp }} {_IN} @tracked update @tracked {{ {_IN} }} accept
+    meta l4proto tcp {_IN} @tcp_flows update @tcp_flows {{ {_IN} }} accept
+    meta l4proto udp {_IN} @udp_flows update @udp_flows {{ {_IN} }} accept
     icmp type echo-reply {_ECHO_IN} @echo_out accept
   }}
   chain remember_out {{
-    meta l4proto {{ tcp, udp }} update @tracked {{ {_OUT} }} accept
+    meta l4proto tcp update @tcp_flows {{ {_OUT} }} accept
+    meta l4proto udp update @udp_flows {{ {_OUT} }} accept
     icmp type echo-request update @echo_out {{ {_ECHO_OUT} }} accept
     accept
   }}
   chain remember_in {{
-    meta l4proto {{ tcp, udp }} update @tracked {{ {_IN} }} accept
+    meta l4proto tcp update @tcp_flows {{ {_IN} }} accept
+    meta l4proto udp update @udp_flows {{ {_IN} }} accept
     icmp type echo-request update @echo_in {{ {_ECHO_IN} }} accept
     accept
   }}

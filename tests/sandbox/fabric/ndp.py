@@ -1,9 +1,10 @@
 """Neighbour discovery messages as whole Ethernet frames (RFC 4861). Pure.
 
-What the router advertises is what captures on EC2 show: its EUI-64 link-local address as the source, a lifetime of 1800
-s, hop limit 255, the managed flag (addresses come by DHCPv6), and the subnet's block as on-link and not for
-autoconfiguration (``ip -6 route`` in amazonlinux/amazon-ec2-net-utils#94 and canonical/cloud-init#3302: ``default via
-fe80::…:feff:… proto ra … expires 1794sec``, ``<subnet>/64 … proto ra``, addresses as /128).
+What the router advertises is what instances on EC2 show to have heard: its EUI-64 link-local address as the source, a
+lifetime of 1800 s, and the subnet's block as on-link and not for autoconfiguration (``ip -6 route`` in
+amazonlinux/amazon-ec2-net-utils#94 and canonical/cloud-init#3302: ``default via fe80::…:…ff:fe…:… proto ra … expires
+1794sec``, ``<subnet>/64 … proto ra``, addresses as /128). Hop limit 255 and the managed flag (addresses come by DHCPv6)
+are from others' notes of captures there.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import ctypes
 import heapq
 import ipaddress
 import logging
-import select
+import selectors
 import socket
 import struct
 import threading
@@ -86,19 +86,22 @@ class Responder:
 
     def _run(self) -> None:
         unsolicited = time.monotonic() + _PERIOD
-        while True:
-            with self._lock:
-                due = min(self._due[0][0] if self._due else unsolicited, unsolicited)
-            ready, _, _ = select.select([self._woken, self._socket], [], [], max(due - time.monotonic(), 0))
-            if self._woken in ready and not self._woken.recv(4096):
-                return
-            if self._socket in ready:
-                self._hear()
-            if time.monotonic() >= unsolicited:
-                unsolicited += _PERIOD
-                for port in self._links:
-                    self._advertise(port)
-            self._advertise_due()
+        with selectors.DefaultSelector() as selector:
+            for sock in (self._woken, self._socket):
+                selector.register(sock, selectors.EVENT_READ)
+            while True:
+                with self._lock:
+                    due = min(self._due[0][0] if self._due else unsolicited, unsolicited)
+                ready = {key.fileobj for key, _ in selector.select(max(due - time.monotonic(), 0))}
+                if self._woken in ready and not self._woken.recv(4096):
+                    return
+                if self._socket in ready:
+                    self._hear()
+                if time.monotonic() >= unsolicited:
+                    unsolicited += _PERIOD
+                    for port in self._links:
+                        self._advertise(port)
+                self._advertise_due()
 
     def _advertise_due(self) -> None:
         while True:
@@ -113,7 +116,11 @@ class Responder:
             self._send(port, ndp.router_advertisement(link.mac, link.cidrs))
 
     def _hear(self) -> None:
-        frame, (port, _, kind, *_) = self._socket.recvfrom(2048)
+        try:
+            frame, (port, _, kind, *_) = self._socket.recvfrom(2048)
+        except OSError:
+            _log.debug("a link went away while it was listened to", exc_info=True)
+            return
         asked = ndp.parse(frame) if kind != _PACKET_OUTGOING else None
         link = self._links.get(port)
         if asked is None or link is None:

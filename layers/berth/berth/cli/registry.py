@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from berth.cli import launch_template, look, replay, standby
+from berth.cli import check, launch_template, look, replay, standby
 
 __all__ = ["COMMANDS"]
 
 COMMANDS: Final[tuple[ModuleType, ...]] = (
+    check,
     launch_template,
     look,
     replay,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from berth.flat.index import Index
 from berth.flat.numbers import ONE, Ports, both, minus, shown, text, within
 from berth.flat.packets import Finding, Packet
-from berth.flat.snapshot import ANY, AclEntry, GroupRule, Interface, Subnet
+from berth.flat.snapshot import ANY, Acl, AclEntry, GroupRule, Interface, Subnet
 
 __all__ = ["through_acl", "through_groups"]
 
@@ -54,11 +54,9 @@ def through_acl(index: Index, subnet: Subnet, packet: Packet, *, egress: bool) -
     left = packet.ports
     passed: list[tuple[int, int]] = []
     stopped: list[tuple[Ports, AclEntry]] = []
-    for entry in sorted((e for e in acl.entries if e.egress == egress), key=lambda e: e.number):
+    for entry in _entries_for(index, acl, peer, egress):
         if not left:
             break
-        if not within(peer, entry.cidr):
-            continue
         named = _named_ports(packet.but(left), entry.protocol, entry.ports, entry.icmp)
         if named and entry.allow:
             passed.extend(named)
@@ -69,6 +67,16 @@ def through_acl(index: Index, subnet: Subnet, packet: Packet, *, egress: bool) -
     if left:
         findings.append(_acl_finding(acl.id, subnet, packet, left, None, egress))
     return tuple(sorted(passed)), findings
+
+
+def _entries_for(index: Index, acl: Acl, peer: int, egress: bool) -> list[AclEntry]:
+    """Those whose CIDR holds the address, by number."""
+    key = (acl.id, peer, egress)
+    if key not in index.memo:
+        named = (e for e in acl.entries if e.egress == egress and within(peer, e.cidr))
+        index.memo[key] = sorted(named, key=lambda e: e.number)
+    found: list[AclEntry] = index.memo[key]
+    return found
 
 
 def _acl_finding(
@@ -93,14 +101,23 @@ def through_groups(index: Index, interface: Interface, packet: Packet, *, egress
     """What an interface's groups let a new flow do. NAT gateways have no groups, and neither stops anything there."""
     if interface.groups is None or interface.kind == "nat_gateway":
         return packet.ports, []
-    known = [index.groups[g] for g in interface.groups if g in index.groups]
     passed: Ports = ()
-    for group in known:
-        for rule in group.egress if egress else group.ingress:
-            if _names_peer(index, rule, packet, egress):
-                passed = (*passed, *minus(_named_ports(packet, rule.protocol, rule.ports, rule.icmp), passed))
+    for rule in _rules_for(index, interface.groups, packet, egress):
+        passed = (*passed, *minus(_named_ports(packet, rule.protocol, rule.ports, rule.icmp), passed))
     stopped = minus(packet.ports, passed)
     return tuple(sorted(passed)), [_group_finding(interface, packet, stopped, egress)] if stopped else []
+
+
+def _rules_for(index: Index, groups: tuple[str, ...], packet: Packet, egress: bool) -> list[GroupRule]:
+    """Rules of these groups that name the other end."""
+    address, peer = (packet.target, packet.receiver) if egress else (packet.source, packet.sender)
+    key = (groups, address, peer.groups if peer else None, egress)
+    if key not in index.memo:
+        known = [index.groups[g] for g in groups if g in index.groups]
+        rules = (r for group in known for r in (group.egress if egress else group.ingress))
+        index.memo[key] = [r for r in rules if _names_peer(index, r, packet, egress)]
+    found: list[GroupRule] = index.memo[key]
+    return found
 
 
 def _names_peer(index: Index, rule: GroupRule, packet: Packet, egress: bool) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cached_property
+from typing import Any
 
 from berth.flat.numbers import number, span, within
 from berth.flat.snapshot import Acl, Group, Interface, NatGateway, Peering, RouteTable, Snapshot, Subnet
@@ -26,6 +28,8 @@ class Index:
         self._acls: dict[str, Acl] = {subnet: acl for acl in snapshot.acls for subnet in acl.subnets}
         self._tables: dict[str, RouteTable] = {s: t for t in snapshot.tables for s in t.subnets}
         self._main = {t.vpc: t for t in snapshot.tables if t.main}
+        self.memo: dict[tuple[object, ...], Any] = {}
+        """Rules and routes that were found for an address once: a matrix asks for each of them very often."""
 
     def acl(self, subnet: Subnet) -> Acl | None:
         return self._acls.get(subnet.id)
@@ -43,9 +47,11 @@ class Index:
 
     def holder(self, vpc: str, address: int) -> Interface | None:
         """The interface of a VPC to which an address is assigned."""
-        return self._holders.get((vpc, address)) or next(
-            (i for first, last, i in self._blocks.get(vpc, ()) if first <= address <= last), None
-        )
+        if found := self._holders.get((vpc, address)):
+            return found
+        starts, blocks = self._blocks.get(vpc, ((), ()))
+        at = bisect_right(starts, address) - 1  # prefixes of a VPC do not overlap
+        return blocks[at][1] if at >= 0 and address <= blocks[at][0] else None
 
     @cached_property
     def _holders(self) -> dict[tuple[str, int], Interface]:
@@ -56,12 +62,14 @@ class Index:
         return found
 
     @cached_property
-    def _blocks(self) -> dict[str, list[tuple[int, int, Interface]]]:
+    def _blocks(self) -> dict[str, tuple[tuple[int, ...], tuple[tuple[int, Interface], ...]]]:
+        """By VPC: where each prefix begins, in order, and its last address with who holds it."""
         found: dict[str, list[tuple[int, int, Interface]]] = {}
         for interface in self.snapshot.interfaces:
             if subnet := self.subnets.get(interface.subnet):
                 found.setdefault(subnet.vpc, []).extend((*span(p), interface) for p in interface.prefixes)
-        return found
+        made = {vpc: sorted(blocks, key=lambda b: b[0]) for vpc, blocks in found.items()}
+        return {v: (tuple(b[0] for b in blocks), tuple(b[1:] for b in blocks)) for v, blocks in made.items()}
 
     @cached_property
     def primaries(self) -> dict[str, Interface]:

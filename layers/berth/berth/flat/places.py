@@ -7,6 +7,7 @@ next pod may get it. At most :data:`PIECES` pieces of an endpoint are judged; ``
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -31,12 +32,14 @@ Kind = Literal["pods", "nodes", "internet", "network"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``name`` is unique; ``where`` says what it is. ``supposed``: no interface is there yet, groups are assumed."""
+    """``name`` is unique; ``where`` says what it is; ``members`` are the interfaces that it stands for. ``supposed``:
+    no interface is there yet, and its groups are assumed."""
 
     kind: Kind
     name: str
     where: str
     places: tuple[Place, ...]
+    members: tuple[str, ...] = ()
     left_out: int = 0
     supposed: bool = False
 
@@ -78,24 +81,30 @@ def _label(index: Index, subnet: Subnet, groups: tuple[str, ...]) -> str:
 
 def _pods(index: Index, nodes: Sequence[Interface], cuts: Sequence[int]) -> Iterator[Endpoint]:
     """One for each subnet, groups, check, and kind of primary interface behind them."""
-    classes: dict[tuple[object, ...], Interface] = {}
+    classes: dict[tuple[object, ...], list[Interface]] = {}
     for interface in nodes:
         if not interface.primary or interface.prefixes or len(interface.addresses) > 1:
             primary = index.primaries.get(str(interface.instance), interface)
             behind = (primary.subnet, primary.groups, bool(primary.public))
-            classes.setdefault((interface.subnet, interface.groups, interface.source_check, behind), interface)
-    used = {i.subnet for i in classes.values()}
+            key = (interface.subnet, interface.groups, interface.source_check, behind)
+            classes.setdefault(key, []).append(interface)
+    used = {members[0].subnet for members in classes.values()}
     for supposed in _supposed(index, nodes, used):
-        classes.setdefault((supposed.subnet, supposed.groups), supposed)
-    seen: dict[str, int] = {}
-    for interface in classes.values():
-        subnet = index.subnets[interface.subnet]
-        label = f"pods {_label(index, subnet, interface.groups or ())}"
-        seen[label] = seen.get(label, 0) + 1
-        name = label if seen[label] == 1 else f"{label} ({seen[label]})"
-        supposed_one = interface.id.startswith("supposed")
-        places = list(_subnet_places(index, interface, subnet, cuts))
-        yield _endpoint("pods", name, f"{subnet.id} {subnet.cidr} {subnet.zone}".strip(), places, supposed_one)
+        classes.setdefault((supposed.subnet, supposed.groups), [supposed])
+    names: Counter[str] = Counter()
+    for members in classes.values():
+        subnet = index.subnets[members[0].subnet]
+        name = _unique(names, f"pods {_label(index, subnet, members[0].groups or ())}")
+        places = list(_subnet_places(index, members, subnet, cuts))
+        supposed_one = members[0].id.startswith("supposed")
+        listed = [] if supposed_one else members
+        where = f"{subnet.id} {subnet.cidr} {subnet.zone}".strip()
+        yield _endpoint("pods", name, where, places, listed, supposed_one)
+
+
+def _unique(names: Counter[str], label: str) -> str:
+    names[label] += 1
+    return label if names[label] == 1 else f"{label} ({names[label]})"
 
 
 def _supposed(index: Index, nodes: Sequence[Interface], used: set[str]) -> Iterator[Interface]:
@@ -112,30 +121,21 @@ def _supposed(index: Index, nodes: Sequence[Interface], used: set[str]) -> Itera
                             groups=groups, instance=behind, device=1)  # fmt: skip
 
 
-def _subnet_places(index: Index, interface: Interface, subnet: Subnet, cuts: Sequence[int]) -> Iterator[Place]:
+def _subnet_places(index: Index, members: Sequence[Interface], subnet: Subnet, cuts: Sequence[int]) -> Iterator[Place]:
     lowest, highest = span(subnet.cidr)
+    known = {m.id: m for m in members}
     for first, last in _pieces(subnet.cidr, cuts):
         first, last = max(first, lowest + _RESERVED), min(last, highest - 1)
         if first > last:
             continue
-        address = next((a for a in _own(interface) if first <= a <= last), first)
-        holder = index.holder(subnet.vpc, address)
-        if holder is not None and holder.id != interface.id and first == last:
+        holder = index.holder(subnet.vpc, first)
+        if holder is not None and holder.id not in known and first == last:
             continue  # a piece of one address, and somebody else has it
-        yield _place(interface, address)
-
-
-def _own(interface: Interface) -> Iterator[int]:
-    for prefix in interface.prefixes:
-        yield from range(span(prefix)[0], span(prefix)[1] + 1)
-    yield from (number(a) for a in interface.addresses[1:])
-
-
-def _place(interface: Interface, address: int) -> Place:
-    held = (
-        interface if interface.holds(address) else replace(interface, addresses=(*interface.addresses, text(address)))
-    )
-    return Place(address, held, pod=True)
+        interface = known.get(holder.id, members[0]) if holder else members[0]
+        held = (
+            interface if interface.holds(first) else replace(interface, addresses=(*interface.addresses, text(first)))
+        )
+        yield Place(first, held, pod=True)
 
 
 def _nodes(index: Index, nodes: Sequence[Interface], cuts: Sequence[int]) -> Iterator[Endpoint]:
@@ -144,17 +144,17 @@ def _nodes(index: Index, nodes: Sequence[Interface], cuts: Sequence[int]) -> Ite
         if interface.primary:
             key = (interface.subnet, interface.groups, interface.source_check, bool(interface.public))
             classes.setdefault(key, []).append(interface)
-    seen: dict[str, int] = {}
+    names: Counter[str] = Counter()
     for (_, _, _, public), members in classes.items():
         subnet = index.subnets[members[0].subnet]
         label = f"nodes {_label(index, subnet, members[0].groups or ())}" + (", public" if public else "")
-        seen[label] = seen.get(label, 0) + 1
         pieces: dict[int, Place] = {}
         for member in members:
             address = number(member.addresses[0])
             pieces.setdefault(sum(c <= address for c in cuts), Place(address, member))
-        name = label if seen[label] == 1 else f"{label} ({seen[label]})"
-        yield _endpoint("nodes", name, f"{len(members)} in {subnet.id}", list(pieces.values()))
+        yield _endpoint(
+            "nodes", _unique(names, label), f"{len(members)} in {subnet.id}", list(pieces.values()), members
+        )
 
 
 def _internet(cuts: Sequence[int]) -> Endpoint:
@@ -200,5 +200,8 @@ def _host(subnet: Subnet, address: int) -> Place:
     return Place(address, Interface(f"any host of {subnet.id}", subnet.id, (text(address),), groups=None))
 
 
-def _endpoint(kind: Kind, name: str, where: str, places: list[Place], supposed: bool = False) -> Endpoint:
-    return Endpoint(kind, name, where, tuple(places[:PIECES]), max(0, len(places) - PIECES), supposed)
+def _endpoint(
+    kind: Kind, name: str, where: str, places: list[Place], members: Sequence[Interface] = (), supposed: bool = False
+) -> Endpoint:
+    listed = tuple(m.id for m in members)
+    return Endpoint(kind, name, where, tuple(places[:PIECES]), listed, max(0, len(places) - PIECES), supposed)

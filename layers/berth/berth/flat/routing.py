@@ -35,7 +35,12 @@ def best_route(index: Index, table: RouteTable, target: int) -> tuple[Route, str
     found = [(route, cidr) for route in table.routes for cidr in index.cidrs(route.destination) if within(target, cidr)]
     if any(route.target == "local" for route, _ in found):
         found = [(route, cidr) for route, cidr in found if not route.propagated]
-    return max(found, key=lambda f: (_length(f[1]), not f[0].propagated, f[0].destination == f[1]), default=None)
+    return max(found, key=lambda f: _rank(*f), default=None)
+
+
+def _rank(route: Route, cidr: str) -> tuple[int, bool, bool]:
+    """The larger, the better: longest prefix; static before propagated; itself before by a prefix list."""
+    return _length(cidr), not route.propagated, route.destination == cidr
 
 
 def _length(cidr: str) -> int:
@@ -45,6 +50,14 @@ def _length(cidr: str) -> int:
 
 def next_hop(index: Index, subnet: Subnet, target: int) -> Hop:
     """Where the subnet's table sends a packet to ``target``."""
+    key = (subnet.id, target)
+    if key not in index.memo:
+        index.memo[key] = _find_hop(index, subnet, target)
+    found: Hop = index.memo[key]
+    return found
+
+
+def _find_hop(index: Index, subnet: Subnet, target: int) -> Hop:
     table = index.table(subnet)
     found = best_route(index, table, target) if table else None
     if table is None or found is None:

@@ -114,14 +114,18 @@ def _request(index: Index, source: Place, target: Place, protocol: Protocol, por
     ends = (source.interface, target.interface)
     packet = Packet(source.address, target.address, protocol, ports, ECHO_REQUEST, *ends)
     if source.interface is None:
-        walk = _from_outside(index, packet, target, ends)
+        walk = _from_outside(index, packet, target, ends[::-1])
     else:
         passed, findings = through_groups(index, source.interface, packet, egress=True)
-        walk = leave(index, index.subnets[source.interface.subnet], packet.but(passed), ends)
+        # the target first: of places that are supposed, both may have been given one address
+        walk = leave(index, index.subnets[source.interface.subnet], packet.but(passed), ends[::-1])
         walk.findings[:0] = findings
     if walk.unknown or not walk.packet.ports or walk.end is None:
         return walk
     arrived = walk.end.interface
+    if target.interface is not None and walk.end.kind == "outside":
+        walk.unknown = _sent_on(walk)
+        return walk
     if target.interface is not None and (arrived is None or arrived.id != target.interface.id):
         return walk.stop(_astray(walk, arrived))
     if target.interface is None and arrived is not None:
@@ -157,11 +161,13 @@ def _gateways(index: Index, vpc: str, address: int) -> list[str]:
     snapshot = index.snapshot
     found = [g.id for g in snapshot.vpn_gateways if vpc in g.vpcs]
     found += [a.gateway for a in snapshot.transit_attachments if a.vpc == vpc and a.available]
-    return found + [p.id for p in snapshot.peerings if p.active and vpc in p.vpcs and _beyond(p, vpc, address)]
+    return found + [p.id for p in snapshot.peerings if p.active and vpc in p.vpcs and _beyond(index, p, vpc, address)]
 
 
-def _beyond(peering: Peering, vpc: str, address: int) -> bool:
-    return any(within(address, c) for c in peering.cidrs[1 - peering.vpcs.index(vpc)])
+def _beyond(index: Index, peering: Peering, vpc: str, address: int) -> bool:
+    """A described VPC's addresses are interfaces, and what no interface has is not there."""
+    other = 1 - peering.vpcs.index(vpc)
+    return peering.vpcs[other] not in index.vpcs and any(within(address, c) for c in peering.cidrs[other])
 
 
 def _astray(walk: Walk, arrived: Interface | None) -> Finding:
@@ -230,8 +236,16 @@ def _back(index: Index, source: Place, arrived: Interface | None, back: Packet, 
         # outside again, by whichever gateway, but for the internet's
         ok = walk.end.kind in ("outside", "peering")
         return walk if ok else walk.stop(_astray_answer(walk, back))
+    if walk.end.kind == "outside":
+        walk.unknown = _sent_on(walk)
+        return walk
     came = walk.end.interface
     return walk if came is not None and came.id == expected.id else walk.stop(_astray_answer(walk, back))
+
+
+def _sent_on(walk: Walk) -> str:
+    gateway = walk.end.gateway if walk.end else ""
+    return f"{text(walk.packet.target)} is routed out by {gateway}; whether the network beyond sends it on is not known"
 
 
 def _home(index: Index, source: Place) -> str:

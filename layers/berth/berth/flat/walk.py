@@ -116,8 +116,18 @@ def _last_hop(index: Index, subnet: Subnet, hop: Hop, walk: Walk, ends: tuple[In
             return _deliver(index, there, None, walk, ends)
         walk.end = End("peering", gateway=hop.target)
         return walk
+    beyond = _attached_too(index, subnet.vpc, hop.target, walk.packet.target)
+    if beyond:
+        return _deliver(index, beyond, None, walk, ends)
     walk.end = End("outside", gateway=hop.target)
     return walk
+
+
+def _attached_too(index: Index, vpc: str, gateway: str, target: int) -> str:
+    """Another VPC that the transit gateway leads to. Its route tables are not described: they are taken to allow it,
+    as they do by default (Transit gateways guide, "How transit gateways work")."""
+    others = (a.vpc for a in index.snapshot.transit_attachments if a.gateway == gateway and a.available)
+    return next((v for v in others if v != vpc and index.in_vpc(v, target)), "")
 
 
 def _deliver(index: Index, vpc: str, origin: Subnet | None, walk: Walk, ends: tuple[Interface | None, ...]) -> Walk:
