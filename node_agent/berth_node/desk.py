@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -26,6 +25,7 @@ from berth_node.ipv6 import Prefixes, in_force
 from berth_node.journal import Entry, Journal
 from berth_node.names import alias_key, host_ifname
 from berth_node.pool import Key, Pool, Waiter
+from berth_node.returned import Returned
 from berth_node.seams import Attachment, Wired
 from berth_node.usable import Block, addresses_of
 
@@ -72,9 +72,7 @@ class Desk:
     random: Callable[[int], int] = secrets.randbelow
     _sequence: int = 0
     _lost: str = ""
-    _unflushed6: dict[str, str] = field(default_factory=dict)
-    """Returned IPv6 address to the IPv4 one it went with, or to itself: of these the kernel may know connections."""
-    _left6: deque[str] = field(default_factory=lambda: deque(maxlen=1024))
+    _returned: Returned = field(default_factory=Returned)
 
     # --------------------------------------------------------------------------------------------- starting
 
@@ -215,7 +213,7 @@ class Desk:
         if len(self.journal.entries) >= self.pool.policy.max_pods:
             return None
         taken = {entry.attachment.address for entry in self.journal.entries.values()}
-        return self.prefixes.alone(self.random, taken.union(self._left6))
+        return self.prefixes.alone(self.random, taken.union(self._returned.recent))
 
     def wired(self, key: Key, wired: Wired) -> None:
         """The kernel has all of it. Raises ``JournalError``."""
@@ -229,11 +227,7 @@ class Desk:
         until = now + self.pool.policy.cooldown_seconds if used else now
         attachment = self.journal.entries[key].attachment
         self.journal.free(key, until)
-        for address in attachment.addresses:
-            if ":" in address:
-                self._left6.append(address)
-                if used:
-                    self._unflushed6[address] = attachment.address
+        self._returned.add(attachment, used=used)
         if not _in_pool(attachment):
             return
         self.pool = self.pool.release(key, until, flush=used).cooled(now)
@@ -242,25 +236,17 @@ class Desk:
     @property
     def unflushed(self) -> frozenset[str]:
         """Returned addresses of which the kernel may still know connections; of a pod that had both, the IPv4 one."""
-        return self.pool.unflushed.union(self._unflushed6.values()) if self._unflushed6 else self.pool.unflushed
+        more = self._returned.unflushed
+        return self.pool.unflushed.union(more.values()) if more else self.pool.unflushed
 
     def with_ipv6(self, addresses: Iterable[str]) -> list[str]:
-        """These, and what IPv6 addresses went with them. After a restart nobody knows which: all that may have."""
-        beside: dict[str, list[str]] = {}
-        for address6, address in self._unflushed6.items():
-            beside.setdefault(address, []).append(address6)
-        found: dict[str, None] = {}
-        for address in addresses:
-            alone = ":" in address
-            others = beside.get(address) or (() if alone else self.prefixes.counterparts(address))
-            found.update(dict.fromkeys((address, *others)))
-        return list(found)
+        """These, and what IPv6 addresses went with them, as far as anybody knows."""
+        return self._returned.with_ipv6(addresses, self.prefixes)
 
     def flushed(self, addresses: Iterable[str]) -> None:
         """The kernel knows no connection of these returned addresses any more, nor of what went with them."""
         addresses = frozenset(addresses)
-        if self._unflushed6:
-            self._unflushed6 = {six: a for six, a in self._unflushed6.items() if a not in addresses}
+        self._returned.flushed(addresses)
         self.pool = self.pool.flushed(addresses).cooled(self.clock())
         self.dirty = True
 

@@ -100,7 +100,13 @@ def layouts_of(record: Record, links: Collection[str], *, ipv6: bool = False) ->
             gateway=i.gateway,
             primary_address=i.primary_address,
             blocks=tuple(sorted(a.cidr for a in i.assignments)),
-            ipv6_blocks=tuple(sorted(a.cidr for a in i.ipv6_assignments if a.cidr.endswith("/80"))) if ipv6 else (),
+            ipv6_blocks=tuple(sorted(_plain(a.cidr) for a in i.ipv6_assignments if a.cidr.endswith("/80")))
+            if ipv6
+            else (),
         )
         for i in sorted(present, key=lambda i: (i.network_card, i.device_index))
     )
+
+
+def _plain(cidr: str) -> str:
+    return str(ipaddress.IPv6Network(cidr))
