@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from berth_node.install.kernel import clean
 from berth_node.seams import NodeLayout
 
 from tests.netns.dataplane.site import A, Node, attachment, layout_of, nodes
@@ -103,6 +104,16 @@ def test_what_the_policy_no_longer_asks_for_is_swept(node: Node, restarted: bool
     assert seen == []
     assert _configure(node) == []  # and comes back
     assert len(_state(node)["rules"]) == 6  # type: ignore[arg-type]
+
+
+def test_uninstall_takes_all_of_it_away(node: Node) -> None:
+    _configure(node)
+    four, six = dual_pods(A)["a1-prefix"]
+    node.call(node.dataplane.attach, attachment("web", four, address6=six, netns_fd=node.pod("dp-web")))
+    assert node.call(clean) == ()
+    state = _state(node)
+    assert (state["rules"], state["routes"], state["nftables"]) == ([], [], "")
+    assert "eni" not in node.sh("ip", "link")
 
 
 SABOTAGE = (

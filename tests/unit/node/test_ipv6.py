@@ -14,7 +14,12 @@ from berth_node.desk import Desk, Pod
 from berth_node.durable import DurableFile
 from berth_node.ipv6 import Prefix, Prefixes, beside, in_force, prefix_of, prefixes_of
 from berth_node.journal import Journal
+from berth_node.measures import Measures, families
 from berth_node.report import build
+from berth_node.requests import refuse_lost_ports
+from berth_node.seams import Attachment
+from berth_node.skel import CniError
+from berth_node.views import Snapshot, answer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -253,3 +258,56 @@ def test_a_policy_that_changes_leaves_pods_what_they_have(node: Node) -> None:
     assert {e.attachment.addresses for e in node.desk.entries.values()} == {both, four}
     assert four is not None
     assert len(four) == 1
+
+
+# ----------------------------------------------------------------------------------------------- what is seen of it
+
+
+def _seen(node: Node) -> Snapshot:
+    return Snapshot(
+        instance="i-1",
+        ready=True,
+        why="",
+        now=node.now,
+        pool=node.desk.pool,
+        entries=tuple(node.desk.entries.values()),
+        record=_record("dual"),
+        boot=1,
+        reported=None,
+        report_failures=0,
+        trouble={},
+        problems=(),
+        prefixes=node.desk.prefixes,
+    )
+
+
+def test_operators_see_both_addresses_the_prefixes_and_what_is_missing(node: Node) -> None:
+    node.look("dual")
+    both = node.add("a")
+    node.look("ipv6")
+    node.add("b")
+    seen = _seen(node)
+    assert both is not None
+    pods = answer(seen, {"view": "pods"})["pods"]
+    assert (pods[0]["address"], pods[0]["address6"], pods[0]["interface"]) == (*both, "eni-0")
+    assert pods[1]["interface"] == "eni-0"
+    assert answer(seen, {"view": "explain", "subject": both[1]})["lines"][0].startswith(f"{both[0]} and {both[1]} is")
+    assert answer(seen, {"view": "interfaces"})["interfaces"][0]["ipv6_prefixes"][0]["in_use"] == 2
+    told = {f.name: f for f in families(Measures(), seen)}
+    assert told["berth_ipv6_prefixes"].samples == {("usable",): 2.0, ("unusable",): 0.0}
+    assert told["berth_ipv6_pods"].samples == {(): 2.0}
+    assert told["berth_ipv6_missing"].samples == {(): False}
+    node.desk.prefixes = Prefixes(why="no room")
+    assert "IPv6: no room" in answer(_seen(node), {"view": "explain"})["lines"]
+    assert answer(_seen(node), {"view": "status"})["ipv6_problem"] == "no room"
+
+
+def test_a_host_port_on_an_address_of_a_family_that_the_pod_lacks_is_refused() -> None:
+    pod = Attachment("c", "eth0", "10.0.0.16", "eni1", ports="tcp:[2001:db8::1]:80:80,tcp:81:81")
+    with pytest.raises(
+        CniError, match=r"host port \[2001:db8::1\]:80/tcp cannot lead to a pod that has 10.0.0.16 alone"
+    ):
+        refuse_lost_ports(pod)
+    refuse_lost_ports(replace(pod, address6="2001:db8::9"))
+    with pytest.raises(CniError, match=r"10\.0\.1\.10:80/tcp"):
+        refuse_lost_ports(replace(pod, address="2001:db8::9", ports="tcp:10.0.1.10:80:80"))
