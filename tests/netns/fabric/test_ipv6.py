@@ -288,3 +288,16 @@ def test_the_router_answers_no_ping(fabric: Fabric) -> None:
         sock.bind((POD_A0, 0))
         sock.sendto(struct.pack("!BBHHH", 128, 0, 0, 1, 1), ("2001:db8:1:1::1", 0))
     assert eventually(lambda: fabric.counters()["router_drops"] == 1)
+
+
+def test_of_link_local_addresses_only_the_one_of_the_mac_is_heard(fabric: Fabric) -> None:
+    netns.ip_batch(NODE_A, ["addr add fe80::bad/64 dev eth0 nodad"])
+    assert eventually(lambda: netns.delivers(NODE_A, "fe80::bad"))
+    index = json.loads(netns.run(NODE_A, ["ip", "-j", "link", "show", "eth0"]).stdout)[0]["ifindex"]
+    router = link_local(_router_mac(ENI_A0))
+    for source in ("fe80::bad", "fe80::bad", link_local(mac(ENI_A0))):
+        with netns.open_socket(NODE_A, socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind((source, 0, 0, index))
+            sock.sendto(b"x", (router, 9, 0, index))
+    assert eventually(lambda: fabric.counters()["router_drops"] == 1)
+    assert fabric.counters()["source_check_drops"] == 0  # what kernels say by themselves is nobody's mistake

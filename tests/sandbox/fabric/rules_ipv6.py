@@ -1,7 +1,8 @@
 """The fabric's fixed nftables rules for IPv6; ``rules.py`` says what a VPC enforces, and has those for IPv4.
 
 * Source check as for IPv4. An interface may also use the link-local address of its MAC, and none at all while it has
-  none yet (``::`` towards a multicast group: router solicitations, duplicate address detection).
+  none yet (``::`` towards a multicast group: router solicitations, duplicate address detection). Other link-local
+  sources are dropped and not counted: kernels speak by themselves, and what is counted is somebody's mistake.
 * No translation: each address is its own on the internet. What comes from there to a subnet whose route leads to an
   egress-only internet gateway passes only as an answer: that gateway "is stateful" (VPC user guide, "Enable outbound
   IPv6 traffic using an egress-only internet gateway"). Behind an internet gateway everything passes.
@@ -35,6 +36,7 @@ table ip6 fabric {
     iifname @unchecked accept
     iifname . ip6 saddr @assigned accept
     ip6 saddr :: ip6 daddr ff02::/16 accept
+    ip6 saddr fe80::/10 drop
     update @source_check_ports { iifname }
     counter name source_check_drops drop
   }
