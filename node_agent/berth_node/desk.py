@@ -47,6 +47,7 @@ class Pod:
     uid: str = ""
     mtu: int = 9001
     ports: str = ""
+    annotations: str = ""
 
     @property
     def waiter(self) -> Waiter:
@@ -189,6 +190,7 @@ class Desk:
             mtu=pod.mtu,
             ports=pod.ports,
             address6=address6,
+            annotations=pod.annotations,
         )
         self.journal.lend(attachment)
         if _in_pool(attachment):

@@ -36,6 +36,7 @@ _FIELDS: Final = (
     "mtu",
     "ports",
     "address6",
+    "annotations",
 )
 
 

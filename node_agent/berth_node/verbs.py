@@ -18,7 +18,13 @@ from berth_node.measures import Measures
 from berth_node.metrics import Histogram
 from berth_node.names import alias_key
 from berth_node.pool import Key
-from berth_node.requests import compare_result, refuse_lost_ports, refuse_taken_ports, valid_attachments
+from berth_node.requests import (
+    compare_result,
+    log_unknown_annotations,
+    refuse_lost_ports,
+    refuse_taken_ports,
+    valid_attachments,
+)
 from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 
@@ -103,6 +109,7 @@ class Verbs:
     waits: Histogram = field(default_factory=lambda: Measures().waits)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply."""
@@ -152,7 +159,10 @@ class Verbs:
             uid=call.pod.get("K8S_POD_UID", ""),
             mtu=self.mtu or self.dataplane.primary_mtu(),
             ports=portmap.encode(call.ports),
+            annotations=call.annotations,
         )
+        if pod.annotations:
+            log_unknown_annotations(pod, self._told)
         async with self._container(call.container_id):
             entry = self.desk.entry(call.key)
             attachment = entry.attachment if entry else await self._lend(pod, gone)
