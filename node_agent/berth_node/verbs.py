@@ -27,6 +27,7 @@ from berth_node.requests import (
 )
 from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
+from berth_node.turns import Turn
 
 __all__ = ["Reply", "Rtnl", "Verbs"]
 
@@ -66,33 +67,6 @@ class Node(Protocol):
 
     def why_not_ready(self) -> str:
         """In words, for STATUS and for an ADD that found nothing."""
-
-
-class _Turn:
-    """A turn of one container. ``turns`` holds, by container, its lock as often as it has requests."""
-
-    def __init__(self, turns: dict[str, list[asyncio.Lock]], container_id: str) -> None:
-        self._turns, self._id = turns, container_id
-
-    async def __aenter__(self) -> None:
-        locks = self._turns.get(self._id) or self._turns.setdefault(self._id, [])
-        lock = locks[0] if locks else asyncio.Lock()
-        locks.append(lock)
-        try:
-            await lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._turns[self._id][0].release()
-        self._leave()
-
-    def _leave(self) -> None:
-        locks = self._turns[self._id]
-        locks.pop()
-        if not locks:
-            del self._turns[self._id]
 
 
 @dataclass(slots=True)
@@ -138,9 +112,9 @@ class Verbs:
             code = skel.TRY_AGAIN_LATER if error.temporary else skel.WIRING_FAILED
             raise CniError(code, f"the kernel refused: {error}") from error
 
-    def _container(self, container_id: str) -> _Turn:
+    def _container(self, container_id: str) -> Turn:
         """To be entered: requests of one container take turns."""
-        return _Turn(self._turns, container_id)
+        return Turn(self._turns, container_id)
 
     async def _wire(self, call: Callable[[Attachment], _R], attachment: Attachment) -> _R:
         """Attach or detach: at once if that is over soon and nobody else is at it, else in the data plane's thread."""
