@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel dataplane nodes endure runtime e2e command iam prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
+.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel dataplane nodes endure runtime e2e command iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: image-here test endure runtime test-sam luck ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules
+ci: image-here test endure runtime test-sam luck flat ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules, 300 VPCs
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
@@ -105,6 +105,10 @@ command: setup prepare ## make demo itself: its report, kill -9, KEEP=1
 iam: setup ## least privilege, judged by what the end-to-end run before it has used
 	@echo "iam: the deployed policies against what was used"
 	@$(RECORDED) $(TIED) $(PY) -m pytest tests/iam
+
+flat: setup ## the flat-network check against packets, in random VPCs: FLAT=3000, SEED=n the first
+	@echo "flat: verdicts of the flat-network check against packets"
+	@$(TIED) $(PY) -m tests.flat --count $(or $(FLAT),300) --seed $(or $(SEED),0)
 
 prepare: setup ## what the sandbox cannot fetch from inside: the plugin, and the functions' packages as sam build makes them
 	@$(TIED) $(PY) -m tests.sandbox.demo --prepare

@@ -42,6 +42,7 @@ _FIELDS: Final = (
     "attached_at",
     "mtu",
     "ports",
+    "address6",
     "annotations",
 )
 
@@ -127,7 +128,7 @@ class Journal:
         if key in self.leases.live:
             event |= {"lease": first, "at": at} | ({"held": held_until} if held_until else {})
         self._write(event)
-        self.cooling[self.entries.pop(key).attachment.address] = until
+        self._rest(self.entries.pop(key).attachment.address, until)
         self.leases.end(first, key, at, held_until)
 
     def epoch(self, epoch: str, since: float) -> None:
@@ -179,13 +180,17 @@ class Journal:
             if "lease" in event:
                 self.leases.begin(int(event["lease"]), key, self.entries[key].attachment)
         elif op == "free":
-            self.cooling[self.entries.pop(key).attachment.address] = float(event["until"])
+            self._rest(self.entries.pop(key).attachment.address, float(event["until"]))
             if "lease" in event:
                 self.leases.end(int(event["lease"]), key, float(event["at"]), float(event.get("held", 0.0)))
             else:
                 self.leases.forget(key)
         else:
             raise ValueError(f"unknown op {op!r}")
+
+    def _rest(self, address: str, until: float) -> None:
+        if ":" not in address:  # that of a pod of IPv6 alone never comes again
+            self.cooling[address] = until
 
     def _keep(self, attachment: Attachment) -> None:
         self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)

@@ -88,7 +88,7 @@ class Leases:
                 attachment.uid[:_LONGEST_UID],
             ),
         )
-        rows = [PodLease(first + n, a, began, 0.0, 0.0, *names) for n, a in enumerate((attachment.address,))]
+        rows = [PodLease(first + n, a, began, 0.0, 0.0, *names) for n, a in enumerate(attachment.addresses)]
         self.live[key] = tuple(rows)
         self._tell(rows)
 

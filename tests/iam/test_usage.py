@@ -19,6 +19,8 @@ UNUSED: Final[dict[str, str]] = {
     "DriftRole/drift/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "DriftRole/drift/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "FillRole/fill/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "FlatCheckRole/flat-check/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "FlatCheckRole/network-changes/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "ReconcileRole/runtime/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "ReconcileRole/runtime/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "SweepRole/sweep/Logs: logs:CreateLogStream": _BY_LAMBDA,

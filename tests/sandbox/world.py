@@ -11,7 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ROOT", "Eni", "Instance", "Route", "Subnet", "World", "netns_path", "node_dir"]
+__all__ = [
+    "ROOT",
+    "AclRule",
+    "Eni",
+    "GroupRule",
+    "Instance",
+    "NetworkAcl",
+    "Peering",
+    "Route",
+    "SecurityGroup",
+    "Subnet",
+    "Vpc",
+    "World",
+    "netns_path",
+    "node_dir",
+]
 
 ROOT: Final = Path("/run/berth-sandbox")
 """All of the sandbox's files. A tmpfs in a private mount namespace, so that nothing outlives the sandbox."""
@@ -29,7 +44,8 @@ def node_dir(instance_id: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Eni:
-    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks."""
+    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks, ``ipv6_prefixes``
+    /80 ones."""
 
     id: str
     mac: str
@@ -42,6 +58,8 @@ class Eni:
     source_check: bool = True
     security_groups: tuple[str, ...] = ()
     public_address: str | None = None
+    ipv6_addresses: tuple[str, ...] = ()
+    ipv6_prefixes: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:
@@ -65,7 +83,8 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``nat-…`` or ``vgw-…``."""
+    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``eigw-…``, ``nat-…``, ``vgw-…``, ``tgw-…``,
+    ``pcx-…`` or ``eni-…``; anything else is a black hole."""
 
     destination: str
     target: str
@@ -80,16 +99,80 @@ class Subnet:
     zone: str
     vpc_id: str
     routes: tuple[Route, ...] = ()
+    acl: str | None = None
+    """Of its network ACL; None lets everything pass."""
+    ipv6_cidrs: tuple[str, ...] = ()
 
     @property
     def gateway(self) -> str:
         """The VPC router's address: the subnet's first host address."""
         return str(ipaddress.ip_network(self.cidr)[1])
 
+    @property
+    def ipv6_gateways(self) -> tuple[str, ...]:
+        """The VPC router's global addresses: the first after the network's own, of each IPv6 block."""
+        return tuple(str(ipaddress.ip_network(cidr)[1]) for cidr in self.ipv6_cidrs)
+
+
+@dataclass(frozen=True, slots=True)
+class AclRule:
+    """``protocol`` is ``any``, ``tcp``, ``udp``, ``icmp`` or a number; ``ports`` None is all; ``icmp`` (type, code)."""
+
+    number: int
+    egress: bool
+    allow: bool
+    protocol: str
+    cidr: str
+    ports: tuple[int, int] | None = None
+    icmp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAcl:
+    id: str
+    rules: tuple[AclRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """One permission; ``peer`` is a CIDR or a group's id. The rest is as in :class:`AclRule`."""
+
+    egress: bool
+    protocol: str
+    peer: str
+    ports: tuple[int, int] | None = None
+    icmp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    id: str
+    rules: tuple[GroupRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vpc:
+    """``vpn``: a VPN or transit gateway is attached, so on-premises reaches it."""
+
+    id: str
+    cidrs: tuple[str, ...]
+    vpn: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Peering:
+    """An active peering of two VPCs."""
+
+    id: str
+    vpcs: tuple[str, str]
+
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A consistent snapshot. ``nat`` maps a NAT gateway's id to its private address (its Eni is in ``enis``)."""
+    """A consistent snapshot. ``nat`` maps a NAT gateway's id to its private address (its Eni is in ``enis``).
+
+    Without ``groups`` no security group is enforced, without ``vpcs`` all subnets are of one VPC.
+    """
 
     vpc_cidrs: tuple[str, ...] = ()
     subnets: tuple[Subnet, ...] = ()
@@ -97,6 +180,11 @@ class World:
     enis: tuple[Eni, ...] = ()
     nat: tuple[tuple[str, str], ...] = ()
     onprem_cidrs: tuple[str, ...] = ()
+    acls: tuple[NetworkAcl, ...] = ()
+    groups: tuple[SecurityGroup, ...] = ()
+    vpcs: tuple[Vpc, ...] = ()
+    peerings: tuple[Peering, ...] = ()
+    vpc_ipv6_cidrs: tuple[str, ...] = ()
 
     def subnet(self, subnet_id: str) -> Subnet:
         return next(s for s in self.subnets if s.id == subnet_id)

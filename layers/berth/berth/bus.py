@@ -26,6 +26,7 @@ __all__ = [
     "addresses_ready",
     "demand_unmet",
     "interface_reclaimed",
+    "network_not_flat",
     "policy_invalid",
     "standby_pool_invalid",
     "subnet_low",
@@ -86,6 +87,13 @@ def standby_pool_invalid(problems: Sequence[PolicyProblem]) -> Event:
     """Entries of the stack's parameter for standby pools cannot be used."""
     listed = [{"entry": p.value, "message": p.message} for p in problems]
     return Event("Standby Pool Invalid", {"problems": listed})
+
+
+def network_not_flat(cells: int, failing: int, causes: Sequence[Mapping[str, Any]]) -> Event:
+    """Something does not pass between pods, nodes and networks. An entry holds 256 KB, so not every cause is told."""
+    told = [{**cause, "breaks": list(cause["breaks"])[:10]} for cause in causes[:20]]
+    detail = {"cells": cells, "failing": failing, "causes": told, "causes-left-out": max(0, len(causes) - len(told))}
+    return Event("Network Not Flat", detail)
 
 
 class Bus(Protocol):

@@ -36,6 +36,7 @@ class Settings:
     standby_pools: tuple[str, ...] = ()
     ledger_table: str = ""
     ledger_days: int = 0
+    flat_cidrs: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -72,6 +73,7 @@ class Settings:
             standby_pools=_names(environ.get("STANDBY_POOLS", "")),
             ledger_table=environ.get("LEDGER_TABLE_NAME", ""),
             ledger_days=int(environ.get("LEDGER_RETENTION_DAYS", "0")),
+            flat_cidrs=_names(environ.get("FLAT_CHECK_CIDRS", "")),
         )
 
     @property

@@ -1,9 +1,12 @@
-"""The fabric's fixed nftables rules. Sets and maps are filled as interfaces and addresses come and go.
+"""The fabric's fixed nftables rules; those for IPv6 are in ``rules_ipv6.py``.
+
+Sets and maps are filled as interfaces and addresses come and go.
 
 What Amazon VPC enforces, and where:
 
 * Source check: a packet whose source the sending interface does not own is dropped (EC2 user guide, "source/destination
   checking"). ``assigned`` holds interface and address pairs, ``unchecked`` the interfaces with the check off.
+* Destination check: a route to an interface whose check is on delivers nothing that is addressed to others.
 * A frame reaches the address that it names only if it is addressed to the router or to the MAC of the interface that
   owns this address: a neighbour entry kept from before an address moved sends into the void. Linux would drop every
   frame to a MAC other than the port's, so ``frames`` claims those that are right before IP sees them.
@@ -11,13 +14,16 @@ What Amazon VPC enforces, and where:
 * Internet gateway: 1:1 address translation for interfaces with a public address, nothing for others.
 * The router itself serves instance metadata, and answers nothing else, not even ping.
 
-Network ACLs and security groups are inert: the two empty chains in ``forward`` are where they go. Both ends of a packet
+Network ACLs and security groups are in ``filters.py``, in a table of their own. Both ends of a packet
 inside the VPC or behind the VPN gateway are not tracked, so no state is kept that a VPC router would not have.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from tests.sandbox.fabric.filters import filter_table
+from tests.sandbox.fabric.rules_ipv6 import IPV6_MAPS, IPV6_RULES, IPV6_SETS
 
 __all__ = ["METADATA", "empty_sets", "nat_gateway_rules", "port_chain", "remove_chain", "router_rules"]
 
@@ -35,6 +41,7 @@ table ip fabric {
   map public { type ipv4_addr : ipv4_addr; }
   map private { type ipv4_addr : ipv4_addr; }
   counter source_check_drops { }
+  counter destination_check_drops { }
   counter no_public_address_drops { }
   counter router_drops { }
 
@@ -79,11 +86,11 @@ table ip fabric {
     ip daddr METADATA icmp type { destination-unreachable, time-exceeded } accept
     counter name router_drops drop
   }
-  chain network_acls {
-    type filter hook forward priority -10;
-  }
-  chain security_groups {
-    type filter hook forward priority filter;
+  chain destination_check {
+    type filter hook forward priority -20;
+    oifname @unchecked accept
+    oifname . ip daddr @assigned accept
+    counter name destination_check_drops drop
   }
 }
 """
@@ -106,10 +113,12 @@ table arp fabric {
 _NETDEV: Final = """
 table netdev fabric {
   set owners { type ether_addr . ipv4_addr; }
+  set owners6 { type ether_addr . ipv6_addr; flags interval; }
   counter misaddressed_frames { }
   chain frames {
     meta pkttype != other accept
     ether daddr . ip daddr @owners meta pkttype set host accept
+    ether daddr . ip6 daddr @owners6 meta pkttype set host accept
     counter name misaddressed_frames drop
   }
 }
@@ -118,7 +127,7 @@ table netdev fabric {
 
 def router_rules() -> str:
     """All rules of the router namespace, with empty sets."""
-    return (_IP + _ARP + _NETDEV).replace("METADATA", METADATA)
+    return (_IP + IPV6_RULES + _ARP + _NETDEV).replace("METADATA", METADATA) + filter_table()
 
 
 def empty_sets() -> str:
@@ -127,8 +136,11 @@ def empty_sets() -> str:
     where = [*(f"ip fabric {name}" for name in ip), "arp fabric vpc", "arp fabric owner", "netdev fabric owners"]
     flushed = "".join(f"flush set {name}\n" for name in where if name.rsplit(" ", 1)[1] not in _MAPS)
     flushed += "".join(f"flush map {name}\n" for name in where if name.rsplit(" ", 1)[1] in _MAPS)
+    flushed += "".join(f"flush set ip6 fabric {name}\n" for name in IPV6_SETS)
+    flushed += "".join(f"flush map ip6 fabric {name}\n" for name in IPV6_MAPS)
     return flushed + (
         f'add element ip fabric unchecked {{ "lo", "igw", "vgw" }}\nadd element arp fabric vpc {{ {METADATA} }}\n'
+        'flush set netdev fabric owners6\nadd element ip6 fabric unchecked { "lo", "igw" }\n'
     )
 
 
@@ -152,6 +164,10 @@ table ip nat_gateway {{
   chain translate {{
     type nat hook postrouting priority srcnat;
     oifname "eth0" snat to {private_address}
+  }}
+  chain not_asked_for {{
+    type filter hook forward priority filter;
+    ct state invalid drop
   }}
   chain unsolicited {{
     type filter hook input priority filter;

@@ -175,6 +175,13 @@ def test_the_sweep_runs_in_an_empty_account(account: None) -> None:
     assert counts["NodesDrifted"] == 0
 
 
+@pytest.mark.parametrize("name", ["scheduled-sweep", "network-change"])
+def test_the_flat_network_check_runs_in_an_empty_account_whatever_it_is_called_for(account: None, name: str) -> None:
+    counts = load("check_flat_network").handler(sample(name), Context())
+    assert set(counts) == {"FlatCells", "FlatCellsFailing", "FlatCellsUnknown", "FlatChecksPutOff"}
+    assert not any(counts.values())
+
+
 def test_handlers_are_thin() -> None:
     for path in (ROOT / "functions").glob("*/app.py"):
         assert len(path.read_text().splitlines()) < 80

@@ -80,6 +80,20 @@ def test_a_pod_costs_no_more_lines_than_without_leases(tmp_path: Path) -> None:
     assert (tmp_path / "j").read_bytes().count(b"\n") - before == 3
 
 
+def test_a_pod_of_both_families_has_a_lease_of_each_address(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "j")
+    journal.lend(replace(attachment("a", "10.0.0.1"), address6="2001:db8::1"))
+    journal.wired(("a", "eth0"), WIRED)
+    begin(journal, "b", "10.0.0.2")
+    end(journal, "a", 80.0)
+    rows = told(Journal.open(tmp_path / "j").leases)["leases"]
+    assert [(r.id, r.address, r.ended) for r in rows] == [
+        (3, "10.0.0.2", 0.0),
+        (4, "10.0.0.1", 80.0),
+        (5, "2001:db8::1", 80.0),
+    ]
+
+
 def test_an_address_that_was_never_wired_was_no_lease(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j")
     journal.lend(attachment("a", "10.0.0.1"))
