@@ -118,9 +118,9 @@ class Fabric:
         return found
 
     def counters(self) -> dict[str, int]:
-        """Packets dropped since the fabric started: source_check_drops, destination_check_drops, misaddressed_frames (to a
-        MAC that does not own the address), no_public_address_drops (to the internet gateway), router_drops (to the
-        router itself), acl_drops and group_drops."""
+        """Packets dropped since the fabric started: source_check_drops, destination_check_drops, acl_drops,
+        group_drops, misaddressed_frames (to a MAC that does not own the address), no_public_address_drops (to the
+        internet gateway) and router_drops (to the router itself)."""
         listed = netns.run("vpc", ["nft", "-j", "list", "counters"]).stdout
         found = (item.get("counter") for item in json.loads(listed)["nftables"])
         return {str(c["name"]): int(c["packets"]) for c in found if c}
