@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -83,6 +84,7 @@ class Agent:
             try:
                 await _first(asyncio.ensure_future(self._start()), stopping)
                 if not stopping.done():
+                    gc.freeze()  # what is there by now stays: looking through it again would hold up somebody's ADD
                     await self._serve(stopping)
             finally:
                 self._threads.shut_down()

@@ -102,14 +102,17 @@ static int make_request(void) {
     return put(request, "", 1) || copy(STDIN_FILENO, request) ? -1 : request;
 }
 
-/* Sends the one message of a request. A netns that does not open is the agent's to explain: it gets the errno. */
-static int send_request(int peer, int request) {
+/* Opens the pod's network namespace. One that does not open is the agent's to explain: it gets the errno. */
+static int open_netns(int *error) {
     const char *path = getenv("CNI_NETNS");
-    int descriptors[2] = {request, -1}, error = 0;
-    if (path && *path) {
-        descriptors[1] = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (descriptors[1] < 0) error = errno;
-    }
+    int netns = path && *path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    *error = path && *path && netns < 0 ? errno : 0;
+    return netns;
+}
+
+/* Sends the one message of a request, and closes the namespace. */
+static int send_request(int peer, int request, int netns, int error) {
+    int descriptors[2] = {request, netns};
     char text[32];
     struct iovec part = {text, (size_t)snprintf(text, sizeof text, "berth/1 %d", error)};
     union {
@@ -125,7 +128,7 @@ static int send_request(int peer, int request) {
     struct msghdr message = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(size)};
     ssize_t n = sendmsg(peer, &message, MSG_NOSIGNAL);
-    if (descriptors[1] >= 0) close(descriptors[1]);
+    if (netns >= 0) close(netns); /* a plugin that waits is not to keep a pod's namespace alive */
     return n < 0 ? -1 : 0;
 }
 
@@ -165,12 +168,15 @@ static enum outcome exchange(const struct command *command, int request, int *co
     struct timeval limit = {.tv_sec = command->answer_ms / 1000, .tv_usec = command->answer_ms % 1000 * 1000};
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
+    /* Before connect(), which wakes the agent: the message is to be there when it looks. */
+    int why, netns = open_netns(&why);
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */
     if (peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
         !setsockopt(peer, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) &&
         !connect(peer, (struct sockaddr *)&address, sizeof address))
-        outcome = send_request(peer, request) ? LOST : receive_answer(peer, code);
+        outcome = send_request(peer, request, netns, why) ? LOST : receive_answer(peer, code);
     *error = outcome == ANSWERED ? 0 : errno;
+    if (netns >= 0 && outcome == NOT_CONNECTED) close(netns);
     if (peer >= 0) close(peer);
     return outcome;
 }

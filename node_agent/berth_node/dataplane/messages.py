@@ -244,6 +244,11 @@ class Link:
         )
 
 
+def operstate(reply: Reply) -> int:
+    """The operational state alone of an ``RTM_NEWLINK`` (``linux/if.h``); it is among the first attributes."""
+    return attributes(reply.body, _LINK.size, _IFLA_OPERSTATE).get(_IFLA_OPERSTATE, b"\0")[0]
+
+
 def parse_address(reply: Reply) -> tuple[bytes, int]:
     """An ``RTM_NEWADDR``: the address and its prefix length."""
     length = reply.body[1]

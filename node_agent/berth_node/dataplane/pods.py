@@ -126,7 +126,7 @@ class PodWiring:
         to a second.
         """
         deadline = time.monotonic() + _CARRIER_SECONDS
-        while Link.parse(self._rtnl.get(messages.get_link(index=index))).operstate != messages.OPERSTATE_UP:
+        while messages.operstate(self._rtnl.get(messages.get_link(index=index))) != messages.OPERSTATE_UP:
             if time.monotonic() > deadline:
                 raise OSError(errno.EAGAIN, "the host link did not come up")
             self.prompt = False

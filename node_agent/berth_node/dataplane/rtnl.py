@@ -101,8 +101,9 @@ def nested(kind: int, *parts: bytes) -> bytes:
     return attribute(kind, b"".join(parts))
 
 
-def attributes(data: bytes, start: int = 0) -> Attributes:
-    """The attributes that follow ``start``, the last of a kind winning. Truncated input ends the parse."""
+def attributes(data: bytes, start: int = 0, until: int = 0) -> Attributes:
+    """The attributes that follow ``start``, the last of a kind winning. Truncated input ends the parse, and so does the
+    first attribute of the kind ``until``."""
     found: Attributes = {}
     end = len(data)
     while start + 4 <= end:
@@ -110,6 +111,8 @@ def attributes(data: bytes, start: int = 0) -> Attributes:
         if length < 4 or start + length > end:
             break
         found[kind & _NLA_TYPE] = data[start + 4 : start + length]
+        if kind == until:
+            break
         start += (length + 3) & ~3
     return found
 
