@@ -202,6 +202,12 @@ def _named_instances(action: str, params: _Params) -> Iterable[Access]:
         yield from _instance(action, instance_id)
 
 
+def _prefix_list(action: str, params: _Params) -> Iterable[Access]:
+    found = _backend().managed_prefix_lists.get(str(params.get("PrefixListId")))
+    if found is not None:
+        yield _access(action, arn("ec2", f"prefix-list/{found.id}"), _tags(found))
+
+
 _ACTIONS: Final[dict[str, Callable[[str, _Params], Iterable[Access]]]] = {
     "AssignIpv6Addresses": _one_interface,
     "AssignPrivateIpAddresses": _one_interface,
@@ -211,6 +217,7 @@ _ACTIONS: Final[dict[str, Callable[[str, _Params], Iterable[Access]]]] = {
     "DeleteNetworkInterface": _one_interface,
     "DeleteTags": _tag_resources,
     "DetachNetworkInterface": _detach,
+    "GetManagedPrefixListEntries": _prefix_list,
     "ModifyNetworkInterfaceAttribute": _modify_interface,
     "RebootInstances": _named_instances,
     "RunInstances": _run_instances,

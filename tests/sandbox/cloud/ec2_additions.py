@@ -9,6 +9,7 @@ import moto
 from . import (
     autoscaling,
     consistency,
+    ec2_acls,
     ec2_addresses,
     ec2_attachments,
     ec2_filters,
@@ -53,6 +54,7 @@ def install(timing: Timing | None = None) -> None:
         return
     _installed.append(timing)
     for module in (
+        ec2_acls,
         ec2_addresses,
         ec2_filters,
         ec2_interfaces,

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[3]
 NODE = "i-0123456789abcdef0"
 ARN = f"arn:aws:ec2:eu-west-1:123456789012:instance/{NODE}"
 SAMPLES = {p.stem: p for p in sorted((ROOT / "events").glob("*.json"))}
-QUEUED = {n: p for n, p in SAMPLES.items() if n not in ("node-report", "scheduled-sweep", "network-interface-call")}
+OTHERS = ("node-report", "scheduled-sweep", "network-interface-call", "network-change")
+"""Samples that other functions take, or that are no events of a rule with a parser."""
+QUEUED = {n: p for n, p in SAMPLES.items() if n not in OTHERS}
 
 
 def load(path: Path) -> Any:
@@ -107,6 +109,20 @@ SENT = {
     ),
     "network-interface-reclaimed": bus.interface_reclaimed(NODE, "eni-1", "why"),
     "standby-pool-invalid": bus.standby_pool_invalid([PolicyProblem("StandbyPools", "x", "expected …")]),
+    "network-not-flat": bus.network_not_flat(
+        9,
+        1,
+        [
+            {
+                "code": "acl-ingress",
+                "resource": "acl-1",
+                "rule": "r",
+                "remedy": "m",
+                "on-the-way-back": True,
+                "breaks": ["a → b tcp"],
+            }
+        ],
+    ),
     "node-policy-invalid": bus.policy_invalid(ARN, NODE, [PolicyProblem("berth:mode", "x", "expected …")]),
 }
 

@@ -31,7 +31,7 @@ def test_an_open_network_is_flat_in_every_cell_both_ways() -> None:
     assert {e.kind for e in matrix.endpoints} == {"pods", "nodes", "internet", "network"}
     pairs = {(c.source, c.target) for c in matrix.cells}
     pods = "pods private-a [nodes]"
-    for other in ("pods private-b [pods]", "nodes private-b [pods]", "192.168.50.0/24"):
+    for other in ("pods private-b [pods] of nodes in private-b", "nodes private-b [pods]", "192.168.50.0/24"):
         assert {(pods, other), (other, pods)} <= pairs
     assert (pods, "internet") in pairs
     assert ("internet", pods) not in pairs
@@ -39,21 +39,23 @@ def test_an_open_network_is_flat_in_every_cell_both_ways() -> None:
 
 def test_a_cell_says_which_ports_pass() -> None:
     found = cell(check(with_ingress(network(), "sg-b", GroupRule("tcp", (80, 443), cidrs=("0.0.0.0/0",)))),
-                 "pods private-a [nodes]", "pods private-b [pods]")  # fmt: skip
+                 "pods private-a [nodes]", "pods private-b [pods] of nodes in private-b")  # fmt: skip
     assert (found.state, found.ports) == ("partly", ((80, 443),))
 
 
 def test_a_rule_about_a_part_of_a_subnet_makes_a_cell_pass_in_part() -> None:
     """Pods may get any address of their subnet, so a rule that lets half of it in is a failure."""
     found = cell(check(with_ingress(network(), "sg-b", GroupRule("any", cidrs=("10.0.1.0/25", "10.0.2.0/24")))),
-                 "pods private-a [nodes]", "pods private-b [pods]")  # fmt: skip
+                 "pods private-a [nodes]", "pods private-b [pods] of nodes in private-b")  # fmt: skip
     assert (found.state, found.ports) == ("partly", ())
     assert "10.0.1.128" in found.findings[0].what
 
 
 def test_a_single_pod_class_is_judged_as_pods_on_two_nodes() -> None:
     alone = with_ingress(network(), "sg-b")
-    found = cell(check(alone), "pods private-b [pods]", "pods private-b [pods]")
+    found = cell(
+        check(alone), "pods private-b [pods] of nodes in private-b", "pods private-b [pods] of nodes in private-b"
+    )
     assert found.state == "no"
 
 
@@ -98,6 +100,8 @@ def test_each_cause_is_told_once_with_all_that_it_breaks() -> None:
     text = as_text(matrix)
     assert text.count(finding.what) == 1
     assert f"mend it: {finding.remedy}" in text
+    assert "TCP to all ports, UDP to all ports and ICMP echo requests" in finding.remedy, "one rule, all that it stops"
+    assert {f.about for f, _ in causes(matrix)} == {"sg-a", "sg-b", "192.168.50.10"}
 
 
 def test_the_table_has_a_mark_for_each_protocol() -> None:

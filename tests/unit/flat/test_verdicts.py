@@ -264,6 +264,14 @@ def test_a_peer_of_another_account_is_judged_on_this_side_alone() -> None:
     assert go(peered, there, POD_A).passes
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_a_peering_leads_no_further_than_the_peer(described: bool) -> None:
+    beyond = with_routes(with_peer(network(), described=described), "rtb-a", Route("192.168.50.0/24", "pcx-1"))
+    found = go(beyond, POD_A, OFFICE)
+    assert codes(found) == [("peering-beyond", False)]
+    assert "10.1.0.0/16 of vpc-2 alone" in found.findings[0].what
+
+
 def test_a_transit_gateway_serves_only_zones_that_its_attachment_has_a_subnet_in() -> None:
     attached = replace(network(), transit_attachments=(TransitAttachment("tgw-1", "vpc-1", ("subnet-b",)),))
     for table in ("rtb-a", "rtb-b"):

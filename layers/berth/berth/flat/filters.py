@@ -94,6 +94,7 @@ def _acl_finding(
         what=f"network ACL {acl} of {subnet.id}, {way} rule {number} {why}; it stops {said} {side} {peer}",
         remedy=f"add to {acl} an {way} rule {place} that allows {said} {side} {peer}/32 or the network around it",
         ports=ports,
+        said=said,
     )
 
 
@@ -140,12 +141,16 @@ def _group_finding(interface: Interface, packet: Packet, ports: Ports, egress: b
     said, address = _ports_said(packet, ports), text(peer)
     where = f"{interface.id} ({', '.join(groups) or 'no group'})"
     named = f"{address}/32 or the network around it"
+    about = address
     if holder is not None and holder.groups:
-        named = f"{holder.groups[0]} (the group of {address})"
+        about = holder.groups[0]
+        named = f"{about} (the group of {address})"
     return Finding(
         code="group-egress" if egress else "group-ingress",
         resource=groups[0] if groups else interface.id,
         what=f"no {way} rule of the security groups of {where} allows {said} {side} {address}",
         remedy=f"add to {groups[0] if groups else 'a group of the interface'} an {way} rule for {said} {side} {named}",
         ports=ports,
+        said=said,
+        about=about,
     )

@@ -108,6 +108,6 @@ def _merged(found: Sequence[Trace]) -> tuple[Finding, ...]:
     kept: dict[tuple[object, ...], Finding] = {}
     for each in found:
         for finding in each.findings:
-            key = (finding.code, finding.resource, finding.answer, finding.ports)
+            key = (finding.code, finding.resource, finding.answer, finding.ports, finding.about)
             kept.setdefault(key, finding)
     return tuple(list(kept.values())[:_EXAMPLES])

@@ -44,7 +44,8 @@ class Finding:
     """Why packets do not pass. ``what`` names the rule that stops them, ``remedy`` the change that lets them through.
 
     ``resource`` is the id of what holds the rule; ``ports`` are those stopped; ``answer`` tells that it stops what
-    comes back, not what is sent. ``code`` is one word for programs.
+    comes back, not what is sent. ``code`` is one word for programs. ``said`` are the words in ``what`` and ``remedy``
+    that name the traffic, ``about`` the other end's group or address, where the rule is about that.
     """
 
     code: str
@@ -53,3 +54,5 @@ class Finding:
     remedy: str
     ports: Ports = ()
     answer: bool = False
+    said: str = ""
+    about: str = ""

@@ -92,14 +92,22 @@ def _pods(index: Index, nodes: Sequence[Interface], cuts: Sequence[int]) -> Iter
     for supposed in _supposed(index, nodes, used):
         classes.setdefault((supposed.subnet, supposed.groups), [supposed])
     names: Counter[str] = Counter()
-    for members in classes.values():
+    labels = [f"pods {_label(index, index.subnets[m[0].subnet], m[0].groups or ())}" for m in classes.values()]
+    for members, label in zip(classes.values(), labels, strict=True):
         subnet = index.subnets[members[0].subnet]
-        name = _unique(names, f"pods {_label(index, subnet, members[0].groups or ())}")
+        name = _unique(names, label + (_behind(index, members[0]) if labels.count(label) > 1 else ""))
         places = list(_subnet_places(index, members, subnet, cuts))
         supposed_one = members[0].id.startswith("supposed")
         listed = [] if supposed_one else members
         where = f"{subnet.id} {subnet.cidr} {subnet.zone}".strip()
         yield _endpoint("pods", name, where, places, listed, supposed_one)
+
+
+def _behind(index: Index, interface: Interface) -> str:
+    """Where the node is, of pods that differ by nothing else."""
+    primary = index.primaries.get(str(interface.instance), interface)
+    subnet = index.subnets.get(primary.subnet)
+    return f" of nodes in {subnet.name or subnet.id}" if subnet else ""
 
 
 def _unique(names: Counter[str], label: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from berth.flat.matrix import PROTOCOLS, Cell, Matrix
@@ -49,13 +50,27 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def causes(matrix: Matrix) -> list[tuple[Finding, list[str]]]:
-    """Each rule that breaks something, with what it breaks, the most first."""
-    found: dict[tuple[str, str, bool], tuple[Finding, list[str]]] = {}
+    """Each rule that breaks something, with what it breaks, the most first.
+
+    What one rule does to several protocols is told as one, in words that name them all.
+    """
+    found: dict[tuple[str, str, bool, str], list[tuple[Finding, str]]] = {}
     for cell in matrix.failures:
         for finding in cell.findings:
-            _, breaks = found.setdefault((finding.code, finding.resource, finding.answer), (finding, []))
-            breaks.append(f"{cell.source} → {cell.target} {cell.protocol}")
-    return sorted(((f, list(dict.fromkeys(b))) for f, b in found.values()), key=lambda c: -len(c[1]))
+            key = (finding.code, finding.resource, finding.answer, finding.about)
+            found.setdefault(key, []).append((finding, f"{cell.source} → {cell.target} {cell.protocol}"))
+    told = [(_together([f for f, _ in items]), list(dict.fromkeys(b for _, b in items))) for items in found.values()]
+    return sorted(told, key=lambda c: -len(c[1]))
+
+
+def _together(findings: Sequence[Finding]) -> Finding:
+    first = findings[0]
+    said = list(dict.fromkeys(f.said for f in findings if f.said))
+    if len(said) < 2:
+        return first
+    words = f"{', '.join(said[:-1])} and {said[-1]}"
+    what, remedy = first.what.replace(first.said, words), first.remedy.replace(first.said, words)
+    return replace(first, what=what, remedy=remedy, ports=())
 
 
 def as_text(matrix: Matrix) -> str:

@@ -11,10 +11,10 @@ from typing import Literal
 
 from berth.flat.filters import through_acl
 from berth.flat.index import Index
-from berth.flat.numbers import ALL_PORTS, NAT_PORTS, NO_PORTS, ONE, number, text
+from berth.flat.numbers import NAT_PORTS, NO_PORTS, ONE, number, text, within
 from berth.flat.packets import Finding, Packet
 from berth.flat.routing import Hop, next_hop
-from berth.flat.snapshot import Interface, NatGateway, Subnet
+from berth.flat.snapshot import Interface, NatGateway, Peering, Subnet
 
 __all__ = ["End", "Walk", "enter", "leave", "nat_interface", "nat_ports"]
 
@@ -110,16 +110,32 @@ def _last_hop(index: Index, subnet: Subnet, hop: Hop, walk: Walk, ends: tuple[In
     if hop.kind == "appliance":
         return _appliance(hop, walk)
     if hop.kind == "peering" and hop.peering is not None:
-        here = hop.peering.vpcs.index(subnet.vpc)
-        there = hop.peering.vpcs[1 - here]
-        if there in index.vpcs:
-            return _deliver(index, there, None, walk, ends)
-        walk.end = End("peering", gateway=hop.target)
-        return walk
+        return _peer(index, subnet, hop.peering, walk, ends)
     beyond = _attached_too(index, subnet.vpc, hop.target, walk.packet.target)
     if beyond:
         return _deliver(index, beyond, None, walk, ends)
     walk.end = End("outside", gateway=hop.target)
+    return walk
+
+
+def _peer(index: Index, subnet: Subnet, peering: Peering, walk: Walk, ends: tuple[Interface | None, ...]) -> Walk:
+    """A peering leads to the peer's own CIDRs and no further (VPC peering guide, "VPC peering limitations")."""
+    other = 1 - peering.vpcs.index(subnet.vpc)
+    there, target = peering.vpcs[other], walk.packet.target
+    cidrs = index.vpcs[there].cidrs if there in index.vpcs else peering.cidrs[other]
+    if not any(within(target, c) for c in cidrs):
+        return walk.stop(
+            Finding(
+                "peering-beyond",
+                peering.id,
+                f"{text(target)} is routed to the peering {peering.id}, "
+                f"which leads to {', '.join(cidrs)} of {there} alone",
+                f"add a route for {text(target)}/32 or the network around it to the gateway that leads there",
+            )
+        )
+    if there in index.vpcs:
+        return _deliver(index, there, None, walk, ends)
+    walk.end = End("peering", gateway=peering.id)
     return walk
 
 
@@ -209,4 +225,4 @@ def enter(index: Index, vpc: str, packet: Packet, ends: tuple[Interface | None, 
 
 def nat_ports(packet: Packet) -> Packet:
     """The packet, answered to a port that a NAT gateway has chosen: any of its range."""
-    return packet if packet.ports == ONE else packet.but(NAT_PORTS if packet.ports else ALL_PORTS)
+    return packet if packet.ports == ONE else packet.but(NAT_PORTS)
