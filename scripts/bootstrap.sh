@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prepares a checkout: system tools (by apt, where it works and something is missing) and a virtual environment from
 # the lock file. Safe to run again; does nothing when all is there. Usage: scripts/bootstrap.sh [dev|sam|runtime] [bench]
-# "runtime" installs system packages alone: container runtimes and the reference CNI plugins, for `make runtime`.
+# "runtime" installs system packages alone: container runtimes, the reference CNI plugins and networkd, for `make runtime`.
 # PYTHON chooses the interpreter; without it the environment that is there stays what it is.
 set -eu
 # trust what this machine trusts (pip does so when told; uv brings its own list of authorities unless told)
@@ -57,7 +57,7 @@ missing=""
 if [ "$which_env" = runtime ]; then
     # tool:package; a path is looked for as it is. No service is started: tests run their own, on files of their own.
     for pair in containerd:containerd runc:runc podman:podman crun:crun conmon:conmon \
-        /usr/lib/cni/portmap:containernetworking-plugins; do
+        /usr/lib/cni/portmap:containernetworking-plugins /lib/systemd/systemd-networkd:systemd dbus-daemon:dbus; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
     done
 fi

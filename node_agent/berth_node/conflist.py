@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from berth_node.chain import Link, common_versions
 from berth_node.durable import write_atomically
+from berth_node.pod_annotations import CAPABILITY as ANNOTATIONS
 
 __all__ = ["content", "plugin", "publish", "withdraw"]
 
@@ -18,8 +19,11 @@ _EVERYBODYS: Final = ("0.3.1", "0.4.0", "1.0.0")
 
 def plugin(*, host_ports: bool = True) -> dict[str, Any]:
     """Berth's entry of the list. ``host_ports`` declares the capability ``portMappings``: without it a runtime gives
-    Berth no mappings, so a list in which ``portmap`` follows must not declare it, or both would translate."""
-    return {"type": "berth", **({"capabilities": {"portMappings": True}} if host_ports else {})}
+    Berth no mappings, so a list in which ``portmap`` follows must not declare it, or both would translate.
+
+    Pods' annotations are declared in any case: a runtime that knows nothing of a capability passes it over.
+    """
+    return {"type": "berth", "capabilities": {ANNOTATIONS: True, **({"portMappings": True} if host_ports else {})}}
 
 
 def content(highest: str, links: Sequence[Link] = ()) -> str:

@@ -44,6 +44,7 @@ class Pod:
     uid: str = ""
     mtu: int = 9001
     ports: str = ""
+    annotations: str = ""
 
     @property
     def waiter(self) -> Waiter:
@@ -173,6 +174,7 @@ class Desk:
             attached_at=now,
             mtu=pod.mtu,
             ports=pod.ports,
+            annotations=pod.annotations,
         )
         self.journal.lend(attachment)
         self.pool = self.pool.lend(pod.key, address, pod.waiter.uid)

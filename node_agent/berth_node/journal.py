@@ -35,6 +35,7 @@ _FIELDS: Final = (
     "attached_at",
     "mtu",
     "ports",
+    "annotations",
 )
 
 

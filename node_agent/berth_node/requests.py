@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from berth_node import portmap, skel
+from berth_node import pod_annotations, portmap, skel
 from berth_node.desk import Pod
 from berth_node.journal import Entry
 from berth_node.names import alias_key, host_ifname
@@ -13,7 +14,10 @@ from berth_node.netns import check_netns
 from berth_node.pool import Key
 from berth_node.skel import Call, CniError
 
-__all__ = ["check_call_netns", "compare_result", "refuse_taken_ports", "valid_attachments"]
+__all__ = ["check_call_netns", "compare_result", "log_unknown_annotations", "refuse_taken_ports", "valid_attachments"]
+
+_log = logging.getLogger(__name__)
+_MOST_TOLD: Final = 1000  # whoever makes pods chooses the keys
 
 
 def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
@@ -46,6 +50,15 @@ def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
                     skel.PORT_TAKEN,
                     f"host port {mapping.asked} is lent to {who} ({other.address}); delete it, or choose another port",
                 )
+
+
+def log_unknown_annotations(pod: Pod, told: set[str]) -> None:
+    """Log each key of ours that means nothing to this version, once: those in ``told`` have been."""
+    for key in pod_annotations.unknown(pod.annotations):
+        if key not in told and len(told) < _MOST_TOLD:
+            told.add(key)
+            about = {"annotation": key, "namespace": pod.namespace, "pod": pod.name, "container": pod.key[0]}
+            _log.warning("a pod has an annotation that this version does not know; it is ignored", extra=about)
 
 
 def valid_attachments(call: Call) -> frozenset[Key]:

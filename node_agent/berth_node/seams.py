@@ -69,7 +69,8 @@ class Attachment:
 
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
     DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
-    them: text, so that journal and alias keep it as it is.
+    them: text, so that journal and alias keep it as it is. ``annotations`` are text likewise
+    (:func:`berth_node.pod_annotations.read`), but for the journal alone: an alias has no room for them.
     """
 
     container_id: str
@@ -82,6 +83,7 @@ class Attachment:
     attached_at: float = 0.0
     mtu: int = 9001
     ports: str = ""
+    annotations: str = ""
     netns_fd: int | None = field(default=None, compare=False)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from berth_node import portmap
+from berth_node import pod_annotations, portmap
 from berth_node.portmap import PortMapping
 from berth_node.wire import Request
 
@@ -57,7 +57,8 @@ class CniError(Exception):
 class Call:
     """A request that has passed CNI's rules. ``pod`` maps the K8S_POD_… arguments that the runtime gave.
 
-    ``ports`` are read for an ADD alone: nothing in a configuration may keep a DEL from being done.
+    ``ports`` and ``annotations`` (:func:`berth_node.pod_annotations.read`) are read for an ADD alone: nothing in a
+    configuration may keep a DEL from being done.
     """
 
     command: str
@@ -68,6 +69,7 @@ class Call:
     pod: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     ports: tuple[PortMapping, ...] = ()
+    annotations: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -197,9 +199,10 @@ def _check_previous(previous: Mapping[str, Any]) -> None:
         raise CniError(INVALID_CONFIG, f"'prevResult.dns' must be an object, got {previous['dns']!r:.40}")
 
 
-def _ports(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+def _asked(config: Mapping[str, Any]) -> tuple[tuple[PortMapping, ...], str]:
+    """What the runtime asks for with the capabilities that the list declares: host ports, annotations."""
     try:
-        return portmap.read(config)
+        return portmap.read(config), pod_annotations.read(config)
     except ValueError as error:
         raise CniError(INVALID_CONFIG, f"the network configuration's {error}") from None
 
@@ -211,6 +214,7 @@ def read_call(request: Request) -> Call:
     if command == "VERSION" and not request.config.strip():
         return Call(command, VERSIONS[-1])
     config = _read_config(command, request.config)
+    ports, noted = _asked(config) if command == "ADD" else ((), "")
     return Call(
         command=command,
         version=str(config.get("cniVersion", VERSIONS[-1])),
@@ -219,7 +223,8 @@ def read_call(request: Request) -> Call:
         netns=environment.get("CNI_NETNS", ""),
         pod=_arguments(environment.get("CNI_ARGS", "")),
         config=config,
-        ports=_ports(config) if command == "ADD" else (),
+        ports=ports,
+        annotations=noted,
     )
 
 

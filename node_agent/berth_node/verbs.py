@@ -18,9 +18,10 @@ from berth_node.measures import Measures
 from berth_node.metrics import Histogram
 from berth_node.names import alias_key
 from berth_node.pool import Key
-from berth_node.requests import compare_result, refuse_taken_ports, valid_attachments
+from berth_node.requests import compare_result, log_unknown_annotations, refuse_taken_ports, valid_attachments
 from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
+from berth_node.turns import Turn
 
 __all__ = ["Reply", "Rtnl", "Verbs"]
 
@@ -62,33 +63,6 @@ class Node(Protocol):
         """In words, for STATUS and for an ADD that found nothing."""
 
 
-class _Turn:
-    """A turn of one container. ``turns`` holds, by container, its lock as often as it has requests."""
-
-    def __init__(self, turns: dict[str, list[asyncio.Lock]], container_id: str) -> None:
-        self._turns, self._id = turns, container_id
-
-    async def __aenter__(self) -> None:
-        locks = self._turns.get(self._id) or self._turns.setdefault(self._id, [])
-        lock = locks[0] if locks else asyncio.Lock()
-        locks.append(lock)
-        try:
-            await lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._turns[self._id][0].release()
-        self._leave()
-
-    def _leave(self) -> None:
-        locks = self._turns[self._id]
-        locks.pop()
-        if not locks:
-            del self._turns[self._id]
-
-
 @dataclass(slots=True)
 class Verbs:
     """The commands. ``patience`` is how long an ADD waits for an address, seconds; ``mtu`` 0 is the primary link's."""
@@ -103,6 +77,7 @@ class Verbs:
     waits: Histogram = field(default_factory=lambda: Measures().waits)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply."""
@@ -131,9 +106,9 @@ class Verbs:
             code = skel.TRY_AGAIN_LATER if error.temporary else skel.WIRING_FAILED
             raise CniError(code, f"the kernel refused: {error}") from error
 
-    def _container(self, container_id: str) -> _Turn:
+    def _container(self, container_id: str) -> Turn:
         """To be entered: requests of one container take turns."""
-        return _Turn(self._turns, container_id)
+        return Turn(self._turns, container_id)
 
     async def _wire(self, call: Callable[[Attachment], _R], attachment: Attachment) -> _R:
         """Attach or detach: at once if that is over soon and nobody else is at it, else in the data plane's thread."""
@@ -152,7 +127,10 @@ class Verbs:
             uid=call.pod.get("K8S_POD_UID", ""),
             mtu=self.mtu or self.dataplane.primary_mtu(),
             ports=portmap.encode(call.ports),
+            annotations=call.annotations,
         )
+        if pod.annotations:
+            log_unknown_annotations(pod, self._told)
         async with self._container(call.container_id):
             entry = self.desk.entry(call.key)
             attachment = entry.attachment if entry else await self._lend(pod, gone)

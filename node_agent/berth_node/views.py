@@ -8,6 +8,7 @@ from typing import Any
 
 from berth.contract import Record, Report, address_count
 
+from berth_node import pod_annotations
 from berth_node.journal import Entry
 from berth_node.pool import Pool
 from berth_node.seams import Problem
@@ -95,6 +96,7 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
                 "container_id": a.container_id,
                 "ifname": a.ifname,
                 "host_ports": a.ports.split(",") if a.ports else [],
+                "annotations": pod_annotations.decode(a.annotations),
                 "wired": entry.wired is not None,
                 "age_seconds": round(max(0.0, s.now - a.attached_at), 1),
             }
@@ -145,6 +147,7 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     )
     if pool.surplus_since is not None:
         lines.append(f"more than wanted for {s.now - pool.surplus_since:.0f} s; idle blocks are given back if it lasts")
+    lines += _unknown_annotations(s)
     for interface in _interfaces(s):
         for b in interface["blocks"]:
             lines.append(
@@ -154,15 +157,28 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     return lines
 
 
+def _unknown_annotations(s: Snapshot) -> list[str]:
+    pods: dict[str, int] = {}
+    for entry in s.entries:
+        for key in pod_annotations.unknown(entry.attachment.annotations):
+            pods[key] = pods.get(key, 0) + 1
+    return [f"annotation {key!r} means nothing to this version; pods that have it: {pods[key]}" for key in sorted(pods)]
+
+
 def _explain_subject(s: Snapshot, subject: str) -> list[str]:
     """One address, container or namespace/pod."""
     for row in _pods(s):
         if subject in (row["address"], row["container_id"], row["name"], f"{row['namespace']}/{row['name']}"):
             who = f"{row['namespace']}/{row['name']}" if row["name"] else row["container_id"]
+            noted = row["annotations"].items()
             return [
                 f"{row['address']} is lent to {who} since {row['age_seconds']:.0f} s, by {row['host_ifname']}, "
                 f"on {row['interface'] or 'no interface of the record'}"
-                + "".join(f"; host port {mapping}" for mapping in row["host_ports"])
+                + "".join(f"; host port {mapping}" for mapping in row["host_ports"]),
+                *(
+                    f"annotation {k!r}: {v!r}{'' if k in pod_annotations.KNOWN else ' (unknown here)'}"
+                    for k, v in noted
+                ),
             ]
     block = s.pool.block_of(subject)
     if subject in s.pool.cooling:

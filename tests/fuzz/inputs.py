@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from berth_node.pod_annotations import CAPABILITY
 from hypothesis import strategies as st
 
 __all__ = ["COMMANDS", "configurations", "documents", "environments", "stdin"]
@@ -40,7 +41,10 @@ configurations: Final = _nearly(
     name=_names,
     type=st.just("berth"),
     prevResult=_previous,
-    runtimeConfig=_nearly(portMappings=st.lists(documents, max_size=2)),
+    runtimeConfig=_nearly(
+        portMappings=st.lists(documents, max_size=2),
+        **{CAPABILITY: st.dictionaries(st.sampled_from(["berth/a", "a/b"]), st.text(max_size=9) | documents)},
+    ),
 ) | st.builds(
     lambda changes, valid: {"cniVersion": "1.1.0", "name": "berth", "cni.dev/valid-attachments": valid, **changes},
     _nearly(prevResult=_previous, runtimeConfig=documents),

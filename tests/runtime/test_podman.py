@@ -76,3 +76,8 @@ def test_a_container_outlives_the_agent_and_is_not_collected(
         eventually(lambda: lost not in pods(site), "the lost pod is collected: the looks were made")
         assert set(pods(site)) == {container.id, kept}
         assert ping(NODE, container.address).ok
+
+
+def test_podman_takes_a_list_that_asks_for_annotations_and_gives_none(site: Site, podman: Podman) -> None:
+    container = podman.run("web", "--annotation=berth/note=x")
+    assert pods(site)[container.id]["annotations"] == {}

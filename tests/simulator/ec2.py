@@ -70,6 +70,8 @@ class SimEc2:
     judge: Callable[[Call, str], None] = lambda _call, _instance: None
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     changes: int = 0
+    left_out: dict[str, float] = field(default_factory=dict)
+    """Instances that DescribeInstances does not show until then."""
     _made: dict[str, tuple[object, str]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------- describing
@@ -82,7 +84,7 @@ class SimEc2:
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
         self._describe("DescribeInstances", ids)
         wanted = set(ids)
-        shown = {i.id: i for i in self.cloud.past_instances.at(self._moment()) if i.id in wanted}
+        shown = {i.id: i for i in self._instances() if i.id in wanted}
         self.kernel.pause()
         return shown
 
@@ -110,7 +112,7 @@ class SimEc2:
 
     def node_pages(self, clusters: Iterable[str]) -> Iterator[tuple[Instance, ...]]:
         self._describe("DescribeInstances", ())
-        shown = [i for i in self.cloud.past_instances.at(self._moment()) if not i.dead]
+        shown = [i for i in self._instances() if not i.dead]
         for start in range(0, len(shown), 2):
             yield tuple(shown[start : start + 2])
 
@@ -133,6 +135,10 @@ class SimEc2:
         if self.kernel.fate():
             raise refusal(action, "InternalError")
         self.outcomes[action, "ok"] += 1
+
+    def _instances(self) -> list[Instance]:
+        now = self.kernel.now
+        return [i for i in self.cloud.past_instances.at(self._moment()) if self.left_out.get(i.id, now) <= now]
 
     def _moment(self) -> float:
         lag = self.faults.lag

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tests.simulator.settling import check, settle
-from tests.simulator.small import go_on, knock, served
+from tests.simulator.small import go_on, knock, lend_by_old_metadata, node, served
 from tests.simulator.world import World
 
-__all__ = ["crashes", "held_up", "in_step", "pairs", "unanswered"]
+__all__ = ["behind", "crashes", "held_up", "in_step", "left_out", "pairs", "unanswered"]
 
 Scene = Callable[..., World]
 MOST_STEPS: Final = 200
+LATE: Final = 45.0
+"""Seconds that describes may lag, which is less than what is overlaid."""
 AFTER_THE_LEASE: Final = 130.0
 """Seconds: a lease is 80 s at the most, and a message comes again after 120 s."""
 
@@ -71,6 +73,40 @@ def unanswered(scene: Scene) -> Iterator[str]:
             world.invoke(**{fate: step})
             go_on(world)
             _finish(world)
+
+
+def behind(scene: Scene) -> Iterator[str]:
+    """Each of its calls in turn is made and not answered, and for a while neither describes nor the node's copy of
+    instance metadata show what it has done."""
+    for step in range(_steps(scene)):
+        yield f"not answered at step {step}, and described late"
+        world = scene()
+        world.invoke(loses_at=step)
+        world.faults.lag = LATE
+        for _ in range(5):
+            world.kernel.advance(LATE / 9)
+            knock(world)
+            served(world)
+            lend_by_old_metadata(world)
+        world.faults.lag = 0.0
+        go_on(world)
+        _finish(world)
+
+
+def left_out(scene: Scene) -> Iterator[str]:
+    """For less than a minute EC2 does not show the instance, just when it is looked at, and its pods go on."""
+    for looks in range(1, 12):
+        yield f"left out of {looks} looks"
+        world = scene()
+        served(world)
+        go_on(world)
+        world.ec2.left_out[node(world).id] = world.kernel.now + 4 * looks
+        for _ in range(looks):
+            knock(world)
+            served(world)
+            world.kernel.advance(4)
+        go_on(world)
+        _finish(world)
 
 
 def pairs(scene: Scene) -> Iterator[str]:

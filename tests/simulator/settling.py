@@ -50,6 +50,7 @@ def _end_bad_luck(world: World) -> None:
     faults = world.faults
     faults.lag = faults.dropped = faults.lost = faults.table = 0.0
     world.ec2.buckets.refill()
+    world.ec2.left_out.clear()
     world.brake.move(Level.NORMAL)
     world.kernel.latency = 0.02
     world.kernel.advance(60)  # what was slow to attach or detach is done with

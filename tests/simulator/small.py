@@ -14,7 +14,7 @@ from tests.simulator.agent import Agent
 from tests.simulator.happenings import SUBNET_A
 from tests.simulator.world import World
 
-__all__ = ["SCENES", "go_on", "knock", "node"]
+__all__ = ["SCENES", "go_on", "knock", "lend_by_old_metadata", "node"]
 
 NODE: Final = "i-00000000"
 OTHER: Final = "i-00000001"
@@ -81,6 +81,16 @@ def go_on(world: World, pods: int = 20, *, forgets: bool = False) -> None:
         report(world)
         served(world)
         world.kernel.advance(5)
+
+
+def lend_by_old_metadata(world: World, pods: int = 60) -> None:
+    """The agent reads its record again and not instance metadata, and starts pods wherever there is room."""
+    agent = node(world)
+    if world.cloud.instances[NODE].state == "running":
+        agent.read(world.table.record(agent.arn))
+        for _ in range(pods - len(agent.used)):
+            agent.add_pod()
+        agent.waiting = 0
 
 
 # ------------------------------------------------------------------------------------------------ the scenes

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from berth.model import InterfaceView
-from berth.standby_ec2 import Places
+from berth.standby_ec2 import Pay, Places
 from berth.standby_items import REAPER, StandbyItem
 from berth.standby_pools import StandbyPool
 from berth.standby_stock import Creating
@@ -126,14 +126,18 @@ class SimStandbyEc2:
     ec2: SimEc2
     _made: dict[str, str] = field(default_factory=dict)
 
-    def loose(self, clusters: Sequence[str]) -> tuple[InterfaceView, ...]:
+    def loose(self, clusters: Sequence[str], pay: Pay) -> tuple[InterfaceView, ...]:
+        pay("DescribeNetworkInterfaces")
         shown = self.ec2.shown_interfaces("DescribeNetworkInterfaces")
         return tuple(i for i in shown if i.standby and i.cluster in clusters and not i.node and not i.attachment)
 
-    def shown(self, ids: Sequence[str]) -> dict[str, InterfaceView]:
+    def shown(self, ids: Sequence[str], pay: Pay) -> dict[str, InterfaceView]:
+        pay("DescribeNetworkInterfaces")
         return {i.id: i for i in self.ec2.shown_interfaces("DescribeNetworkInterfaces") if i.id in ids}
 
-    def places(self, subnet_ids: Iterable[str], group_ids: Iterable[str]) -> Places:
+    def places(self, subnet_ids: Iterable[str], group_ids: Iterable[str], pay: Pay) -> Places:
+        pay("DescribeSubnets")
+        pay("DescribeSecurityGroups")
         network = self.ec2.network(())
         wanted = {*subnet_ids}
         return Places({s.id: s for s in network.subnets if s.id in wanted}, network.allowed_groups & {*group_ids})

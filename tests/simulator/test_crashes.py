@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.simulator.interleavings import Scene, crashes, held_up, in_step, pairs, unanswered
+from tests.simulator.interleavings import Scene, behind, crashes, held_up, in_step, left_out, pairs, unanswered
 from tests.simulator.small import SCENES
 
 CHEAP = [name for name in SCENES if name != "changed_type"]
@@ -40,6 +40,16 @@ def test_killed_before_any_call_the_next_function_finishes_the_work(name: str) -
 @pytest.mark.parametrize("name", SCENES)
 def test_any_call_may_be_lost_or_not_answered(name: str) -> None:
     all_hold(SCENES[name], unanswered)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_any_call_may_be_not_answered_and_described_late(name: str) -> None:
+    all_hold(SCENES[name], behind)
+
+
+@pytest.mark.parametrize("name", ["launch", "second_interface", "surrender"])
+def test_an_instance_may_be_left_out_of_describes_for_a_moment(name: str) -> None:
+    all_hold(SCENES[name], left_out)
 
 
 @pytest.mark.parametrize("name", CHEAP)

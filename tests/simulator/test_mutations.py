@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
-from berth import converge, plan
-from berth.model import InterfaceView, NodeView
+from berth import converge, gone, plan
+from berth.buckets import Reservation
+from berth.calls import Unassign
+from berth.model import Intent, InterfaceView, NodeView
 from berth.plan import Plan
+from berth.store import NodeState
 
 from tests.simulator import table
-from tests.simulator.interleavings import Scene, held_up
+from tests.simulator.interleavings import Scene, behind, held_up, left_out
 from tests.simulator.schedule import run
 from tests.simulator.small import launch, race, surrender
 from tests.simulator.standby import SimStandby
@@ -49,6 +52,27 @@ def outcomes_are_not_overlaid(patch: Patch) -> None:
 def intents_are_not_kept(patch: Patch) -> None:
     """What a function was about to do dies with it."""
     patch.setattr(Table, "save_intents", lambda *_: None)
+
+
+def begun_releases_are_forgotten(patch: Patch) -> None:
+    """An Unassign of which nobody has heard leaves no trace."""
+    save = Table.save_intents
+
+    def without(self: Table, arn: str, intents: Sequence[Intent], slots: Sequence[Reservation] = ()) -> None:
+        save(self, arn, [i for i in intents if i.outcome or not isinstance(i.call, Unassign)], slots)
+
+    patch.setattr(Table, "save_intents", without)
+
+
+def an_absence_is_believed_at_once(patch: Patch) -> None:
+    """What one describe leaves out is taken for dead."""
+    clear = gone.clear
+
+    def believing(visit: Any, name: str, instance: Any, cluster: Any, interfaces: Any, state: NodeState) -> str:
+        known = replace(state, notes=replace(state.notes, absent_since=1.0))
+        return clear(visit, name, instance, cluster, interfaces, known)
+
+    patch.setattr("berth.look.clear", believing)
 
 
 def leases_keep_nobody_out(patch: Patch) -> None:
@@ -134,8 +158,10 @@ def within_lease(scene: Scene) -> Iterator[str]:
 
 MUTATIONS: list[tuple[Callable[[Patch], None], Search]] = [
     (releases_without_acknowledgement, among(200)),
-    (outcomes_are_not_overlaid, among(200)),
+    (outcomes_are_not_overlaid, within(surrender, behind)),
     (intents_are_not_kept, among(1200)),
+    (begun_releases_are_forgotten, within(surrender, behind)),
+    (an_absence_is_believed_at_once, within(launch, left_out)),
     (whatever_is_attached_is_ours, among(50)),
     (the_dead_are_left_alone, among(100)),
     (interfaces_outlive_their_node, among(20)),

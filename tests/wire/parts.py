@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from berth.brake import Level
@@ -98,11 +98,12 @@ class WireBuckets:
 
 @dataclass
 class WireEc2:
-    """``changes`` counts the mutating calls that EC2 has made."""
+    """``changes`` counts the mutating calls that EC2 has made. No instance is ever left out."""
 
     buckets: WireBuckets
     account: Account
     changes: int = 0
+    left_out: dict[str, float] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> Counter[tuple[str, str]]:

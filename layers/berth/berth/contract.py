@@ -2,7 +2,7 @@
 
 Both are JSON. The *record* (written by Lambdas alone) says what a node may use; the *report* (written by the
 agent) is a full snapshot of what the node does with it. This is the only module of ``berth`` that the node agent
-imports, so it depends on the standard library alone.
+imports, so it and its helper ``berth._reading`` depend on the standard library alone.
 
 Evolution: a reader ignores fields it does not know and refuses a ``schema`` above its own. A field is added with a
 default; a field's meaning never changes.
@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
+
+from berth._reading import ContractError, Reader
 
 __all__ = [
     "BODY",
@@ -54,16 +55,6 @@ Mode = Literal["prefixes", "addresses"]
 MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
 IpFamilies = Literal["ipv4", "dual", "ipv6"]
 IP_FAMILIES: Final[tuple[IpFamilies, ...]] = ("ipv4", "dual", "ipv6")
-
-_T = TypeVar("_T")
-
-
-class ContractError(ValueError):
-    """A record or report that cannot be read. The message names the field and what was expected there."""
-
-    def __init__(self, field_name: str, problem: str) -> None:
-        super().__init__(f"{field_name}: {problem}")
-        self.field = field_name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -175,92 +166,9 @@ def address_count(cidr: str) -> int:
 # --------------------------------------------------------------------------------------------------- reading
 
 
-@lru_cache(maxsize=4096)
-def _network(text: str) -> ipaddress.IPv4Network:
-    """Remembered: the same records are read again and again, and this would be most of the work."""
-    return ipaddress.IPv4Network(text)
-
-
-@lru_cache(maxsize=4096)
-def _address(text: str) -> ipaddress.IPv4Address:
-    return ipaddress.IPv4Address(text)
-
-
-class _Reader:
-    """Reads typed fields out of a JSON object and names the field when one is wrong."""
-
-    def __init__(self, value: Any, path: str) -> None:
-        if not isinstance(value, Mapping):
-            raise ContractError(path, f"expected an object, got {type(value).__name__}")
-        self._value, self._path = value, path
-
-    def _get(self, name: str, kind: type[_T], default: _T | None) -> _T:
-        value = self._value.get(name, default)
-        # bool is an int in Python, but `true` is no count
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ContractError(f"{self._path}.{name}", f"expected {kind.__name__}, got {value!r:.80}")
-        return value
-
-    def text(self, name: str) -> str:
-        return self._get(name, str, None)
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self._get(name, int, default)
-        if value < 0:
-            raise ContractError(f"{self._path}.{name}", f"expected 0 or more, got {value}")
-        return value
-
-    def flag(self, name: str) -> bool:
-        return self._get(name, bool, False)
-
-    def choice(self, name: str, options: tuple[_T, ...], default: _T | None = None) -> _T:
-        value = self._value.get(name, default)
-        for option in options:
-            if value == option:
-                return option
-        known = ", ".join(map(str, options))
-        raise ContractError(f"{self._path}.{name}", f"expected one of {known}, got {value!r:.80}")
-
-    def child(self, name: str) -> _Reader:
-        return _Reader(self._value.get(name, {}), f"{self._path}.{name}")
-
-    def many(self, name: str, build: Callable[[_Reader], _T]) -> tuple[_T, ...]:
-        values = self._get(name, list, [])
-        return tuple(build(_Reader(v, f"{self._path}.{name}[{i}]")) for i, v in enumerate(values))
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        values = self._get(name, list, [])
-        for i, value in enumerate(values):
-            if not isinstance(value, str):
-                raise ContractError(f"{self._path}.{name}[{i}]", f"expected str, got {value!r:.80}")
-        return tuple(values)
-
-    def block(self, name: str) -> str:
-        return self._checked(name, self.text(name), _network, "an IPv4 block such as 10.0.1.16/28")
-
-    def ipv6_block(self, name: str) -> str:
-        return self._checked(name, self.text(name), ipaddress.IPv6Network, "an IPv6 block such as 2001:db8:1:2:3::/80")
-
-    def address(self, name: str) -> str:
-        return self._checked(name, self.text(name), _address, "an IPv4 address such as 10.0.1.5")
-
-    def blocks(self, name: str) -> tuple[str, ...]:
-        return tuple(
-            self._checked(f"{name}[{i}]", v, _network, "an IPv4 block such as 10.0.1.16/28")
-            for i, v in enumerate(self.texts(name))
-        )
-
-    def _checked(self, name: str, text: str, parse: Callable[[str], object], wanted: str) -> str:
-        try:
-            parse(text)
-        except ValueError:
-            raise ContractError(f"{self._path}.{name}", f"expected {wanted}, got {text!r:.80}") from None
-        return text
-
-
-def _parse(text: str, what: str) -> _Reader:
+def _parse(text: str, what: str) -> Reader:
     try:
-        reader = _Reader(json.loads(text), what)
+        reader = Reader(json.loads(text), what)
     except (ValueError, RecursionError) as error:  # ValueError also for a number of more than 4300 digits
         raise ContractError(what, f"is not JSON: {error}") from None
     schema = reader.count("schema")
@@ -269,19 +177,19 @@ def _parse(text: str, what: str) -> _Reader:
     return reader
 
 
-def _order(r: _Reader) -> Order:
+def _order(r: Reader) -> Order:
     return Order(boot=r.count("boot", 0), sequence=r.count("sequence", 0))
 
 
-def _assignment(r: _Reader) -> Assignment:
+def _assignment(r: Reader) -> Assignment:
     return Assignment(cidr=r.block("cidr"), id=r.text("id"), releasing=r.flag("releasing"))
 
 
-def _ipv6_assignment(r: _Reader) -> Assignment:
+def _ipv6_assignment(r: Reader) -> Assignment:
     return Assignment(cidr=r.ipv6_block("cidr"), id=r.text("id"), releasing=r.flag("releasing"))
 
 
-def _interface(r: _Reader) -> Interface:
+def _interface(r: Reader) -> Interface:
     return Interface(
         id=r.text("id"),
         mac=r.text("mac").lower(),
@@ -296,7 +204,7 @@ def _interface(r: _Reader) -> Interface:
     )
 
 
-def _policy(r: _Reader) -> Policy:
+def _policy(r: Reader) -> Policy:
     return Policy(
         mode=r.choice("mode", MODES),
         warm_addresses=r.count("warm_addresses"),
@@ -320,7 +228,7 @@ def decode_record(text: str) -> Record:
     )
 
 
-def _surrender(r: _Reader) -> Surrender:
+def _surrender(r: Reader) -> Surrender:
     return Surrender(mac=r.text("mac").lower(), cidr=r.block("cidr"), assignment=r.text("assignment"))
 
 

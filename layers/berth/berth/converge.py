@@ -12,9 +12,8 @@ Killed between any two steps, the next look finishes the work:
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from berth.brake import Level
@@ -34,6 +33,7 @@ from berth.claims import claim, end_claim
 from berth.contract import Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
+from berth.gate import Gate
 from berth.model import Intent, NodeView, Outcome
 from berth.overlay import apply, fresh_blocks, just_tagged, leaving_blocks, listed_blocks, overlay, with_listed
 from berth.plan import Plan
@@ -78,13 +78,12 @@ class Convergence:
     planned: tuple[Call, ...] | None = None
     made: list[str] = field(default_factory=list)
     purse: Purse = field(init=False)
-    _blocked: dict[str, float] = field(default_factory=dict)
-    _unrepeated: dict[str, float] = field(default_factory=dict)
-    _held: int = 0
+    gate: Gate = field(init=False)
 
     def __post_init__(self) -> None:
         self.purse = Purse(self.edges.budget, self.edges.meters, self.edges.clock)
         self.purse.fill(self.state.slots)
+        self.gate = Gate(self.purse, self.level)
 
     def run(self) -> Plan:
         """Work until the plan is empty, time is up or EC2 wants to be left alone. Returns the last plan.
@@ -121,7 +120,7 @@ class Convergence:
             self.planned = plan.calls if self.planned is None else self.planned
             if not plan.calls or self.again or self._time_is_up():
                 return plan
-            call = self._possible(plan.calls)
+            call = self.gate.possible(plan.calls, self.view)
             if call is None:
                 return plan
             self._make(call)
@@ -133,44 +132,12 @@ class Convergence:
         unborn = any(isinstance(i.call, CreateInterface) for i in unanswered(self.intents))
         return "an interface may still come of a call that was not answered" if unborn else ""
 
-    # ------------------------------------------------------------------------------------------- what may be done now
-
-    def _possible(self, calls: Sequence[Call]) -> Call | None:
-        """A call that the brake allows and that has its token, if there is one.
-
-        First what tokens are in hand for. So all interfaces are made before the first is attached, and the tokens to
-        attach them are taken together: one by one, each would wait behind everybody who came in between.
-        """
-        allowed = [c for c in calls if self.level.allows(c)]
-        wanted = Counter(action_of(c) for c in allowed)
-        self._blocked, self._held = {}, len(calls) - len(allowed)
-        ready = next((c for c in allowed if self.purse.has(action_of(c))), None)
-        if ready is not None:
-            return ready
-        for call in allowed:
-            action = action_of(call)
-            at = self.purse.due(action, wanted[action], priority_of(call, self.view))
-            if not at:
-                return call
-            self._blocked[action] = at
-        return None
-
     def _say_what_waits(self) -> None:
         """Be looked at again when the first of the tokens is there, or when the brake may have been let go."""
         reasons = [self.again] if self.again else []
-        self.restless = bool(reasons or self._held)
-        blocked = self._unrepeated | self._blocked
-        if blocked:
-            self.counts["PlansDelayed"] += 1
-            reasons.append(f"no token yet for {', '.join(sorted(blocked))}")
-            soonest = min(blocked.values())
-            self.due = soonest if math.isfinite(soonest) else 0.0
-        if self._held:
-            self.counts["CallsHeldByBrake"] += self._held
-            reasons.append(f"the brake is at {self.level.value}, calls held: {self._held}")
-        if self.purse.missed:
-            self.counts["SlotsMissed"] += self.purse.missed
-        self.again = "; ".join(reasons)
+        self.restless = bool(reasons or self.gate.held)
+        self.due = self.gate.due()
+        self.again = "; ".join([*reasons, *self.gate.account(self.counts)])
 
     # ------------------------------------------------------------------------------------------- intents
 
@@ -212,8 +179,8 @@ class Convergence:
                 self._repeat(intent)
 
     def _repeat(self, intent: Intent) -> None:
-        if self._possible([intent.call]) is None:
-            self._unrepeated |= self._blocked
+        if self.gate.possible([intent.call], self.view) is None:
+            self.gate.not_repeated()
             # another creation would be one too many: this one may have been done
             self.view = replace(self.view, setbacks=replace(self.view.setbacks, no_create=True))
             return
@@ -230,18 +197,19 @@ class Convergence:
         intent = Intent(token=self.edges.token(), call=call, at=self.edges.clock())
         if isinstance(call, Unassign):
             # an earlier, unfinished intent for the same blocks is replaced, not kept beside this one
-            self.intents = [i for i in self.intents if i.outcome is not None or not _same_blocks(i, call)]
+            going = {(call.interface_id, b) for b in call.blocks}
+            self.intents = [i for i in self.intents if i.outcome is not None or not releases(i.call, going)]
         self.intents.append(intent)
         self.purse.spend(action_of(call))
         self._save_intents()
         if isinstance(call, Unassign):
-            gone = {(call.interface_id, b) for b in call.blocks}
-            self.view = replace(self.view, leaving=self.view.leaving | gone)
+            self.view = replace(self.view, leaving=self.view.leaving | going)
             self._sync_record()
         if isinstance(call, Detach) and not self.view.instance.dead:
             # as for blocks: what the interface holds leaves the record before the interface leaves the node
-            going = apply(self.view.interfaces, call, Outcome(), self.view.instance.id)
-            self.view = replace(self.view, interfaces=going)
+            self.view = replace(
+                self.view, interfaces=apply(self.view.interfaces, call, Outcome(), self.view.instance.id)
+            )
             self._sync_record()
         self._send(intent)
 
@@ -263,7 +231,7 @@ class Convergence:
             outcome = Outcome()  # it is not there any more: just what was wanted
         else:
             self.counts[name] += 1
-            self.made.append(f"{call}: {_brief(outcome)}")
+            self.made.append(f"{call}: {outcome.brief}")
             if isinstance(call, DeleteInterface):
                 reason = "the instance is gone" if self.view.instance.dead else "nobody wants it"
                 self.counts["InterfacesReclaimed"] += 1
@@ -328,13 +296,3 @@ class Convergence:
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
         return next_record(self.view, self.policy, self.subnet_cidrs, self.no_snat_cidrs)
-
-
-def _brief(outcome: Outcome) -> str:
-    made = [outcome.interface.id] if outcome.interface else []
-    return " ".join([*made, *([outcome.attachment_id] if outcome.attachment_id else []), *outcome.blocks]) or "done"
-
-
-def _same_blocks(intent: Intent, call: Unassign) -> bool:
-    old = intent.call
-    return isinstance(old, Unassign) and old.interface_id == call.interface_id and bool({*old.blocks} & {*call.blocks})

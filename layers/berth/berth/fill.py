@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -21,7 +22,7 @@ from berth.standby_items import StandbyItem
 from berth.standby_levels import REPLAY_SECONDS, Level, level, obstacle
 from berth.standby_pools import PARAMETER, StandbyPool, parse_pools
 from berth.standby_stock import Creating
-from berth.standby_work import FillEdges, StandbyWork
+from berth.standby_work import FillEdges, NoTokenError, StandbyWork
 
 __all__ = ["LEASE", "fill"]
 
@@ -36,6 +37,8 @@ SPARE_SECONDS: Final = 15.0
 def fill(edges: FillEdges, seconds: float) -> Counter[str]:
     """One run, within ``seconds``. Returns counts for metrics.
 
+    Each page of a describe draws on the token budget. Where that ends before all pools are seen, nothing is done.
+
     Raises :class:`~berth.ec2_wire.Ec2Error` if EC2 cannot be described; the next run tries again.
     """
     start, holder = edges.clock(), edges.token()
@@ -44,7 +47,7 @@ def fill(edges: FillEdges, seconds: float) -> Counter[str]:
         return Counter()
     work = StandbyWork(edges, start + seconds - SPARE_SECONDS)
     try:
-        if work.may("DescribeNetworkInterfaces"):
+        with suppress(NoTokenError):
             _run(edges, work)
     finally:
         edges.leases.release(LEASE, holder, None)
@@ -96,7 +99,7 @@ def _look(edges: FillEdges, work: StandbyWork) -> _Stand:
     settings, now = edges.settings, edges.clock()
     pools, problems = parse_pools(settings.standby_pools, settings.clusters)
     wanted = {p.key: p for p in pools}
-    loose = _by_pool(edges.ec2.loose(settings.clusters))
+    loose = _by_pool(edges.ec2.loose(settings.clusters, work.pay))
     known = edges.stock.pools()
     new = sorted((wanted.keys() | loose.keys()) - known)
     if new:
@@ -108,10 +111,8 @@ def _look(edges: FillEdges, work: StandbyWork) -> _Stand:
         missing = level(items, shown, now).missing
         stand.levels[key] = level(items, shown | work.seek(missing), now)
         stand.creating[key] = _in_doubt(noted, items, stand.levels[key].strays, now)
-    if pools and not (work.may("DescribeSubnets") and work.may("DescribeSecurityGroups")):
-        stand.barred.update(dict.fromkeys(stand.wanted, "out of tokens to look at its subnet and groups"))
-    elif pools:
-        _judge(edges, stand)
+    if pools:
+        _judge(edges, work, stand)
     return stand
 
 
@@ -123,10 +124,14 @@ def _in_doubt(noted: Creating, items: Iterable[StandbyItem], strays: Iterable[In
     return Creating() if over else noted
 
 
-def _judge(edges: FillEdges, stand: _Stand) -> None:
+def _judge(edges: FillEdges, work: StandbyWork, stand: _Stand) -> None:
     """Whether each pool's subnet and groups are still to be used."""
     pools = list(stand.wanted.values())
-    places = edges.ec2.places({p.subnet_id for p in pools}, {g for p in pools for g in p.groups})
+    try:
+        places = edges.ec2.places({p.subnet_id for p in pools}, {g for p in pools for g in p.groups}, work.pay)
+    except NoTokenError:
+        stand.barred.update(dict.fromkeys(stand.wanted, "out of tokens to look at its subnet and groups"))
+        return
     for pool in pools:
         why, leaves = obstacle(pool, places.subnets, places.groups, edges.settings.subnet_low_percent)
         if not why:

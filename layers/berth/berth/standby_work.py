@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -25,7 +26,7 @@ from berth.standby_levels import GIVE_BACK_SECONDS, REPLAY_SECONDS
 from berth.standby_pools import StandbyPool
 from berth.standby_stock import Creating, Stock
 
-__all__ = ["CALLS_PER_RUN", "FillEdges", "Leases", "StandbyWork"]
+__all__ = ["CALLS_PER_RUN", "FillEdges", "Leases", "NoTokenError", "StandbyWork"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ CHUNK: Final = 10
 """Creations noted at once; so many at the most are repeated after a crash."""
 _ASKED: Final = 50
 _SUBNET: Final = (Trouble.FRAGMENTED, Trouble.EXHAUSTED)
+
+
+class NoTokenError(Exception):
+    """Others need what is left of the shared budget, or the run's time is up."""
 
 
 class Leases(Protocol):
@@ -92,6 +97,11 @@ class StandbyWork:
             return False
         self._calls += calls
         return True
+
+    def pay(self, action: str) -> None:
+        """Take the token of one describe, of each page of a long one too. Raises :class:`NoTokenError`."""
+        if not self.may(action):
+            raise NoTokenError(action)
 
     # ------------------------------------------------------------------------------------------- making
 
@@ -172,14 +182,15 @@ class StandbyWork:
     def seek(self, missing: Sequence[StandbyItem]) -> dict[str, InterfaceView]:
         """Those that are there all the same, by id: one describe that leaves them out is not believed.
 
-        Without a token for another describe all are taken to be there: what is forgotten too soon is made again.
+        Without the tokens for another describe all are taken to be there: what is forgotten too soon is made again.
         """
         if not missing:
             return {}
         views = {i.interface.id: i.interface for i in missing}
-        if not self.may("DescribeNetworkInterfaces"):
+        try:
+            shown = self.edges.ec2.shown(list(views), self.pay)
+        except NoTokenError:
             return views
-        shown = self.edges.ec2.shown(list(views))
         return {i: v for i, v in shown.items() if v.attachment is None and v.node is None}
 
     def chase(self, held: Sequence[StandbyItem]) -> None:
@@ -191,10 +202,11 @@ class StandbyWork:
             return
         old = [i for i in held if self.edges.clock() - i.claimed_at > REPLAY_SECONDS]
         lost: set[str] = set()
-        if old and self.may("DescribeNetworkInterfaces"):
-            shown = self.edges.ec2.shown([i.interface.id for i in old])
-            now = self.edges.clock()
-            lost = {i.interface.id for i in old if _is_lost(i, shown.get(i.interface.id), now)}
+        if old:
+            with suppress(NoTokenError):
+                shown = self.edges.ec2.shown([i.interface.id for i in old], self.pay)
+                now = self.edges.clock()
+                lost = {i.interface.id for i in old if _is_lost(i, shown.get(i.interface.id), now)}
         for item in old:
             if item.interface.id in lost:
                 self.counts["StandbyClaimsLost"] += self.edges.stock.forget(item)

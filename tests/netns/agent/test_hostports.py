@@ -62,7 +62,7 @@ def _told(port: int, address: str = ADDRESS) -> str:
 
 def test_the_configuration_asks_runtimes_for_port_mappings(kernel: Site) -> None:
     (plugin,) = json.loads((NET_D / "10-berth.conflist").read_text())["plugins"]
-    assert plugin == {"type": "berth", "capabilities": {"portMappings": True}}
+    assert plugin["capabilities"]["portMappings"] is True
 
 
 def test_a_pods_host_ports_live_as_long_as_the_pod(kernel: Site, servers: EchoServers) -> None:

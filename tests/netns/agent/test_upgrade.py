@@ -44,7 +44,7 @@ def release(folder: Path, version: str) -> Path:
     """Another release of the agent: a folder that Python runs, as the bundle is."""
     shutil.copytree(ROOT / "node_agent" / "berth_node", folder / "berth_node")
     (folder / "berth").mkdir()
-    for name in ("__init__.py", "contract.py"):
+    for name in ("__init__.py", "_reading.py", "contract.py"):
         shutil.copy(ROOT / "layers" / "berth" / "berth" / name, folder / "berth" / name)
     (folder / "berth_node" / "__init__.py").write_text(f'__version__ = "{version}"\n')
     (folder / "__main__.py").write_text("import sys\nfrom berth_node.cli import main\nsys.exit(main())\n")

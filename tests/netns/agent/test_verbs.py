@@ -178,7 +178,8 @@ def test_status_is_50_until_an_address_is_usable_and_the_configuration_comes_wit
     site.cloud.interfaces = shown(PREFIX)
     site.ready()
     body = json.loads(conflist.read_text())
-    assert body["plugins"] == [{"type": "berth", "capabilities": {"portMappings": True}}]
+    asked = {"io.kubernetes.cri.pod-annotations": True, "portMappings": True}
+    assert body["plugins"] == [{"type": "berth", "capabilities": asked}]
     assert (body["cniVersion"], body["cniVersions"][-1]) == ("1.0.0", "1.1.0")
 
 

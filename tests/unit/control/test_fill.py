@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,11 @@ from berth.budget import Priority, Slot
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.fill import LEASE, fill
 from berth.model import Attachment, InterfaceView, SubnetView
-from berth.standby_ec2 import Places
+from berth.standby_ec2 import Boto3StandbyEc2, Pay, Places
 from berth.standby_pools import StandbyPool, parse_pools
 from berth.standby_stock import DynamoStock
 from berth.standby_store import DynamoStandby
-from berth.standby_work import FillEdges
+from berth.standby_work import FillEdges, NoTokenError
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
@@ -34,7 +35,10 @@ def entry(count: int, most: int | None = None, prefixes: int = 1) -> str:
 
 
 class FakeStandbyEc2:
-    """Makes, shows and deletes. ``unseen`` ones are not described yet; ``refuse`` are errors of the next calls."""
+    """Makes, shows and deletes. ``unseen`` ones are not described yet; ``refuse`` are errors of the next calls.
+
+    ``pages`` is how many the listing of loose ones has.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -45,20 +49,22 @@ class FakeStandbyEc2:
         self.refuse: dict[str, list[Ec2Error]] = {}
         self.calls: list[str] = []
         self.loses_answer = False
+        self.pages = 1
         self._made: dict[str, InterfaceView] = {}
         self._ids = itertools.count(1)
 
-    def loose(self, clusters: Sequence[str]) -> tuple[InterfaceView, ...]:
-        self._machine.step()
+    def loose(self, clusters: Sequence[str], pay: Pay) -> tuple[InterfaceView, ...]:
+        self._read(pay, "DescribeNetworkInterfaces", self.pages)
         seen = (i for i in self.interfaces.values() if i.id not in self.unseen)
         return tuple(i for i in seen if i.cluster in clusters and i.node is None and i.attachment is None)
 
-    def shown(self, ids: Sequence[str]) -> dict[str, InterfaceView]:
-        self._machine.step()
+    def shown(self, ids: Sequence[str], pay: Pay) -> dict[str, InterfaceView]:
+        self._read(pay, "DescribeNetworkInterfaces")
         return {i: self.interfaces[i] for i in ids if i in self.interfaces}
 
-    def places(self, subnet_ids: Iterable[str], group_ids: Iterable[str]) -> Places:
-        self._machine.step()
+    def places(self, subnet_ids: Iterable[str], group_ids: Iterable[str], pay: Pay) -> Places:
+        self._read(pay, "DescribeSubnets")
+        self._read(pay, "DescribeSecurityGroups")
         return Places({s: self.subnets[s] for s in subnet_ids if s in self.subnets}, self.groups & {*group_ids})
 
     def create(self, pool: StandbyPool, token: str, at: float) -> InterfaceView:
@@ -93,6 +99,11 @@ class FakeStandbyEc2:
             raise refusal("InvalidNetworkInterface.InUse", Trouble.STATE)
         del self.interfaces[interface_id]
         self._machine.step()
+
+    def _read(self, pay: Pay, action: str, pages: int = 1) -> None:
+        for _ in range(pages):
+            pay(action)
+            self._machine.step()
 
     def _begin(self, name: str) -> None:
         self._machine.step()
@@ -264,6 +275,23 @@ class TestFilling:
         site.budget.describes = 1000
         site.run()
         assert len(site.ready()) == 5
+
+    def test_each_page_of_the_listing_draws_on_the_budget_and_half_a_listing_changes_nothing(self, site: Site) -> None:
+        site.ec2.pages = 7
+        site.run()
+        assert Counter(action for action, _ in site.budget.asked) == {
+            "DescribeNetworkInterfaces": 7,
+            "DescribeSubnets": 1,
+            "DescribeSecurityGroups": 1,
+            "CreateNetworkInterface": 3,
+        }
+        made = site.ready()
+        site.entries = (entry(1),)
+        site.machine.now += 300
+        site.ec2.unseen = set(made)
+        site.budget.describes = 6
+        assert site.run() == {"StandbyOutOfTokens": 1}
+        assert (site.ready(), site.ec2.calls) == (made, ["create"] * 3)
 
     def test_a_run_makes_a_bounded_number_of_calls(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(standby_work, "CALLS_PER_RUN", 4)
@@ -591,3 +619,52 @@ def test_whatever_happens_pools_are_bounded_and_nodes_keep_theirs(
     loose = {i.id for i in site.ec2.interfaces.values() if i.attachment is None} - {c.id for c in claimed}
     assert set(site.ready()) == loose, events
     assert len(loose) == min(pool.count, pool.most - len(claimed)), events
+
+
+class Pages:
+    """An EC2 client whose describes have so many pages of nothing."""
+
+    def __init__(self, pages: int) -> None:
+        self._pages, self.asked = pages, 0
+
+    def __getattr__(self, name: str) -> Any:
+        def describe(Filters: object, MaxResults: int = 0, NextToken: str = "1") -> Mapping[str, Any]:  # noqa: N803
+            self.asked += 1
+            more = {} if int(NextToken) == self._pages else {"NextToken": str(int(NextToken) + 1)}
+            return {"NetworkInterfaces": [], "Subnets": [], "SecurityGroups": [], **more}
+
+        return describe
+
+
+@pytest.mark.parametrize(
+    ("look", "paid"),
+    [
+        (lambda ec2, pay: ec2.loose(["demo"], pay), {"DescribeNetworkInterfaces": 3}),
+        (lambda ec2, pay: ec2.shown([f"eni-{n}" for n in range(201)], pay), {"DescribeNetworkInterfaces": 6}),
+        (
+            lambda ec2, pay: ec2.places(["subnet-1"], [f"sg-{n}" for n in range(201)], pay),
+            {"DescribeSubnets": 3, "DescribeSecurityGroups": 6},
+        ),
+    ],
+    ids=["loose", "shown", "places"],
+)
+def test_the_edge_pays_for_each_page_before_it_asks_for_it(
+    look: Callable[[Boto3StandbyEc2, Pay], object], paid: dict[str, int]
+) -> None:
+    client: Any = Pages(3)
+    ec2, spent = Boto3StandbyEc2(client, client), Counter[str]()
+
+    def pay(action: str) -> None:
+        assert spent.total() == client.asked
+        spent[action] += 1
+
+    look(ec2, pay)
+    assert spent == paid
+
+    def refuse(action: str) -> None:
+        raise NoTokenError(action)
+
+    client.asked = 0
+    with pytest.raises(NoTokenError):
+        look(ec2, refuse)
+    assert client.asked == 0

@@ -25,7 +25,10 @@ A, B = "10.0.0.16/28", "10.0.1.16/28"
 
 def snapshot() -> Snapshot:
     r = record(interface(0, A), interface(1, B), revision=4, policy=Policy(warm_addresses=4))
-    attachment = Attachment("c" * 64, "eth0", "10.0.0.16", "enib5faff8a083", "default", "web-1", "u", 1000.0)
+    attachment = Attachment(
+        "c" * 64, "eth0", "10.0.0.16", "enib5faff8a083", "default", "web-1", "u", 1000.0,
+        annotations='{"berth/typo":"a\\nb"}',
+    )  # fmt: skip
     pool = Pool(
         r.policy,
         all_blocks(r),
@@ -129,7 +132,9 @@ def test_interfaces_show_each_block_with_its_state(socket: Path, capsys: pytest.
     ("subject", "told"),
     [
         ([], "wanted: 5 = 1 in use + 0 waiting + 4 warm, at most 110 (max-pods); supply: 15; missing: 0"),
+        ([], "annotation 'berth/typo' means nothing to this version; pods that have it: 1"),
         (["default/web-1"], "10.0.0.16 is lent to default/web-1 since 60 s"),
+        (["default/web-1"], r"annotation 'berth/typo': 'a\nb' (unknown here)"),
         (["10.0.0.17"], "cools down for another 30 s"),
         (["10.0.1.20"], f"is not lent; its block {B} is surrendered"),
         (["10.9.9.9"], "neither a pod nor an address of this node"),
