@@ -68,7 +68,7 @@ def _show(view: str, answer: Mapping[str, Any]) -> str:
             return "\n".join(f"{name.replace('_', ' '):16} {_plain(value)}" for name, value in answer.items())
         case "pods":
             pods: list[tuple[Any, ...]] = [
-                (p["namespace"] or "-", p["name"] or p["container_id"][:13], p["address"], p["interface"] or "-",
+                (p["namespace"] or "-", p["name"] or p["container_id"][:13], _addresses(p), p["interface"] or "-",
                  p["host_ifname"], f"{p['age_seconds']:.0f} s")
                 for p in answer["pods"]
             ]  # fmt: skip
@@ -80,6 +80,9 @@ def _show(view: str, answer: Mapping[str, Any]) -> str:
                 for i in answer["interfaces"]
                 for b in i["blocks"] or [{"cidr": "-", "state": "-", "in_use": 0, "addresses": 0, "cooling": 0}]
             ]  # fmt: skip
+            for i in answer["interfaces"]:
+                for p in i.get("ipv6_prefixes", ()):
+                    rows.append((i["id"], i["device_index"], "-", p["cidr"], p["state"], f"{p['in_use']}/2^48", "-"))
             return _table(("INTERFACE", "DEVICE", "PRIMARY", "BLOCK", "STATE", "IN USE", "COOLING"), rows)
         case "check":
             return "\n".join(_check_lines(answer))
@@ -94,12 +97,16 @@ def _show(view: str, answer: Mapping[str, Any]) -> str:
             return "\n".join(answer["lines"])
 
 
+def _addresses(pod: Mapping[str, Any]) -> str:
+    return " ".join(address for address in (pod["address"], pod.get("address6")) if address)
+
+
 def _check_lines(answer: Mapping[str, Any]) -> list[str]:
     wrong = [p for p in answer["pods"] if p["problems"]]
     lines = [f"{len(answer['pods'])} pods compared with the kernel, {len(wrong)} differ"]
     for p in wrong:
         who = f"{p['namespace']}/{p['name']}" if p["name"] else p["container_id"]
-        lines += [f"{who} {p['address']}: {problem}" for problem in p["problems"]]
+        lines += [f"{who} {_addresses(p)}: {problem}" for problem in p["problems"]]
     return lines + [f"node: {problem}" for problem in answer["node"]]
 
 

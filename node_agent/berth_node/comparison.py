@@ -17,15 +17,15 @@ def strangers(entries: Iterable[Entry], survey: Iterable[Attachment]) -> tuple[P
 
     By the link's name, which is made from the container and is whole: the alias may hold a long id shortened.
     """
-    known = {e.attachment.host_ifname: e.attachment.address for e in entries}
+    known = {e.attachment.host_ifname: " ".join(e.attachment.addresses) for e in entries}
     problems = []
     for found in survey:
-        address = known.get(found.host_ifname)
+        address, says = known.get(found.host_ifname), " ".join(found.addresses)
         if address is None:
-            told = f"a pod's link with address {found.address}, but the agent lent it to nobody"
+            told = f"a pod's link with address {says}, but the agent lent it to nobody"
             problems.append(Problem(found.host_ifname, told))
-        elif address != found.address:
-            problems.append(Problem(found.host_ifname, f"its alias says {found.address}, the journal {address}"))
+        elif address != says:
+            problems.append(Problem(found.host_ifname, f"its alias says {says}, the journal {address}"))
     return tuple(problems)
 
 
@@ -65,6 +65,7 @@ def _row(a: Attachment, problems: Iterable[Problem]) -> dict[str, Any]:
         "name": a.name,
         "container_id": a.container_id,
         "address": a.address,
+        "address6": a.address6,
         "host_ifname": a.host_ifname,
         "problems": _told(problems),
     }

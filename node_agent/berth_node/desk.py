@@ -13,6 +13,7 @@ Everything here is synchronous and runs in the event loop's thread. The order of
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -20,9 +21,11 @@ from typing import Final
 from berth.contract import Order, Policy, Record
 
 from berth_node.durable import Durable, DurableFile
+from berth_node.ipv6 import Prefixes, in_force
 from berth_node.journal import Entry, Journal
 from berth_node.names import alias_key, host_ifname
 from berth_node.pool import Key, Pool, Waiter
+from berth_node.returned import Returned
 from berth_node.seams import Attachment, Wired
 from berth_node.usable import Block, addresses_of
 
@@ -66,8 +69,11 @@ class Desk:
     pool: Pool = field(default_factory=Pool)
     boot: int = 0
     dirty: bool = False
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    random: Callable[[int], int] = secrets.randbelow
     _sequence: int = 0
     _lost: str = ""
+    _returned: Returned = field(default_factory=Returned)
 
     # --------------------------------------------------------------------------------------------- starting
 
@@ -84,7 +90,8 @@ class Desk:
         latest = now + policy.cooldown_seconds  # also bounds times written by a clock that was ahead
         pool = Pool(policy=policy, surrendered=known.surrendered)
         for key, entry in self.journal.entries.items():
-            pool = pool.lend(key, entry.attachment.address)
+            if _in_pool(entry.attachment):
+                pool = pool.lend(key, entry.attachment.address)
         for cooling in (self.journal.cooling, known.cooling):
             for address, until in cooling.items():
                 pool = pool.cool([address], min(until, latest), flush=True)  # whether it was, nobody knows
@@ -114,13 +121,16 @@ class Desk:
                 )
                 self.journal.lend(attachment)
                 self.journal.wired(key, _UNKNOWN)
-                self.pool = self.pool.lend(key, attachment.address)
+                if _in_pool(attachment):
+                    self.pool = self.pool.lend(key, attachment.address)
         return tuple(undo)
 
-    def refresh(self, record: Record, blocks: tuple[Block, ...]) -> None:
+    def refresh(self, record: Record, blocks: tuple[Block, ...], prefixes: Prefixes | None = None) -> None:
         """Take over the record and what of it can be used."""
         now = self.clock()
-        self.pool = self.pool.cooled(now).refreshed(blocks, record.policy)
+        self.prefixes = prefixes or Prefixes()
+        policy = in_force(record.policy, self.prefixes.families)
+        self.pool = self.pool.cooled(now).refreshed(blocks, policy)
         # An agent reported from here before and its file is gone, or the journal of this boot is: what was cooling
         # then is unknown, so all of it is. A node whose record never saw a report is simply new.
         if self._lost == "journal" or (self._lost and record.accepted > Order()):
@@ -160,7 +170,12 @@ class Desk:
         self.pool = self.pool.cooled(now)
         if self.pool.waiting and self.pool.waiting[0].key != pod.key:
             return None
-        address = self.pool.choose()
+        if self.prefixes.families == "ipv6":
+            address, address6 = self._choose_alone(), ""
+        else:
+            address, address6 = self.pool.choose(), ""
+            if address is not None and self.prefixes.families == "dual":
+                address, address6 = self._choose_both(address)
         if address is None:
             return None
         attachment = Attachment(
@@ -174,12 +189,33 @@ class Desk:
             attached_at=now,
             mtu=pod.mtu,
             ports=pod.ports,
+            address6=address6,
             annotations=pod.annotations,
         )
         self.journal.lend(attachment)
-        self.pool = self.pool.lend(pod.key, address, pod.waiter.uid)
-        self.dirty = True
+        if _in_pool(attachment):
+            self.pool = self.pool.lend(pod.key, address, pod.waiter.uid)
+            self.dirty = True
+        else:
+            self.pool = self.pool.served(pod.key, pod.waiter.uid)
         return attachment
+
+    @property
+    def can_lend(self) -> bool:
+        """A pod that came now would get what the policy promises it."""
+        families = self.prefixes.families
+        return (families == "ipv4" or self.prefixes.usable) and (families == "ipv6" or self.pool.free > 0)
+
+    def _choose_both(self, address: str) -> tuple[str | None, str]:
+        block = self.pool.block_of(address)
+        address6 = self.prefixes.beside(address, block.mac if block else "")
+        return (address, address6) if address6 else (None, "")
+
+    def _choose_alone(self) -> str | None:
+        if len(self.journal.entries) >= self.pool.policy.max_pods:
+            return None
+        taken = {entry.attachment.address for entry in self.journal.entries.values()}
+        return self.prefixes.alone(self.random, taken.union(self._returned.recent))
 
     def wired(self, key: Key, wired: Wired) -> None:
         """The kernel has all of it. Raises ``JournalError``."""
@@ -191,12 +227,28 @@ class Desk:
             return
         now = self.clock()
         until = now + self.pool.policy.cooldown_seconds if used else now
+        attachment = self.journal.entries[key].attachment
         self.journal.free(key, until)
+        self._returned.add(attachment, used=used)
+        if not _in_pool(attachment):
+            return
         self.pool = self.pool.release(key, until, flush=used).cooled(now)
         self.dirty = True
 
+    @property
+    def unflushed(self) -> frozenset[str]:
+        """Returned addresses of which the kernel may still know connections; of a pod that had both, the IPv4 one."""
+        more = self._returned.unflushed
+        return self.pool.unflushed.union(more.values()) if more else self.pool.unflushed
+
+    def with_ipv6(self, addresses: Iterable[str]) -> list[str]:
+        """These, and what IPv6 addresses went with them, as far as anybody knows."""
+        return self._returned.with_ipv6(addresses, self.prefixes)
+
     def flushed(self, addresses: Iterable[str]) -> None:
-        """The kernel knows no connection of these returned addresses any more."""
+        """The kernel knows no connection of these returned addresses any more, nor of what went with them."""
+        addresses = frozenset(addresses)
+        self._returned.flushed(addresses)
         self.pool = self.pool.flushed(addresses).cooled(self.clock())
         self.dirty = True
 
@@ -255,3 +307,8 @@ class Desk:
     def save(self) -> None:
         """Save now. Raises ``OSError``."""
         self.durable.save(*self.snapshot())
+
+
+def _in_pool(attachment: Attachment) -> bool:
+    """Whether its address is of the pool, which is IPv4's."""
+    return ":" not in attachment.address

@@ -36,8 +36,7 @@ class Flushing:
         """Until cancelled; a first batch at once."""
         waited = _PAUSE
         while True:
-            pool = self.desk.pool
-            if pool.unflushed and (waited >= _PAUSE or pool.waiting):
+            if self.desk.unflushed and (waited >= _PAUSE or self.desk.pool.waiting):
                 await self.once()
                 waited = 0.0
             await asyncio.sleep(_HURRY)
@@ -48,11 +47,11 @@ class Flushing:
 
         What the kernel cannot do at all must not keep the node's addresses for ever: then the cooldown alone has to do.
         """
-        every = sorted(self.desk.pool.unflushed)
+        every = sorted(self.desk.unflushed)
         for start in range(0, len(every), _BATCH):
             batch = every[start : start + _BATCH]
             try:
-                await asyncio.to_thread(self.flush, batch)
+                await asyncio.to_thread(self.flush, self.desk.with_ipv6(batch))
                 self.trouble.pop("connections", None)
             except DataplaneError as error:
                 self.note("connections", error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import calendar
 import http.client
+import ipaddress
 import json
 import time
 import urllib.parse
@@ -69,18 +70,24 @@ class Imds:
         partition = self.get("meta-data/services/partition") or _partition(who["region"])
         return Identity(who["instanceId"], who["accountId"], who["region"], partition.strip())
 
-    def interfaces(self) -> tuple[MetadataInterface, ...]:
-        """Every interface that metadata shows now, sorted by MAC. Raises :class:`ImdsError`."""
+    def interfaces(self, *, ipv6: bool = False) -> tuple[MetadataInterface, ...]:
+        """Every interface that metadata shows now, sorted by MAC; IPv6 prefixes are asked for only with ``ipv6``.
+
+        Raises :class:`ImdsError`.
+        """
         found = []
         for mac in sorted(self._must(f"meta-data/{_MACS}").split()):
             name = mac.rstrip("/").lower()
             base = f"meta-data/{_MACS}{name}/"
             if name not in self._device:
                 self._device[name] = int(self._must(base + "device-number"))
-            # Each of the three may vanish between two requests while an interface is detached: then it has none.
+            # Each of these may vanish between two requests while an interface is detached: then it has none.
             addresses = (self.get(base + "local-ipv4s") or "").split()
             prefixes = (self.get(base + "ipv4-prefix") or "").split()
-            found.append(MetadataInterface(name, self._device[name], tuple(addresses), tuple(prefixes)))
+            wide = (self.get(base + "ipv6-prefix") or "").split() if ipv6 else ()
+            found.append(
+                MetadataInterface(name, self._device[name], tuple(addresses), tuple(prefixes), tuple(map(_plain, wide)))
+            )
         self._device = {m.mac: m.device_index for m in found}
         return tuple(found)
 
@@ -175,6 +182,14 @@ class Imds:
         if self._connection:
             self._connection.close()
             self._connection = None
+
+
+def _plain(cidr: str) -> str:
+    """An IPv6 block in the one way in which this package writes it; what is none stays as it is."""
+    try:
+        return str(ipaddress.IPv6Network(cidr))
+    except ValueError:
+        return cidr
 
 
 def _partition(region: str) -> str:

@@ -35,6 +35,7 @@ _FIELDS: Final = (
     "attached_at",
     "mtu",
     "ports",
+    "address6",
     "annotations",
 )
 
@@ -109,7 +110,7 @@ class Journal:
     def free(self, key: Key, until: float) -> None:
         """The kernel has nothing of it any more; its address cools until then."""
         self._write({"op": "free", "key": list(key), "until": until})
-        self.cooling[self.entries.pop(key).attachment.address] = until
+        self._rest(self.entries.pop(key).attachment.address, until)
 
     def forget_cooled(self, cooling: Container[str]) -> None:
         """Drop all but these from memory, so that the next compaction leaves it out."""
@@ -131,9 +132,13 @@ class Journal:
             wired = Wired(event["host_mac"], event["pod_mac"], event["host_ifindex"])
             self.entries[key] = replace(self.entries[key], wired=wired)
         elif op == "free":
-            self.cooling[self.entries.pop(key).attachment.address] = float(event["until"])
+            self._rest(self.entries.pop(key).attachment.address, float(event["until"]))
         else:
             raise ValueError(f"unknown op {op!r}")
+
+    def _rest(self, address: str, until: float) -> None:
+        if ":" not in address:  # that of a pod of IPv6 alone never comes again
+            self.cooling[address] = until
 
     def _keep(self, attachment: Attachment) -> None:
         self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)

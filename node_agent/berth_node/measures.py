@@ -121,8 +121,22 @@ def _pool(s: Snapshot) -> tuple[Family, ...]:
         gauge("berth_pool_wanted_addresses", "Addresses the node wants: in use, waiting and warm.", pool.wanted),
         gauge("berth_pool_deficit_addresses", "Addresses that are missing.", pool.deficit),
         gauge("berth_pods", "Pod interfaces that hold an address.", len(s.entries)),
+        gauge("berth_ipv6_prefixes", "IPv6 prefixes of the record by state.", _prefixes(s), "state"),
+        gauge("berth_ipv6_pods", "Pod interfaces that hold an IPv6 address.", _pods6(s)),
+        gauge(
+            "berth_ipv6_missing", "1 while pods lack, or wait for, IPv6 that the policy asks for.", bool(s.prefixes.why)
+        ),
         gauge("berth_ready", "1 once an address of this boot could be lent.", float(s.ready)),
     )
+
+
+def _prefixes(s: Snapshot) -> Mapping[str, float]:
+    usable = sum(p.usable for p in s.prefixes.listed)
+    return {"usable": float(usable), "unusable": float(len(s.prefixes.listed) - usable)}
+
+
+def _pods6(s: Snapshot) -> float:
+    return float(sum(":" in e.attachment.addresses[-1] for e in s.entries))
 
 
 def _by_state(s: Snapshot) -> Mapping[str, float]:

@@ -92,9 +92,14 @@ class Pool:
         return tuple(b for b in self.blocks if b.usable and not _given_up(b, self.surrendered))
 
     @property
-    def demand(self) -> tuple[str, ...]:
-        """The uids of the pods that need an address and have none, each once however often its runtime tries."""
+    def asking(self) -> tuple[str, ...]:
+        """The uids of the pods that have no address, each once however often its runtime tries."""
         return tuple(dict.fromkeys((*(w.uid for w in self.waiting), *self.refused)))
+
+    @property
+    def demand(self) -> tuple[str, ...]:
+        """Those of them that need one of this pool, which is IPv4's."""
+        return () if self.policy.ip_families == "ipv6" else self.asking
 
     @property
     def need(self) -> int:
@@ -192,6 +197,11 @@ class Pool:
         if key in self.lent or self._stock.holds(address) or address in self.unflushed:
             return replace(self, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused, _counted=None)
         return self._made({"used": [address]}, lent=lent, unflushed=unflushed, waiting=waiting, refused=refused)
+
+    def served(self, key: Key, uid: str) -> Pool:
+        """The pod has an address that is none of this pool, and waits no more."""
+        waiting = tuple(w for w in self.waiting if w.key != key)
+        return replace(self, waiting=waiting, refused={u: r for u, r in self.refused.items() if u != uid})
 
     def _soonest(self, cooling: Mapping[str, float]) -> float:
         """Unflushed ones end with :meth:`flushed`; looking at them until then would be in vain."""

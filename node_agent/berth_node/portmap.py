@@ -2,21 +2,23 @@
 
 The shape is the one of CNI's ``portmap`` plugin (CONVENTIONS.md, *Well-known capabilities*): ``runtimeConfig`` has a
 list of ``{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "10.0.1.10"}``; without ``hostIP``, or
-with ``0.0.0.0``, the port is lent on every address of the node. Pure.
+with ``0.0.0.0`` or ``::``, the port is lent on every address of the node, of each family that the pod has. Pure.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["PROTOCOLS", "PortMapping", "clash", "decode", "encode", "read"]
+__all__ = ["PROTOCOLS", "PortMapping", "clash", "decode", "encode", "of_family", "read"]
 
 PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
 """IANA's numbers."""
-_ANY: Final = "0.0.0.0"  # noqa: S104 -- nothing is bound
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104 -- nothing is bound
+_WRITTEN: Final = re.compile(r"(\w+):(?:\[([0-9a-f:.]+)\]:|([0-9.]+):)?(\d+):(\d+)").fullmatch
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,13 +31,16 @@ class PortMapping:
     host_ip: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.host_ip}:" if self.host_ip else ""
-        return f"{self.protocol}:{where}{self.host_port}:{self.container_port}"
+        return f"{self.protocol}:{self._where}{self.host_port}:{self.container_port}"
 
     @property
     def asked(self) -> str:
         """What of the node it takes, for people: ``8080/tcp`` or ``10.0.1.10:8080/tcp``."""
-        return f"{f'{self.host_ip}:' if self.host_ip else ''}{self.host_port}/{self.protocol}"
+        return f"{self._where}{self.host_port}/{self.protocol}"
+
+    @property
+    def _where(self) -> str:
+        return f"[{self.host_ip}]:" if ":" in self.host_ip else f"{self.host_ip}:" if self.host_ip else ""
 
 
 def read(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
@@ -65,13 +70,21 @@ def _mapping(where: str, item: object) -> PortMapping:
         raise ValueError(f"{where}.protocol' must be one of {', '.join(PROTOCOLS)}, got {protocol!r:.80}")
     host_ip = fields.get("hostip") or ""
     try:
-        host_ip = "" if host_ip in ("", _ANY) else str(ipaddress.IPv4Address(host_ip))
+        # as text, since a number would be taken for an address; without the scope that an IPv6 one may have
+        host_ip = "" if host_ip in ("", *_ANY) else _address(str(host_ip).replace("%", "/"))
     except ValueError:
         raise ValueError(
-            f"{where}.hostIP' must be an IPv4 address of the node, or empty, got {host_ip!r:.80}"
+            f"{where}.hostIP' must be an address of the node (not ::1), or empty, got {host_ip!r:.80}"
         ) from None
     host, container = (_port(where, name, fields.get(name.lower())) for name in ("hostPort", "containerPort"))
     return PortMapping(protocol.lower(), host, container, host_ip)
+
+
+def _address(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    if address.version == 6 and address.is_loopback:
+        raise ValueError("no packet from ::1 leaves a host, so it cannot lead to a pod")
+    return str(address)
 
 
 def _port(where: str, name: str, value: object) -> int:
@@ -89,13 +102,19 @@ def decode(text: str) -> tuple[PortMapping, ...]:
     """What :func:`encode` made. Raises ``ValueError`` for anything else."""
     found = []
     for part in text.split(",") if text else ():
-        protocol, *address, host, container = part.split(":")
-        if protocol not in PROTOCOLS or len(address) > 1:
+        words = _WRITTEN(part)
+        if words is None or words[1] not in PROTOCOLS:
             raise ValueError(f"no port mapping: {part!r:.80}")
-        for ip in address:
-            ipaddress.IPv4Address(ip)
-        found.append(PortMapping(protocol, int(host), int(container), *address))
+        address = words[2] or words[3] or ""
+        if address:
+            ipaddress.ip_address(address)
+        found.append(PortMapping(words[1], int(words[4]), int(words[5]), address))
     return tuple(found)
+
+
+def of_family(mappings: Iterable[PortMapping], *, ipv6: bool) -> tuple[PortMapping, ...]:
+    """Those that lend a port on addresses of this family."""
+    return tuple(m for m in mappings if not m.host_ip or (":" in m.host_ip) == ipv6)
 
 
 def clash(one: PortMapping, other: PortMapping) -> bool:

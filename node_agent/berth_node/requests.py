@@ -12,9 +12,17 @@ from berth_node.journal import Entry
 from berth_node.names import alias_key, host_ifname
 from berth_node.netns import check_netns
 from berth_node.pool import Key
+from berth_node.seams import Attachment
 from berth_node.skel import Call, CniError
 
-__all__ = ["check_call_netns", "compare_result", "log_unknown_annotations", "refuse_taken_ports", "valid_attachments"]
+__all__ = [
+    "check_call_netns",
+    "compare_result",
+    "log_unknown_annotations",
+    "refuse_lost_ports",
+    "refuse_taken_ports",
+    "valid_attachments",
+]
 
 _log = logging.getLogger(__name__)
 _MOST_TOLD: Final = 1000  # whoever makes pods chooses the keys
@@ -24,8 +32,9 @@ def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
     """An address of ours that the runtime has in its result but the desk lends to nobody is a lost pod."""
     ips = previous.get("ips")
     listed = [ip.get("address") for ip in ips if isinstance(ip, dict)] if isinstance(ips, list) else []
-    mine = f"{entry.attachment.address}/32"
-    return [] if mine in listed else [f"prevResult: lists {', '.join(map(str, listed)) or 'no address'}, not {mine}"]
+    mine = [f"{address}/{128 if ':' in address else 32}" for address in entry.attachment.addresses]
+    told = ", ".join(map(str, listed)) or "no address"
+    return [f"prevResult: lists {told}, not {address}" for address in mine if address not in listed]
 
 
 def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
@@ -50,6 +59,21 @@ def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:
                     skel.PORT_TAKEN,
                     f"host port {mapping.asked} is lent to {who} ({other.address}); delete it, or choose another port",
                 )
+
+
+def refuse_lost_ports(attachment: Attachment) -> None:
+    """Raises :class:`CniError` when a host port is asked for on an address of a family that the pod has not got."""
+    if not attachment.ports:
+        return
+    mappings = portmap.decode(attachment.ports)
+    lent = {m for a in attachment.addresses for m in portmap.of_family(mappings, ipv6=":" in a)}
+    for mapping in mappings:
+        if mapping not in lent:
+            has = " and ".join(attachment.addresses)
+            raise CniError(
+                skel.INVALID_CONFIG,
+                f"host port {mapping.asked} cannot lead to a pod that has {has} alone: take hostIP away",
+            )
 
 
 def log_unknown_annotations(pod: Pod, told: set[str]) -> None:

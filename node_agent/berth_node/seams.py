@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 POD_GATEWAY: Final = "169.254.1.1"
+POD_GATEWAY6: Final = "fe80::1"
 
 
 class DataplaneError(Exception):
@@ -37,7 +38,8 @@ class DataplaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class InterfaceLayout:
-    """One interface to route. ``blocks`` are all blocks assigned to it that the record lists, releasing ones too."""
+    """One interface to route. ``blocks`` are all blocks assigned to it that the record lists, releasing ones too;
+    ``ipv6_blocks`` are its IPv6 prefixes, none where the node's pods have no IPv6."""
 
     mac: str
     device_index: int
@@ -46,6 +48,7 @@ class InterfaceLayout:
     primary_address: str
     network_card: int = 0
     blocks: tuple[str, ...] = ()
+    ipv6_blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class NodeLayout:
     """Everything the node's routing depends upon. Marks are masks: writes never touch another bit.
 
     ``snat``: rewrite pod traffic that leaves for destinations outside ``no_snat_cidrs`` to the node's primary address;
-    off where a NAT gateway does it all.
+    off where a NAT gateway does it all. ``ipv6``: pods have IPv6 addresses, or will; else nothing of IPv6 is there.
     """
 
     interfaces: tuple[InterfaceLayout, ...]
@@ -61,11 +64,15 @@ class NodeLayout:
     snat: bool = True
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
+    ipv6: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One pod interface: what CNI's ADD asked for and the address that the pool lent.
+    """One pod interface: what CNI's ADD asked for and the address that was lent.
+
+    ``address`` is IPv4, or IPv6 for a pod that has IPv6 alone; ``address6`` is the IPv6 address of a pod that
+    has both, which follows from the other (:func:`berth_node.ipv6.beside`).
 
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
     DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
@@ -84,7 +91,13 @@ class Attachment:
     mtu: int = 9001
     ports: str = ""
     annotations: str = ""
+    address6: str = ""
     netns_fd: int | None = field(default=None, compare=False)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """One address of each family that the pod has, IPv4 first."""
+        return (self.address, self.address6) if self.address6 else (self.address,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,9 @@ class Dataplane(Protocol):
 
     def usable_macs(self) -> frozenset[str]:
         """MACs (lower case) of the links present in the node's namespace."""
+
+    def ipv6_refusal(self) -> str:
+        """Why pods of this node cannot have IPv6, in words for an operator; "" if they can."""
 
     def notices(self) -> Notices:
         """What the kernel tells from the moment on at which the data plane was made; valid until :meth:`close`."""

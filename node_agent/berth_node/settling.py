@@ -46,7 +46,7 @@ class Settling:
     def settle(self) -> None:
         """Take back or surrender, serve who waits, become ready, tell."""
         self._asked = False
-        if not self.ready and self.desk.pool.free:
+        if not self.ready and self.desk.can_lend:
             self._become_ready()
         surrendered = self.desk.balance()
         self.serve_waiting()
@@ -88,11 +88,15 @@ class Settling:
 
     def why_not_ready(self) -> str:
         """In words, for STATUS, for an ADD that found nothing, and for ``berth-node status``."""
-        watcher, pool = self.watcher, self.desk.pool
+        watcher, pool, prefixes = self.watcher, self.desk.pool, self.desk.prefixes
         if watcher.applied_revision is None:
             troubles = "; ".join(f"{what}: {why}" for what, why in watcher.trouble.items())
             tagged = "the instance must have the tag kubernetes.io/cluster/<name>, and the stack must be deployed"
             return f"the node has no record yet ({troubles or tagged})"
+        if prefixes.families != "ipv4" and not prefixes.usable:
+            return prefixes.why
+        if prefixes.families == "ipv6":
+            return f"{len(self.desk.entries)} pods have IPv6 addresses, at most {pool.policy.max_pods} can"
         if not pool.blocks:
             return "the node's record lists no address yet; the reconcile function assigns them"
         if not pool.lendable:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
 from berth_node import pod_annotations, portmap
 from berth_node.portmap import PortMapping
+from berth_node.seams import POD_GATEWAY, POD_GATEWAY6
 from berth_node.wire import Request
 
 __all__ = [
@@ -260,24 +261,36 @@ def versions_body() -> dict[str, Any]:
     return {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
 
 
+_IPV4: Final = ("4", 32, POD_GATEWAY, "0.0.0.0/0")
+_IPV6: Final = ("6", 128, POD_GATEWAY6, "::/0")
+
+
 def result_body(
-    call: Call, *, address: str, gateway: str, host: tuple[str, str], pod_mac: str, mtu: int
+    call: Call, *, addresses: Sequence[str], host: tuple[str, str], pod_mac: str, mtu: int
 ) -> dict[str, Any]:
     """ADD's result in the version that the configuration asks for, after what ``prevResult`` has already.
 
-    ``host`` is the host end's (name, MAC). Before 1.0.0 each address says its IP version; ``mtu`` came with 1.1.0.
+    ``addresses`` are the pod's, one of each family at most; ``host`` is the host end's (name, MAC). Before 1.0.0 each
+    address says its IP version; ``mtu`` came with 1.1.0.
     """
     previous = call.config.get("prevResult") or {}
     interfaces = list(previous.get("interfaces") or ())
     extra = {"mtu": mtu} if call.version == "1.1.0" else {}
     interfaces.append({"name": host[0], "mac": host[1], **extra})
     interfaces.append({"name": call.ifname, "mac": pod_mac, **extra, "sandbox": call.netns})
-    of_version = {"version": "4"} if call.version.startswith("0.") else {}
-    ip = {**of_version, "address": f"{address}/32", "gateway": gateway, "interface": len(interfaces) - 1}
+    old = call.version.startswith("0.")
+    ips, routes = list(previous.get("ips") or ()), list(previous.get("routes") or ())
+    for address in addresses:
+        version, length, gateway, anywhere = _IPV6 if ":" in address else _IPV4
+        of_version = {"version": version} if old else {}
+        ips.append(
+            {**of_version, "address": f"{address}/{length}", "gateway": gateway, "interface": len(interfaces) - 1}
+        )
+        routes.append({"dst": anywhere, "gw": gateway})
     return {
         "cniVersion": call.version,
         "interfaces": interfaces,
-        "ips": [*(previous.get("ips") or ()), ip],
-        "routes": [*(previous.get("routes") or ()), {"dst": "0.0.0.0/0", "gw": gateway}],
+        "ips": ips,
+        "routes": routes,
         "dns": previous.get("dns") or {},
     }

@@ -60,6 +60,7 @@ class Telling:
             report_failures=self.reporter.failures,
             trouble=dict(watcher.trouble),
             problems=watcher.problems,
+            prefixes=self.desk.prefixes,
             read_at=dict(watcher.read_at),
         )
 
@@ -120,7 +121,7 @@ class Telling:
         told = "ready" if self.node.ready else f"not ready: {self.node.why_not_ready()}"
         trouble = f"; trouble with {', '.join(self.watcher.trouble)}" if self.watcher.trouble else ""
         waiting = f", {len(pool.waiting)} waiting" if pool.waiting else ""
-        return f"{told}; {len(pool.lent)} pods, {pool.free} addresses free{waiting}{trouble}"
+        return f"{told}; {len(self.desk.entries)} pods, {pool.free} addresses free{waiting}{trouble}"
 
     async def _metrics(self) -> Answer:
         return Answer(text(self.families()), content_type=CONTENT_TYPE)

@@ -20,12 +20,16 @@ __all__ = ["Block", "MetadataInterface", "addresses_of", "blocks_of", "layouts_o
 
 @dataclass(frozen=True, slots=True)
 class MetadataInterface:
-    """One interface as instance metadata shows it. ``addresses`` has the primary one first; ``prefixes`` are /28."""
+    """One interface as instance metadata shows it. ``addresses`` has the primary one first; ``prefixes`` are /28.
+
+    ``ipv6_prefixes`` (/80) are read, and so are there, only where pods get IPv6.
+    """
 
     mac: str
     device_index: int
     addresses: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    ipv6_prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,9 @@ def unusable_of(blocks: Collection[Block]) -> tuple[str, ...]:
     return tuple(b.cidr for b in blocks if not b.shown)
 
 
-def layouts_of(record: Record, links: Collection[str]) -> tuple[InterfaceLayout, ...]:
-    """The interfaces to route: those of the record whose link is present, with all their blocks.
+def layouts_of(record: Record, links: Collection[str], *, ipv6: bool = False) -> tuple[InterfaceLayout, ...]:
+    """The interfaces to route: those of the record whose link is present, with all their blocks; IPv6
+    prefixes only with ``ipv6``.
 
     Releasing blocks stay routed: a pod may still hold an address of one, until a Lambda has taken the mark off again.
     """
@@ -95,6 +100,13 @@ def layouts_of(record: Record, links: Collection[str]) -> tuple[InterfaceLayout,
             gateway=i.gateway,
             primary_address=i.primary_address,
             blocks=tuple(sorted(a.cidr for a in i.assignments)),
+            ipv6_blocks=tuple(sorted(_plain(a.cidr) for a in i.ipv6_assignments if a.cidr.endswith("/80")))
+            if ipv6
+            else (),
         )
         for i in sorted(present, key=lambda i: (i.network_card, i.device_index))
     )
+
+
+def _plain(cidr: str) -> str:
+    return str(ipaddress.IPv6Network(cidr))

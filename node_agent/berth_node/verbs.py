@@ -18,8 +18,14 @@ from berth_node.measures import Measures
 from berth_node.metrics import Histogram
 from berth_node.names import alias_key
 from berth_node.pool import Key
-from berth_node.requests import compare_result, log_unknown_annotations, refuse_taken_ports, valid_attachments
-from berth_node.seams import POD_GATEWAY, Attachment, Dataplane, DataplaneError, Wired
+from berth_node.requests import (
+    compare_result,
+    log_unknown_annotations,
+    refuse_lost_ports,
+    refuse_taken_ports,
+    valid_attachments,
+)
+from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 from berth_node.turns import Turn
 
@@ -140,8 +146,7 @@ class Verbs:
                 wired = await self._attach(replace(attachment, netns_fd=netns_fd), fresh=wired is None)
             body = skel.result_body(
                 call,
-                address=attachment.address,
-                gateway=POD_GATEWAY,
+                addresses=attachment.addresses,
                 host=(attachment.host_ifname, wired.host_mac),
                 pod_mac=wired.pod_mac,
                 mtu=attachment.mtu,
@@ -175,6 +180,7 @@ class Verbs:
         attachment = await self._address(pod, gone)
         try:
             refuse_taken_ports(pod, self.desk.entries)
+            refuse_lost_ports(attachment)
         except CniError:
             self.desk.free(pod.key, used=False)
             self.node.pool_changed()

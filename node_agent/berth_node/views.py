@@ -9,9 +9,10 @@ from typing import Any
 from berth.contract import Record, Report, address_count
 
 from berth_node import pod_annotations
+from berth_node.ipv6 import Prefix, Prefixes, prefix_of
 from berth_node.journal import Entry
 from berth_node.pool import Pool
-from berth_node.seams import Problem
+from berth_node.seams import Attachment, Problem
 from berth_node.usable import Block, addresses_of
 
 __all__ = ["Snapshot", "answer"]
@@ -33,6 +34,7 @@ class Snapshot:
     report_failures: int
     trouble: Mapping[str, str]
     problems: tuple[Problem, ...]
+    prefixes: Prefixes = field(default_factory=Prefixes)
     read_at: Mapping[str, float] = field(default_factory=dict)
     """When record and metadata were last read, by the clock of ``now``."""
 
@@ -61,7 +63,8 @@ def _status(s: Snapshot) -> dict[str, Any]:
         "mode": pool.policy.mode,
         "assigned": sum(address_count(b.cidr) for b in pool.blocks),
         "in_use": len(pool.lent),
-        "waiting": len(pool.demand),
+        "pods": len(s.entries),
+        "waiting": len(pool.asking),
         "free": pool.free,
         "cooling": len(pool.cooling),
         "surrendered": [x.cidr for x in pool.surrendered],
@@ -70,6 +73,9 @@ def _status(s: Snapshot) -> dict[str, Any]:
         "deficit": pool.deficit,
         "warm_addresses": pool.policy.warm_addresses,
         "max_pods": pool.policy.max_pods,
+        "ip_families": s.prefixes.families,
+        "ipv6_prefixes": [p.cidr for p in s.prefixes.listed if p.usable],
+        "ipv6_problem": s.prefixes.why,
         "record_revision": s.record.revision if s.record else None,
         "last_report": {"boot": s.reported.order.boot, "sequence": s.reported.order.sequence} if s.reported else None,
         "report_failures": s.report_failures,
@@ -83,13 +89,13 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
     rows = []
     for entry in s.entries:
         a = entry.attachment
-        block = s.pool.block_of(a.address)
-        interface = interfaces.get(block.mac) if block else None
+        interface = interfaces.get(_mac_of(s, a))
         rows.append(
             {
                 "namespace": a.namespace,
                 "name": a.name,
                 "address": a.address,
+                "address6": a.address6,
                 "interface": interface.id if interface else None,
                 "device_index": interface.device_index if interface else None,
                 "host_ifname": a.host_ifname,
@@ -102,6 +108,15 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda r: (r["namespace"], r["name"], r["container_id"]))
+
+
+def _mac_of(s: Snapshot, a: Attachment) -> str:
+    """The interface that the pod's address is on; of one that has both families, the IPv4 one."""
+    if ":" in a.address:
+        prefix = prefix_of(a.address)
+        return next((p.mac for p in s.prefixes.listed if p.bytes == prefix), "")
+    block = s.pool.block_of(a.address)
+    return block.mac if block else ""
 
 
 def _block(s: Snapshot, block: Block) -> dict[str, Any]:
@@ -119,6 +134,15 @@ def _block(s: Snapshot, block: Block) -> dict[str, Any]:
     }
 
 
+def _prefix(s: Snapshot, prefix: Prefix) -> dict[str, Any]:
+    held = [address for e in s.entries for address in e.attachment.addresses if ":" in address]
+    return {
+        "cidr": prefix.cidr,
+        "state": "usable" if prefix.usable else "unusable",
+        "in_use": sum(prefix_of(address) == prefix.bytes for address in held),
+    }
+
+
 def _interfaces(s: Snapshot) -> list[dict[str, Any]]:
     return [
         {
@@ -128,6 +152,7 @@ def _interfaces(s: Snapshot) -> list[dict[str, Any]]:
             "primary_address": i.primary_address,
             "subnet": f"{i.subnet_id} {i.subnet_cidr}",
             "blocks": [_block(s, b) for b in s.pool.blocks if b.mac == i.mac],
+            "ipv6_prefixes": [_prefix(s, p) for p in s.prefixes.listed if p.mac == i.mac],
         }
         for i in (s.record.interfaces if s.record else ())
     ]
@@ -140,6 +165,7 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     lines = [f"node {s.instance} is {'ready' if s.ready else 'not ready'}: {s.why}"]
     lines += [f"trouble with {what}: {why}" for what, why in s.trouble.items()]
     lines += [f"kernel: {p.where}: {p.message}" for p in s.problems]
+    lines += [f"IPv6: {s.prefixes.why}"] if s.prefixes.why else []
     warm = pool.policy.warm_addresses
     lines.append(
         f"wanted: {pool.wanted} = {len(pool.lent)} in use + {len(pool.demand)} waiting + {warm} warm, "
@@ -154,6 +180,9 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
                 f"{interface['id']} {b['cidr']}: {b['state']}, {b['in_use']} in use, {b['cooling']} cooling, "
                 f"of {b['addresses']}"
             )
+        lines += [
+            f"{interface['id']} {p['cidr']}: {p['state']}, {p['in_use']} in use" for p in interface["ipv6_prefixes"]
+        ]
     return lines
 
 
@@ -168,12 +197,13 @@ def _unknown_annotations(s: Snapshot) -> list[str]:
 def _explain_subject(s: Snapshot, subject: str) -> list[str]:
     """One address, container or namespace/pod."""
     for row in _pods(s):
-        if subject in (row["address"], row["container_id"], row["name"], f"{row['namespace']}/{row['name']}"):
+        addresses = [row["address"], *([row["address6"]] if row["address6"] else [])]
+        if subject in (*addresses, row["container_id"], row["name"], f"{row['namespace']}/{row['name']}"):
             who = f"{row['namespace']}/{row['name']}" if row["name"] else row["container_id"]
             noted = row["annotations"].items()
             return [
-                f"{row['address']} is lent to {who} since {row['age_seconds']:.0f} s, by {row['host_ifname']}, "
-                f"on {row['interface'] or 'no interface of the record'}"
+                f"{' and '.join(addresses)} is lent to {who} since {row['age_seconds']:.0f} s, "
+                f"by {row['host_ifname']}, on {row['interface'] or 'no interface of the record'}"
                 + "".join(f"; host port {mapping}" for mapping in row["host_ports"]),
                 *(
                     f"annotation {k!r}: {v!r}{'' if k in pod_annotations.KNOWN else ' (unknown here)'}"

@@ -14,6 +14,7 @@ from berth.contract import Record
 from berth_node.config import Config
 from berth_node.desk import Desk
 from berth_node.imds import Imds
+from berth_node.ipv6 import Prefixes, prefixes_of
 from berth_node.pace import Pace
 from berth_node.record import RecordKeeper
 from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Notices, Problem
@@ -24,6 +25,10 @@ __all__ = ["InThread", "Watcher"]
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 _RECONFIGURE: Final = 60.0  # seconds; whatever of ours something else removed comes back within this
+_PREFIX_SECONDS: Final = 10.0
+"""How long an IPv6 prefix that the record does not list yet is waited for: EC2 assigns it by a call of its own, after
+the IPv4 blocks, and a record is written between the two. Where none comes, pods get IPv4 alone."""
+_LEAST_MTU6: Final = 1280  # RFC 8200, 5; the kernel takes IPv6 off a link of less
 
 
 class InThread(Protocol):
@@ -48,6 +53,7 @@ class Watcher:
     applied_revision: int | None = None
     read_at: dict[str, float] = field(default_factory=dict)
     _layout: NodeLayout | None = None
+    _without_prefix: float | None = None
     _made_at: float = 0.0
     _routing: tuple[Problem, ...] = ()
     _pods: tuple[Problem, ...] = ()
@@ -71,7 +77,8 @@ class Watcher:
         except Exception as error:  # whatever AWS, the network or the record's writer may do: fail static
             self.note("record", error)
         try:
-            self.metadata = await self.in_cloud(self.imds.interfaces)
+            ipv6 = self.keeper.current is not None and self.keeper.current.policy.ip_families != "ipv4"
+            self.metadata = await self.in_cloud(lambda: self.imds.interfaces(ipv6=ipv6))
             self._was_read("metadata")
         except Exception as error:
             self.note("metadata", error)
@@ -144,32 +151,59 @@ class Watcher:
     async def _agree(self, record: Record, metadata: tuple[MetadataInterface, ...]) -> bool:
         try:
             links = await self.in_rtnl(self.dataplane.usable_macs)
-            await self._configure(record, links)
+            prefixes = await self._prefixes(record, metadata, links)
+            await self._configure(record, links, ipv6=prefixes.families != "ipv4")
             self.trouble.pop("kernel", None)
         except DataplaneError as error:
             self.note("kernel", error)
             links = self._routed_macs()
+            prefixes = await self._prefixes(record, metadata, links)
         # Only what is routed may be lent; a releasing mark or a removal takes effect whatever the kernel said.
         routed = {(i.mac, c) for i in (self._layout.interfaces if self._layout else ()) for c in i.blocks}
         blocks: tuple[Block, ...] = tuple(
             b if (b.mac, b.cidr) in routed else replace(b, usable=False) for b in blocks_of(record, metadata, links)
         )
-        changed = blocks != self.desk.pool.blocks or record.revision != self.applied_revision
-        self.desk.refresh(record, blocks)
+        routed6 = {(i.mac, c) for i in (self._layout.interfaces if self._layout else ()) for c in i.ipv6_blocks}
+        prefixes = prefixes.only(routed6)
+        changed = (blocks, prefixes) != (self.desk.pool.blocks, self.desk.prefixes)
+        changed = changed or record.revision != self.applied_revision
+        if prefixes.why and prefixes.why != self.desk.prefixes.why:
+            _log.warning("IPv6 is not as the policy asks", extra={"why": prefixes.why})
+        self.desk.refresh(record, blocks, prefixes)
         self.applied_revision = record.revision
         return changed
 
     def _routed_macs(self) -> frozenset[str]:
         return frozenset(i.mac for i in self._layout.interfaces) if self._layout else frozenset()
 
-    async def _configure(self, record: Record, links: frozenset[str]) -> None:
+    async def _prefixes(
+        self, record: Record, metadata: tuple[MetadataInterface, ...], links: frozenset[str]
+    ) -> Prefixes:
+        if record.policy.ip_families == "ipv4":
+            self._without_prefix = None
+            return Prefixes()
+        refusal = await self.in_rtnl(self.dataplane.ipv6_refusal)
+        if 0 < self.config.mtu < _LEAST_MTU6:
+            refusal = f"the setting mtu is {self.config.mtu}, and IPv6 needs {_LEAST_MTU6}"
+        now = self.desk.clock()
+        if any(i.ipv6_assignments for i in record.interfaces):
+            self._without_prefix = None
+        elif self._without_prefix is None:
+            self._without_prefix = now
+        patient = self._without_prefix is None or now - self._without_prefix < _PREFIX_SECONDS
+        return prefixes_of(record, metadata, links, refusal, patient)
+
+    async def _configure(self, record: Record, links: frozenset[str], *, ipv6: bool) -> None:
         config = self.config
+        # pods keep what they have when the policy changes
+        ipv6 = ipv6 or any(":" in e.attachment.addresses[-1] for e in self.desk.entries.values())
         layout = NodeLayout(
-            layouts_of(record, links),
+            layouts_of(record, links, ipv6=ipv6),
             (*record.no_snat_cidrs, *config.no_snat_cidrs),
             config.snat,
             config.interface_mask,
             config.connection_mark,
+            ipv6,
         )
         if layout == self._layout and not self._routing and not self._due():
             return

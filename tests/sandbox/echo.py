@@ -23,6 +23,7 @@ __all__ = ["PORT", "EchoServers", "Failure", "Outcome", "tcp_echo", "udp_echo"]
 
 PORT: Final = 7007
 _IP_PKTINFO, _IP_RECVERR = 8, 11
+_IPV6_RECVERR: Final = 25
 _TOTAL_RETRANS_OFFSET: Final = 100  # struct tcp_info: 8 bytes, then 32-bit counters (linux/tcp.h)
 
 
@@ -82,7 +83,10 @@ class EchoServers:
         close_all(self._selector)
 
     def add(self, where: str, port: int = PORT, address: str = "", *, name: str = "") -> None:
-        """Serve both protocols in a namespace; ``name`` is told to clients. Raises OSError when the port is taken."""
+        """Serve TCP and UDP in a namespace; ``address`` is ``""`` for any of IPv4, ``::`` for any of IPv6.
+
+        ``name`` is told to clients. Raises OSError when the port is taken.
+        """
         for sock in open_servers(where, port, address):
             self._selector.register(sock, selectors.EVENT_READ, name)
 
@@ -96,14 +100,17 @@ class EchoServers:
 
 def tcp_echo(where: str, address: str, port: int = PORT, *, timeout: float = 3.0, source: str = "") -> Outcome:
     """Connect from a namespace to a server of ours. ``source`` is the address to bind, any by default."""
-    with netns.open_socket(where) as sock:
+    with netns.open_socket(where, netns.family_of(address)) as sock:
         return _ask(sock, address, port, timeout, source)
 
 
 def udp_echo(where: str, address: str, port: int = PORT, *, timeout: float = 3.0, source: str = "") -> Outcome:
     """As :func:`tcp_echo`, with one datagram. ICMP errors show: the socket is connected, and asks for all of them."""
-    with netns.open_socket(where, kind=socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # else only "port unreachable" is told, ip(7)
+    with netns.open_socket(where, netns.family_of(address), socket.SOCK_DGRAM) as sock:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # else only "port unreachable" is told, ip(7)
         return _ask(sock, address, port, timeout, source)
 
 
@@ -148,16 +155,20 @@ def failure_of(error: OSError) -> Failure:
 
 
 def open_servers(where: str, port: int, address: str) -> list[socket.socket]:
-    """A listener and a UDP socket in a namespace, both non-blocking. ``address`` "" is any."""
+    """A listener and a UDP socket in a namespace, both non-blocking. ``address`` is as in :meth:`EchoServers.add`."""
     made: list[socket.socket] = []
     try:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            made.append(sock := netns.open_socket(where, kind=kind))
+            made.append(sock := netns.open_socket(where, netns.family_of(address), kind))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sock.family == socket.AF_INET6:  # the port stays free for a server of IPv4
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((address, port))
             sock.setblocking(False)
             if kind == socket.SOCK_STREAM:
                 sock.listen(256)
+            elif sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     except BaseException:
@@ -183,11 +194,13 @@ def answer(sock: Any, name: str = "") -> None:
 
 def _from_where_it_went(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
     """Answer from the address that was asked, not from the one that the route back prefers (a node has several)."""
-    return [
-        (level, kind, struct.pack("=I4s4s", 0, data[8:12], bytes(4)))  # struct in_pktinfo, ip(7)
-        for level, kind, data in ancillary
-        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO)
-    ]
+    found = []
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            found.append((level, kind, struct.pack("=I4s4s", 0, data[8:12], bytes(4))))  # struct in_pktinfo, ip(7)
+        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            found.append((level, kind, data[:16] + bytes(4)))  # struct in6_pktinfo, ipv6(7)
+    return found
 
 
 def close_all(selector: selectors.BaseSelector) -> None:

@@ -1,7 +1,9 @@
 """What instance metadata says, as a tree. Pure; values are the exact text, without a newline at the end.
 
 Categories and their spelling: EC2 user guide, "Instance metadata categories" and "Instance identity documents".
-``ipv4-prefix`` is not in that table but served: AWS's own CNI reads it, and takes 404 for "none".
+``ipv4-prefix`` is not in that table but served: AWS's own CNI reads it, and takes 404 for "none". The
+entries of IPv6 (``ipv6s``, ``ipv6-prefix``, ``subnet-ipv6-cidr-blocks``, ``vpc-ipv6-cidr-blocks``) are in it; one that
+would be empty is left out (404).
 Left out for want of data in the World: security group names, public host names, tags, user data, block devices.
 """
 
@@ -111,6 +113,13 @@ def _interface_entries(eni: Eni, instance: Instance, world: World) -> Tree:
     }
     if eni.prefixes:
         entries["ipv4-prefix"] = "\n".join(eni.prefixes)
+    ipv6 = {
+        "ipv6s": eni.ipv6_addresses,
+        "ipv6-prefix": eni.ipv6_prefixes,
+        "subnet-ipv6-cidr-blocks": subnet.ipv6_cidrs,
+        "vpc-ipv6-cidr-blocks": _vpc_ipv6_cidrs(world, subnet.vpc_id),
+    }
+    entries |= {name: "\n".join(values) for name, values in ipv6.items() if values}
     if eni.public_address:
         entries["public-ipv4s"] = eni.public_address
         entries["ipv4-associations"] = {eni.public_address: eni.primary}
@@ -126,6 +135,12 @@ def _vpc_cidrs(world: World, vpc_id: str) -> list[str]:
         return {owner for subnet, owner in subnets if subnet.subnet_of(ipaddress.IPv4Network(cidr))}
 
     return [cidr for cidr in world.vpc_cidrs if vpc_id in users(cidr) or not users(cidr)]
+
+
+def _vpc_ipv6_cidrs(world: World, vpc_id: str) -> list[str]:
+    """The VPC's own blocks, of those that hold one of its subnets' blocks."""
+    subnets = [ipaddress.IPv6Network(cidr) for s in world.subnets if s.vpc_id == vpc_id for cidr in s.ipv6_cidrs]
+    return [c for c in world.vpc_ipv6_cidrs if any(s.subnet_of(ipaddress.IPv6Network(c)) for s in subnets)]
 
 
 def _iam_entries(instance: Instance, role: str, credentials: Callable[[], Mapping[str, str]], now: datetime) -> Tree:

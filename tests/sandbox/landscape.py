@@ -6,6 +6,7 @@ to Berth except by the tags that a user would set: ``berth:allowed`` on the subn
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ __all__ = [
     "REGION",
     "Landscape",
     "NodeSpec",
+    "add_ipv6",
     "attach_node_policy",
     "build_landscape",
     "client",
@@ -48,12 +50,14 @@ class Landscape:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node to launch. ``tags`` are ``berth:`` policy tags, without the prefix."""
+    """One node to launch. ``tags`` are ``berth:`` policy tags, without the prefix; ``ipv6_addresses`` is how many
+    IPv6 addresses its primary interface gets at launch."""
 
     name: str
     subnet: str
     type: str
     tags: dict[str, str]
+    ipv6_addresses: int = 0
 
 
 def client(service: str, endpoint: str) -> Any:
@@ -97,7 +101,8 @@ def build_landscape(endpoint: str) -> Landscape:
         Description="nodes and their pods",
         TagSpecifications=_tags("security-group", berth__allowed="true"),
     )["GroupId"]
-    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    anywhere = {"IpRanges": [{"CidrIp": "0.0.0.0/0"}], "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}
+    everything = [{"IpProtocol": "-1", **anywhere}]
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=everything)
     images = ec2.describe_images(Owners=["amazon"])["Images"]
     image = next(i["ImageId"] for i in images if i.get("Platform") != "windows")
@@ -125,6 +130,26 @@ def _private_routes(ec2: Any, vpc: str, public: str, subnets: list[str]) -> None
         ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
 
 
+def add_ipv6(endpoint: str, landscape: Landscape) -> dict[str, str]:
+    """IPv6 as a user adds it to a VPC that is there: a block for the VPC and one for each private subnet, and an
+    egress-only internet gateway. Returns each zone's block."""
+    ec2 = client("ec2", endpoint)
+    made = ec2.associate_vpc_cidr_block(VpcId=landscape.vpc, AmazonProvidedIpv6CidrBlock=True)
+    blocks = ipaddress.IPv6Network(made["Ipv6CidrBlockAssociation"]["Ipv6CidrBlock"]).subnets(new_prefix=64)
+    given = {zone: str(block) for zone, block in zip(landscape.subnets, blocks, strict=False)}
+    for zone, subnet in landscape.subnets.items():
+        ec2.associate_subnet_cidr_block(SubnetId=subnet, Ipv6CidrBlock=given[zone])
+    gateway = ec2.create_egress_only_internet_gateway(VpcId=landscape.vpc)["EgressOnlyInternetGateway"]
+    of_subnets = {"Name": "association.subnet-id", "Values": list(landscape.subnets.values())}
+    for table in ec2.describe_route_tables(Filters=[of_subnets])["RouteTables"]:
+        ec2.create_route(
+            RouteTableId=table["RouteTableId"],
+            DestinationIpv6CidrBlock="::/0",
+            EgressOnlyInternetGatewayId=gateway["EgressOnlyInternetGatewayId"],
+        )
+    return given
+
+
 def _instance_profile(endpoint: str) -> str:
     iam = client("iam", endpoint)
     trust = {
@@ -148,6 +173,7 @@ def launch_node(endpoint: str, landscape: Landscape, spec: NodeSpec, cluster: st
     """RunInstances for one node, tagged as a node group or Karpenter would. Returns the instance id."""
     tags = {f"kubernetes.io/cluster/{cluster}": "owned", "Name": spec.name}
     tags |= {f"berth:{name}": value for name, value in spec.tags.items()}
+    ipv6 = {"Ipv6AddressCount": spec.ipv6_addresses} if spec.ipv6_addresses else {}
     launched = client("ec2", endpoint).run_instances(
         ImageId=landscape.image,
         InstanceType=spec.type,
@@ -156,6 +182,7 @@ def launch_node(endpoint: str, landscape: Landscape, spec: NodeSpec, cluster: st
         SubnetId=landscape.subnets[spec.subnet],
         SecurityGroupIds=[landscape.security_group],
         IamInstanceProfile={"Name": landscape.profile},
+        **ipv6,
         TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}],
     )
     return str(launched["Instances"][0]["InstanceId"])

@@ -28,7 +28,9 @@ __all__ = [
     "CommandError",
     "create",
     "delete",
+    "delivers",
     "exists",
+    "family_of",
     "inside",
     "ip_batch",
     "names",
@@ -135,6 +137,11 @@ def inside(name: str) -> Iterator[None]:
         os.close(fd)
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    """The family of a numeric address; ``::`` and ``""`` are "any" of IPv6 and of IPv4."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def open_socket(
     name: str, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
 ) -> socket.socket:
@@ -164,6 +171,16 @@ def settled(*names: str) -> bool:
     return all(link["operstate"] in ("UP", "UNKNOWN") for link in links if "LOWER_UP" in link["flags"])
 
 
+def delivers(name: str, *addresses: str) -> bool:
+    """Whether the namespace takes what is sent to these IPv6 addresses as its own.
+
+    Linux says that an address is there before a work queue has put it into the table of local ones
+    (linux/net/ipv6/addrconf.c, addrconf_dad_start), without duplicate address detection too.
+    """
+    shown = json.loads(run(name, ["ip", "-6", "-j", "route", "show", "table", "local"]).stdout)
+    return {route["dst"] for route in shown} >= set(addresses)
+
+
 def popen(name: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Starts a process in the namespace; ``options`` are those of subprocess.Popen."""
     with inside(name):
@@ -177,14 +194,16 @@ def sysctl(name: str, values: Mapping[str, object]) -> None:
             Path("/proc/sys/net", key).write_text(str(value))
 
 
-def ip_batch(name: str, lines: Iterable[str], *, force: bool = False) -> None:
+def ip_batch(name: str, lines: Iterable[str], *, force: bool = False, family: str = "") -> None:
     """Runs ``ip -batch`` on commands without the leading ``ip``; with ``force`` it goes on after a failed one.
 
+    ``family`` is ``-4`` or ``-6`` for commands that do not say it by an address: those of rules, and flushes.
     Without it, raises CommandError at the first failure: lines before that one have taken effect.
     """
     text = "".join(f"{line}\n" for line in lines)
     if text:
-        run(name, ["ip", *(["-force"] if force else []), "-batch", "-"], stdin=text, check=not force)
+        options = [*(["-force"] if force else []), *([family] if family else [])]
+        run(name, ["ip", *options, "-batch", "-"], stdin=text, check=not force)
 
 
 def nft(name: str, ruleset: str) -> None:

@@ -38,7 +38,7 @@ __all__ = ["PORT", "EchoServers", "Failure", "Matrix", "Outcome", "Prober", "Tar
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One end: a pod, or anything with an address in a namespace."""
+    """One end: a pod, or anything with an address in a namespace. All targets of a prober are of one family."""
 
     name: str
     netns: str
@@ -98,7 +98,7 @@ class Prober:
             for target in self._targets:
                 for server in open_servers(target.netns, self._port, target.address):
                     self._selector.register(server, selectors.EVENT_READ, partial(answer, name=target.name))
-                echo = icmp_socket(target.netns)
+                echo = icmp_socket(target.netns, netns.family_of(target.address))
                 self._selector.register(echo, selectors.EVENT_READ, self._heard(target))
                 echo.setblocking(False)
                 self._echoes[target.name] = echo
@@ -154,14 +154,15 @@ class Prober:
             number = self._targets.index(target)
             self._pending[source.name, target.name, "ping"] = time.monotonic()
             try:
-                packet = echo_request(self._identifier, number, self._round.to_bytes(4, "big"))
+                family = netns.family_of(target.address)
+                packet = echo_request(self._identifier, number, self._round.to_bytes(4, "big"), family)
                 self._echoes[source.name].sendto(packet, (target.address, 0))
             except OSError as error:
                 self._done(source.name, target.name, "ping", Outcome(failure_of(error)))
 
     def _heard(self, source: Target) -> Callable[[socket.socket], None]:
         def read(sock: socket.socket) -> None:
-            heard = parse(*sock.recvfrom(2048))
+            heard = parse(*sock.recvfrom(2048), sock.family)
             if heard is None or heard.identifier != self._identifier:
                 return
             if not self._round.to_bytes(4, "big").startswith(heard.body[:4]):  # an error may quote less
@@ -175,7 +176,7 @@ class Prober:
 
     def _connect(self, source: Target, targets: Sequence[Target]) -> None:
         with netns.inside(source.netns):
-            sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in targets]
+            sockets = [socket.socket(netns.family_of(t.address), socket.SOCK_STREAM) for t in targets]
         for sock, target in zip(sockets, targets, strict=True):
             sock.setblocking(False)
             self._pending[source.name, target.name, "tcp"] = time.monotonic()

@@ -44,7 +44,8 @@ def node_dir(instance_id: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Eni:
-    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks."""
+    """An elastic network interface. ``addresses`` has the primary first; ``prefixes`` are /28 blocks, ``ipv6_prefixes``
+    /80 ones."""
 
     id: str
     mac: str
@@ -57,6 +58,8 @@ class Eni:
     source_check: bool = True
     security_groups: tuple[str, ...] = ()
     public_address: str | None = None
+    ipv6_addresses: tuple[str, ...] = ()
+    ipv6_prefixes: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:
@@ -80,8 +83,8 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``nat-…``, ``vgw-…``, ``tgw-…``, ``pcx-…`` or
-    ``eni-…``; anything else is a black hole."""
+    """One route of a route table. ``target`` is ``local``, ``igw-…``, ``eigw-…``, ``nat-…``, ``vgw-…``, ``tgw-…``,
+    ``pcx-…`` or ``eni-…``; anything else is a black hole."""
 
     destination: str
     target: str
@@ -98,11 +101,17 @@ class Subnet:
     routes: tuple[Route, ...] = ()
     acl: str | None = None
     """Of its network ACL; None lets everything pass."""
+    ipv6_cidrs: tuple[str, ...] = ()
 
     @property
     def gateway(self) -> str:
         """The VPC router's address: the subnet's first host address."""
         return str(ipaddress.ip_network(self.cidr)[1])
+
+    @property
+    def ipv6_gateways(self) -> tuple[str, ...]:
+        """The VPC router's global addresses: the first after the network's own, of each IPv6 block."""
+        return tuple(str(ipaddress.ip_network(cidr)[1]) for cidr in self.ipv6_cidrs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +184,7 @@ class World:
     groups: tuple[SecurityGroup, ...] = ()
     vpcs: tuple[Vpc, ...] = ()
     peerings: tuple[Peering, ...] = ()
+    vpc_ipv6_cidrs: tuple[str, ...] = ()
 
     def subnet(self, subnet_id: str) -> Subnet:
         return next(s for s in self.subnets if s.id == subnet_id)

@@ -3,6 +3,8 @@
 The kernel keeps at most 255 bytes with a link (``IFALIASZ`` counts the NUL; linux/if.h), so an attachment is written
 as compact JSON and what does not fit is left out, the least needed first. Nothing is ever cut short, but for a
 container id too long to fit at all, which is written as its start, ``#`` and a digest (``#`` is in no container id).
+
+Of an IPv6 address beside an IPv4 one only the /80 prefix is written: the rest is the IPv4 address (:mod:`..ipv6`).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 from functools import lru_cache
 from typing import Any, Final
 
+from ..ipv6 import beside, prefix_of
 from ..names import short_id
 from ..seams import Attachment
 
@@ -27,7 +30,7 @@ def key(attachment: Attachment) -> tuple[str, str]:
 
 
 def encode(attachment: Attachment) -> bytes:
-    """At most 255 bytes of ASCII JSON. Container, interface and address are always in it."""
+    """At most 255 bytes of ASCII JSON. Container, interface and addresses are always in it."""
     fields: dict[str, Any] = {
         "v": 1,
         "c": short_id(attachment.container_id),
@@ -35,6 +38,8 @@ def encode(attachment: Attachment) -> bytes:
         "a": attachment.address,
         "t": round(attachment.attached_at, 3),
     }
+    if attachment.address6:
+        fields["6"] = prefix_of(attachment.address6).hex()
     more = {short: value for short, name in _OPTIONAL if (value := getattr(attachment, name))}
     text = _dump(fields | more)
     return text if len(text) <= LIMIT else _fitting(fields, more)
@@ -58,11 +63,15 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         return None
     if not isinstance(fields, dict) or fields.get("v") != 1:
         return None
-    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "u", "p", "s", "n")}
+    texts = {short: fields.get(short, "") for short in ("c", "i", "a", "6", "u", "p", "s", "n")}
     time = fields.get("t", 0)
     if not all(isinstance(value, str) for value in texts.values()) or not isinstance(time, int | float):
         return None
     if not (texts["c"] and texts["i"] and texts["a"]):
+        return None
+    try:
+        address6 = beside(bytes.fromhex(texts["6"]), texts["a"]) if texts["6"] else ""
+    except (ValueError, OSError):
         return None
     return Attachment(
         container_id=texts["c"],
@@ -75,6 +84,7 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         attached_at=float(time),
         mtu=mtu,
         ports=texts["p"],
+        address6=address6,
     )
 
 

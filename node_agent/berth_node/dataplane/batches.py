@@ -16,10 +16,15 @@ from .messages import VethEnd
 from .rtnl import NLM_F_ACK, Filled, Request, pack
 from .templates import Template, make
 
-__all__ = ["HOST_REQUESTS", "POD_REQUESTS", "UNWIRE_REQUESTS", "Wiring", "unwire", "wire_host", "wire_pod"]
-
-HOST_REQUESTS, POD_REQUESTS, UNWIRE_REQUESTS = 4, 5, 2
-"""Sequence numbers that each batch takes."""
+__all__ = [
+    "Wiring",
+    "host_requests",
+    "pod_requests",
+    "unwire",
+    "unwire_requests",
+    "wire_host",
+    "wire_pod",
+]
 
 _SHAPES: Final = 64
 """Kept templates: a node has one or two interface names, MTUs and lengths of names."""
@@ -28,28 +33,58 @@ _U32: Final = struct.Struct("=I")
 # marks: what no field of these messages holds by itself
 _HOST_INDEX, _POD_INDEX, _DESCRIPTOR = 0x5A3C7E01, 0x5A3C7E02, 0x5A3C7E03
 _HOST_MAC, _POD_MAC = b"\x02\xa7\xd1\x3b\x94\x01", b"\x02\xa7\xd1\x3b\x94\x02"
-_ADDRESS: Final = b"\xf1\xd3\xb5\x97"
+_ADDRESSES: Final = {4: b"\xf1\xd3\xb5\x97", 16: b"\xf1\xd3\xb5\x98\x79\x5b\x3d\x1f" * 2}
+"""By length, which tells the family. The name of an address's mark is its length too."""
+_LINK_LOCAL: Final = b"\xf1\xd3\xb5\x99\x97\x5b\x3d\x1f" * 2
 _NAME: Final = "~"
 """Repeated to the length of the host link's name, which has more than one letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What differs from pod to pod. ``ip`` is packed; ``table`` is that of pod routes; ``alias`` the host link's."""
+    """What differs from pod to pod. ``ips`` are packed, one of each family at most, and have their ``gateways``;
+    ``table`` is that of pod routes; ``alias`` the host link's."""
 
     host: VethEnd
     pod: VethEnd
     netns_fd: int
     mtu: int
-    ip: bytes
-    gateway: bytes
+    ips: tuple[bytes, ...]
+    gateways: tuple[bytes, ...]
     table: int
     alias: bytes
 
 
+def host_requests(ips: tuple[bytes, ...]) -> int:
+    """The sequence numbers that :func:`wire_host` takes."""
+    return 2 + 2 * len(ips)
+
+
+def pod_requests(ips: tuple[bytes, ...]) -> int:
+    """The sequence numbers that :func:`wire_pod` takes."""
+    return 1 + sum([4 if len(ip) == 4 else 6 for ip in ips])
+
+
+def unwire_requests(ips: tuple[bytes, ...]) -> int:
+    """The sequence numbers that :func:`unwire` takes."""
+    return 1 + len(ips)
+
+
+def _lengths(ips: tuple[bytes, ...]) -> tuple[int, ...]:
+    return tuple([len(ip) for ip in ips])
+
+
+def _marks(lengths: tuple[int, ...]) -> dict[str, bytes]:
+    return {str(length): _ADDRESSES[length] for length in lengths}
+
+
+def _values(ips: tuple[bytes, ...]) -> dict[str, bytes]:
+    return {str(len(ip)): ip for ip in ips}
+
+
 def wire_host(first: int, w: Wiring) -> Filled:
-    """The veth pair, the route and neighbour of the pod, and the alias that is the witness of it."""
-    template = _host(w.pod.name, len(w.host.name), w.mtu, w.table)
+    """The veth pair, route and neighbour of each of the pod's addresses, and the alias that is the witness of it."""
+    template = _host(w.pod.name, len(w.host.name), w.mtu, w.table, _lengths(w.ips))
     number = first + len(template.what)
     witness = messages.alias(w.host.index, w.alias)
     filled = template.fill(
@@ -60,62 +95,68 @@ def wire_host(first: int, w: Wiring) -> Filled:
             "netns": _U32.pack(w.netns_fd),
             "host mac": w.host.mac,
             "pod mac": w.pod.mac,
-            "ip": w.ip,
             "name": w.host.name.encode(),
-        },
+        }
+        | _values(w.ips),
     )
     data = filled.data + pack(witness, number, NLM_F_ACK)
     return Filled(data, first, (*template.what, witness.what))
 
 
 @lru_cache(_SHAPES)
-def _host(ifname: str, name_length: int, mtu: int, table: int) -> Template:
+def _host(ifname: str, name_length: int, mtu: int, table: int, lengths: tuple[int, ...]) -> Template:
     host = VethEnd(_NAME * name_length, _HOST_MAC, _HOST_INDEX)
     pod = VethEnd(ifname, _POD_MAC, _POD_INDEX)
-    requests = [
-        messages.veth(host, pod, _DESCRIPTOR, mtu),
-        messages.host_route(_HOST_INDEX, _ADDRESS, table),
-        messages.neighbour(_HOST_INDEX, _ADDRESS, _POD_MAC),
-    ]
+    requests = [messages.veth(host, pod, _DESCRIPTOR, mtu)]
+    for length in lengths:
+        requests.append(messages.host_route(_HOST_INDEX, _ADDRESSES[length], table))
+        requests.append(messages.neighbour(_HOST_INDEX, _ADDRESSES[length], _POD_MAC))
     marks = {
         "host": _U32.pack(_HOST_INDEX),
         "pod": _U32.pack(_POD_INDEX),
         "netns": _U32.pack(_DESCRIPTOR),
         "host mac": _HOST_MAC,
         "pod mac": _POD_MAC,
-        "ip": _ADDRESS,
         "name": host.name.encode(),
-    }
+    } | _marks(lengths)
     return make(requests, marks, acknowledged=False)
 
 
 def wire_pod(first: int, w: Wiring) -> Filled:
-    """Inside the pod: the link up, its address, the routes by its gateway, and the gateway's neighbour entry."""
-    values = {"pod": _U32.pack(w.pod.index), "ip": w.ip, "host mac": w.host.mac}
-    return _pod(w.gateway).fill(first, values)
+    """Inside the pod: the link up, and of each family its address, the routes by its gateway, and the gateway's
+    neighbour entry."""
+    values = {"pod": _U32.pack(w.pod.index), "host mac": w.host.mac} | _values(w.ips)
+    lengths = _lengths(w.ips)
+    if lengths[-1] == 16:
+        values["link local"] = messages.link_local_of(w.pod.mac)
+    return _pod(w.gateways, lengths).fill(first, values)
 
 
 @lru_cache(_SHAPES)
-def _pod(gateway: bytes) -> Template:
-    requests = [
-        messages.link_up(_POD_INDEX),
-        messages.address(_POD_INDEX, _ADDRESS),
-        messages.pod_gateway_route(_POD_INDEX, gateway),
-        messages.pod_default_route(_POD_INDEX, gateway),
-        messages.neighbour(_POD_INDEX, gateway, _HOST_MAC),
-    ]
-    return make(requests, {"pod": _U32.pack(_POD_INDEX), "ip": _ADDRESS, "host mac": _HOST_MAC})
+def _pod(gateways: tuple[bytes, ...], lengths: tuple[int, ...]) -> Template:
+    marks = {"pod": _U32.pack(_POD_INDEX), "host mac": _HOST_MAC} | _marks(lengths)
+    requests = [messages.link_up(_POD_INDEX)]
+    for length, gateway in zip(lengths, gateways, strict=True):
+        ip = _ADDRESSES[length]
+        if length == 4:
+            requests += (messages.address(_POD_INDEX, ip), messages.pod_gateway_route(_POD_INDEX, gateway))
+        else:
+            marks["link local"] = _LINK_LOCAL
+            requests.insert(0, messages.quiet(_POD_INDEX))
+            requests.append(messages.link_local(_POD_INDEX, _LINK_LOCAL))
+            requests += (messages.address(_POD_INDEX, ip), messages.pod_local_route(_POD_INDEX, ip))
+        requests.append(messages.pod_default_route(_POD_INDEX, gateway))
+        requests.append(messages.neighbour(_POD_INDEX, gateway, _HOST_MAC))
+    return make(requests, marks)
 
 
-def unwire(first: int, index: int, ip: bytes, table: int) -> Filled:
-    """Take the route away and the host link down, and put it where the reaper finds it."""
-    return _unwire(table).fill(first, {"host": _U32.pack(index), "ip": ip})
+def unwire(first: int, index: int, ips: tuple[bytes, ...], table: int) -> Filled:
+    """Take the routes away and the host link down, and put it where the reaper finds it."""
+    return _unwire(table, _lengths(ips)).fill(first, {"host": _U32.pack(index)} | _values(ips))
 
 
 @lru_cache(_SHAPES)
-def _unwire(table: int) -> Template:
-    requests: list[Request] = [
-        messages.host_unroute(_HOST_INDEX, _ADDRESS, table),
-        messages.link_bury(_HOST_INDEX),
-    ]
-    return make(requests, {"host": _U32.pack(_HOST_INDEX), "ip": _ADDRESS})
+def _unwire(table: int, lengths: tuple[int, ...]) -> Template:
+    requests: list[Request] = [messages.host_unroute(_HOST_INDEX, _ADDRESSES[n], table) for n in lengths]
+    requests.append(messages.link_bury(_HOST_INDEX))
+    return make(requests, {"host": _U32.pack(_HOST_INDEX)} | _marks(lengths))

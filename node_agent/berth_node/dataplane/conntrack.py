@@ -8,15 +8,20 @@ Wire format: ``linux/netfilter/nfnetlink_conntrack.h``. Since Linux 6.11 one req
 whole tuple, so the entries are listed first, with the same filter (honoured since 5.8; earlier kernels list all, so
 each entry is looked at here too), and deleted one by one. Such a kernel answers the first way with EINVAL, as the tuple
 in the filter lacks its ports, and deletes nothing.
+
+Of IPv6 the kernel's filter lets through whatever does *not* have the address (ctnetlink_filter_match_tuple takes
+ipv6_addr_cmp's 0, which means equal, for "different"; up to Linux 6.18 at least): by the first way it would delete all
+other connections of the node. So IPv6's entries are all listed, once for a whole batch of addresses.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import struct
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from .rtnl import Reply, Request, Rtnl, RtnlError, attribute, attributes, nested
@@ -28,6 +33,7 @@ _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK; IPCTNL_MSG_CT_G
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
 _TUPLE_IP, _SOURCE = 1, {socket.AF_INET: 1, socket.AF_INET6: 3}
 _BY_SOURCE: Final = 1  # CTA_FILTER_F_CTA_IP_SRC; CTA_FILTER's attributes are numbered as the tuples are
+_GONE: Final = frozenset({errno.ENOENT})
 _NESTED: Final = 0x8000
 _FAMILY: Final = struct.Struct(">BBH")
 _AT_ONCE: Final = 16
@@ -54,7 +60,8 @@ class Conntrack:
         What was rewritten on its way to a pod has the pod as its reply's source, so these two are all. Raises OSError.
         """
         with self._turn:
-            every = list(addresses)
+            self._flush6([socket.inet_pton(socket.AF_INET6, a) for a in addresses if ":" in a])
+            every = [a for a in addresses if ":" not in a]
             for start in range(0, len(every), _AT_ONCE):
                 some = every[start : start + _AT_ONCE]
                 if self._filters:
@@ -67,18 +74,27 @@ class Conntrack:
                         self._filters = False
                 self._delete_one_by_one(some)
 
+    def _flush6(self, ips: Collection[bytes]) -> None:
+        if not ips:
+            return
+        request = Request(_GET, 0, _FAMILY.pack(socket.AF_INET6, 0, 0), "IPv6 connections")
+        named = re.compile(b"|".join(map(re.escape, ips)), re.DOTALL).search  # most entries need not be taken apart
+        self._delete(self._rtnl.dump(request, named), socket.AF_INET6, frozenset(ips))
+
     def _delete_one_by_one(self, addresses: Collection[str]) -> None:
-        gone = frozenset({errno.ENOENT})
         for address in addresses:
             for request in _matching(_GET, address):
-                found = [r for reply in self._rtnl.dump(request) for r in _deletion(reply, address)]
-                for start in range(0, len(found), 100):
-                    self._rtnl.batch(found[start : start + 100], ignore=gone)
+                self._delete(self._rtnl.dump(request), socket.AF_INET, frozenset({socket.inet_aton(address)}))
+
+    def _delete(self, replies: Iterable[Reply], family: socket.AddressFamily, ips: frozenset[bytes]) -> None:
+        found = [r for reply in replies for r in _deletion(reply, family, ips)]
+        for start in range(0, len(found), 100):
+            self._rtnl.batch(found[start : start + 100], ignore=_GONE)
 
 
 def _matching(kind: int, address: str) -> Iterator[Request]:
-    """Requests about the entries that the address began, and about those that it answers."""
-    family = _family(address)
+    """Requests about the entries that the IPv4 address began, and about those that it answers."""
+    family = socket.AF_INET
     ip = attribute(_SOURCE[family], socket.inet_pton(family, address))
     for which in (_TUPLE_ORIG, _TUPLE_REPLY):
         like = nested(which | _NESTED, nested(_TUPLE_IP | _NESTED, ip))
@@ -86,18 +102,14 @@ def _matching(kind: int, address: str) -> Iterator[Request]:
         yield Request(kind, 0, _FAMILY.pack(family, 0, 0) + like + filtered, f"connections of {address}")
 
 
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def _deletion(reply: Reply, address: str) -> Iterator[Request]:
-    """The request that deletes a listed entry, if it is one of this address."""
-    found, family = attributes(reply.body, 4), _family(address)
+def _deletion(reply: Reply, family: socket.AddressFamily, ips: frozenset[bytes]) -> Iterator[Request]:
+    """The request that deletes a listed entry, if it is one of these addresses."""
+    found = attributes(reply.body, 4)
     tuples = [attributes(found.get(which, b"")) for which in (_TUPLE_ORIG, _TUPLE_REPLY)]
     sources = [attributes(t.get(_TUPLE_IP, b"")).get(_SOURCE[family]) for t in tuples]
-    if socket.inet_pton(family, address) not in sources:
+    if ips.isdisjoint(source for source in sources if source):
         return
     # the id is what tells a later connection with the same ports from the one that was listed
     body = _FAMILY.pack(family, 0, 0) + attribute(_TUPLE_ORIG | _NESTED, found[_TUPLE_ORIG])
     body += b"".join(attribute(which, found[which]) for which in (_ID, _ZONE) if which in found)
-    yield Request(_DELETE, 0, body, f"a connection of {address}")
+    yield Request(_DELETE, 0, body, "a connection of a returned address")

@@ -16,6 +16,10 @@ that we SNAT, and answers to what came in by the primary interface, follow the `
 
 The on-link subnet route that DHCP makes would resolve other nodes' pods by ARP, and a neighbour entry outlives an
 address that moved to another interface; the VPC router never forgets. So traffic inside the subnet uses the gateway.
+
+IPv6 has the same rules under the same numbers, but for 1021 and 1022: all its blocks are prefixes, what the node sends
+in a pod's name is routed by its source at once (nf_send_reset6, unlike IPv4's, looks up with it), and a secondary
+interface needs no IPv6 address of its own. Its subnet is taken to be the /64 around the primary's prefix.
 """
 
 from __future__ import annotations
@@ -27,13 +31,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..seams import InterfaceLayout, NodeLayout
+from .messages import METRIC6
 from .pods import PODS_TABLE
 
-__all__ = ["MAIN_TABLE", "Route", "Rule", "assign_marks", "primary", "routes", "rules", "table_of"]
+__all__ = ["GATEWAY6", "MAIN_TABLE", "Route", "Rule", "assign_marks", "primary", "routes", "rules", "table_of"]
 
 MAIN_TABLE: Final = 254
 WORST_METRIC: Final = 0xFFFFFFFF
 ANYWHERE: Final = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
+GATEWAY6: Final = "fe80:ec2::1"
+"""The router of every VPC subnet answers here on every interface (VPC User Guide, "Subnet sizing for IPv6")."""
+_SUBNET6: Final = 64
 
 _PODS, _MARKED_SUBNET, _MARKED, _PREFIX, _INTERFACE, _OWN, _SUBNET = 1000, 1010, 1011, 1020, 1021, 1022, 1030
 
@@ -115,6 +123,27 @@ def _rules(layout: NodeLayout, marks: Mapping[int, int]) -> Iterator[Rule]:
         for block in interface.blocks:
             if not block.endswith("/32"):
                 yield Rule(_PREFIX, table, source=_cidr(block))
+    if layout.ipv6:
+        yield from _rules6(layout)
+
+
+def _rules6(layout: NodeLayout) -> Iterator[Rule]:
+    connection, family = layout.connection_mark, socket.AF_INET6
+    yield Rule(_PODS, PODS_TABLE, family=family)
+    yield Rule(_MARKED, MAIN_TABLE, mark=connection, mask=connection, family=family)
+    first = primary(layout)
+    if first is not None:
+        for subnet in sorted({_subnet6(block) for block in first.ipv6_blocks}):
+            table = table_of(first)
+            yield Rule(_MARKED_SUBNET, table, destination=subnet, mark=connection, mask=connection, family=family)
+            yield Rule(_SUBNET, table, destination=subnet, family=family)
+    for interface in layout.interfaces:
+        for block in interface.ipv6_blocks:
+            yield Rule(_PREFIX, table_of(interface), source=_cidr(block), family=family)
+
+
+def _subnet6(block: str) -> str:
+    return str(ipaddress.IPv6Network(block).supernet(new_prefix=_SUBNET6))
 
 
 def routes(layout: NodeLayout, links: Mapping[str, int]) -> frozenset[Route]:
@@ -134,6 +163,21 @@ def _routes(layout: NodeLayout, links: Mapping[str, int]) -> Iterator[Route]:
         if (link := links.get(interface.mac.lower())) is not None:
             yield Route(table, f"{interface.gateway}/32", link=link)
             yield Route(table, ANYWHERE[socket.AF_INET], link=link, gateway=interface.gateway)
+    if layout.ipv6:
+        yield from _routes6(layout, links)
+
+
+def _routes6(layout: NodeLayout, links: Mapping[str, int]) -> Iterator[Route]:
+    first, family = primary(layout), socket.AF_INET6
+    for interface in layout.interfaces:
+        for block in interface.ipv6_blocks:
+            yield Route(PODS_TABLE, _cidr(block), WORST_METRIC, family=family)
+        table = table_of(interface)
+        if interface is not first and interface.ipv6_blocks:
+            yield Route(table, ANYWHERE[family], WORST_METRIC, family=family)
+        link = links.get(interface.mac.lower())
+        if link is not None and interface.ipv6_blocks:
+            yield Route(table, ANYWHERE[family], METRIC6, link, GATEWAY6, family)
 
 
 def _cidr(text: str) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
-from . import proxies, routing, verify
+from . import proxies, routing, sysctl, verify
 from .conntrack import Conntrack
 from .namespaces import Home
-from .nft import TABLE, NftError, NftTable, ruleset
+from .nft import TABLE, NftError, NftTable, ruleset, ruleset6
 from .notices import KernelNotices
 from .pods import PodWiring, refused
-from .ports import HostPorts
+from .ports import IPV6, HostPorts
 from .reaper import Reaper
 from .repair import Repair
 from .rtnl import Rtnl
@@ -31,21 +32,23 @@ class KernelDataplane:
         self._home = Home()
         self._reaper = Reaper()
         self._pods = PodWiring(self._home, self._reaper)
-        self._nft = NftTable()
+        self._nft, self._nft6 = NftTable(), NftTable("ip6")
+        self._ipv6 = not self.ipv6_refusal()
+        """Something of IPv6 may be there: left by an earlier process until the first look has found that it is not."""
         self._rtnl = Rtnl()
-        self._ports = HostPorts()
+        self._ports, self._ports6 = HostPorts(), HostPorts(IPV6)
         self._conntrack = Conntrack()
         self._primary_mtu = _SMALL_MTU
         self._configured: tuple[NodeLayout, Mapping[int, int]] | None = None
         self._repair = Repair(self._rtnl)
         ports = (self._rtnl.port, self._pods.port, self._reaper.port)
-        self._notices = KernelNotices(ports, self._ports.port, self._pods.leaving)
+        self._notices = KernelNotices(ports, (self._ports.port, self._ports6.port), self._pods.leaving)
 
     def configure(self, layout: NodeLayout) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.configure`."""
         try:
             links = self._pods.links()
-            result, sweep = routing.configure(self._rtnl, layout, links)
+            result, sweep = routing.configure(self._rtnl, layout, links, ipv6=self._ipv6)
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
         self._configured = layout, result.marks
@@ -53,15 +56,25 @@ class KernelDataplane:
         problems = [*result.problems, *proxies.unsupported(links, proxies.virtual_services())]
         try:
             self._nft.apply(ruleset(layout, result.marks, result.primary_link))
+            self._apply6(layout, result)
         except NftError as error:
             # stale rules stay as long as marks may still be set for them
             return (*problems, Problem("nftables", str(error)))
-        return (*problems, *self._ports.restore(), *sweep())
+        ports6 = self._ports6.restore() if layout.ipv6 or result.ipv6_rules else ()
+        return (*problems, *self._ports.restore(), *ports6, *sweep())
+
+    def _apply6(self, layout: NodeLayout, result: routing.Routing) -> None:
+        """IPv6's table is there as long as its rules are: those are swept after it."""
+        if layout.ipv6:
+            self._notices.hear_ipv6()
+        if layout.ipv6 or result.ipv6_rules:
+            self._nft6.apply(ruleset6(layout, result.primary_link))
+        self._ipv6 = layout.ipv6
 
     def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.repair`."""
         try:
-            problems = self._repair.run(attachments)
+            problems = self._repair.run(attachments, ipv6=self._ipv6)
         except OSError as error:
             raise DataplaneError(f"reading the pods' links: {error}", temporary=True) from error
         self._reaper.wake()
@@ -72,7 +85,10 @@ class KernelDataplane:
         wired = self._pods.attach(attachment)
         try:
             self._ports.add(attachment)
+            self._ports6.add(attachment)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._ports.remove(attachment)
             self._pods.detach(attachment)
             raise refused(f"host ports {attachment.ports} of {attachment.address}", error) from error
         return wired
@@ -81,13 +97,15 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
         try:
             self._ports.remove(attachment)
+            self._ports6.remove(attachment)
         except OSError as error:
             raise refused(f"taking back host ports of {attachment.address}", error) from error
         self._pods.detach(attachment)
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
-        return (*self._pods.check(attachment), *self._ports.check(attachment), *self._check_node(attachment))
+        ports = (*self._ports.check(attachment), *self._ports6.check(attachment))
+        return (*self._pods.check(attachment), *ports, *self._check_node(attachment))
 
     def _check_node(self, attachment: Attachment) -> tuple[Problem, ...]:
         """What the pod needs of the node's routing, as it was last asked for; nothing before the first time."""
@@ -95,13 +113,14 @@ class KernelDataplane:
             return ()
         layout, marks = self._configured
         try:
-            state, links = routing.read(self._rtnl), routing.links_by_mac(self._pods.links())
+            state, links = routing.read(self._rtnl, ipv6=layout.ipv6), routing.links_by_mac(self._pods.links())
         except OSError as error:
             raise refused(f"checking the routing of {attachment.address}", error) from error
-        problems = tuple(verify.missing(layout, marks, links, state, attachment.address))
-        if self._nft.intact():
-            return problems
-        return (*problems, Problem("nftables", f"the table ip {TABLE} is not as Berth loaded it"))
+        problems = [p for a in attachment.addresses for p in verify.missing(layout, marks, links, state, a)]
+        for family, table in (("ip", self._nft), *([("ip6", self._nft6)] if layout.ipv6 else [])):
+            if not table.intact():
+                problems.append(Problem("nftables", f"the table {family} {TABLE} is not as Berth loaded it"))
+        return tuple(problems)
 
     def survey(self) -> tuple[Attachment, ...]:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
@@ -109,7 +128,9 @@ class KernelDataplane:
 
     def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
         """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
+        attachments = tuple(attachments)
         self._ports.adopt(attachments)
+        self._ports6.adopt(attachments)
 
     def flush_connections(self, addresses: Collection[str]) -> None:
         """See :meth:`berth_node.seams.Dataplane.flush_connections`."""
@@ -125,6 +146,17 @@ class KernelDataplane:
     def usable_macs(self) -> frozenset[str]:
         """See :meth:`berth_node.seams.Dataplane.usable_macs`."""
         return frozenset(link.mac for link in self._pods.links() if link.mac)
+
+    def ipv6_refusal(self) -> str:
+        """See :meth:`berth_node.seams.Dataplane.ipv6_refusal`."""
+        for name in ("all", "default"):
+            try:
+                off = sysctl.read(f"conf/{name}/disable_ipv6", "ipv6") != "0"
+            except OSError:
+                return "the kernel has no IPv6 (it was started with ipv6.disable=1, or was built without)"
+            if off:
+                return f"IPv6 is switched off on this node; set net.ipv6.conf.{name}.disable_ipv6 to 0"
+        return ""
 
     def notices(self) -> KernelNotices:
         """See :meth:`berth_node.seams.Dataplane.notices`."""
@@ -142,4 +174,5 @@ class KernelDataplane:
         self._pods.close()
         self._rtnl.close()
         self._ports.close()
+        self._ports6.close()
         self._home.close()

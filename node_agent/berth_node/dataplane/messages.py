@@ -5,20 +5,21 @@ Pure: addresses and MACs are bytes as on the wire, names are str, indexes and ta
 
 from __future__ import annotations
 
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 from .rtnl import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Attributes, Reply, Request, attribute, attributes, nested
 
-__all__ = ["REAP_GROUP", "ROUTE_PROTOCOL", "Link"]
+__all__ = ["REAP_GROUP", "ROUTE_PROTOCOL", "Link", "packed"]
 
 ROUTE_PROTOCOL: Final = 0xBE
 """Marks each route and rule of ours (``proto 190``): free in the kernel's and in iproute2's lists."""
 REAP_GROUP: Final = 0x62657274
 """Links in this group are dead and wait to be deleted together ("bert")."""
 
-AF_INET: Final = 2
+AF_INET, AF_INET6 = 2, 10
 IFF_UP: Final = 0x1
 OPERSTATE_UP: Final = 6
 
@@ -31,15 +32,18 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_OPERSTATE, _IFLA_LINKINFO = 1, 3, 
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 20, 26, 27, 28, 29
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE, _AF_INET6 = 8, b"\1", 10
+_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, b"\1"
 _RTEXT_FILTER_SKIP_STATS: Final = 1 << 3
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NUD_PERMANENT: Final = 0x80
-MAIN_TABLE: Final = 254
+MAIN_TABLE, _LOCAL_TABLE = 254, 255
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
-_RTN_UNICAST: Final = 1
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_IFA_F_NODAD: Final = 0x2
+METRIC6: Final = 1024
+"""The metric of an IPv6 route that is given none (``IP6_RT_PRIO_USER``, net/ip6_route.h); that of an IPv4 one is 0."""
 
 _LINK: Final = struct.Struct("=BxHiII")
 _ADDR: Final = struct.Struct("=BBBBi")
@@ -54,6 +58,17 @@ def _u32(value: int) -> bytes:
 def _text(value: str) -> bytes:
     return value.encode() + b"\0"
 
+
+def packed(address: str) -> bytes:
+    """An address of either family as on the wire. Every function here tells the family by the length."""
+    return socket.inet_pton(AF_INET6, address) if ":" in address else socket.inet_aton(address)
+
+
+def _family(ip: bytes) -> int:
+    return AF_INET if len(ip) == 4 else AF_INET6
+
+
+_NO_GENERATED: Final = nested(_IFLA_AF_SPEC, nested(AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE)))
 
 # ----------------------------------------------------------------------------------------------------- requests
 
@@ -99,9 +114,14 @@ def _end(end: VethEnd, mtu: int) -> bytes:
 
 def alias(index: int, text: bytes) -> Request:
     """Write a link's alias, and keep IPv6 link-local addresses off it: the host end needs none."""
-    no_ipv6 = nested(_IFLA_AF_SPEC, nested(_AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE)))
-    body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_IFALIAS, text) + no_ipv6
+    body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_IFALIAS, text) + _NO_GENERATED
     return Request(_RTM_SETLINK, 0, body, "writing the host link's alias")
+
+
+def quiet(index: int) -> Request:
+    """Keep the kernel from making a link-local address, which would be tentative for a second; the link is down yet."""
+    body = _LINK.pack(0, 0, index, 0, 0) + _NO_GENERATED
+    return Request(_RTM_SETLINK, 0, body, "keeping generated addresses off the pod's link")
 
 
 def link_up(index: int) -> Request:
@@ -134,9 +154,24 @@ def group_delete() -> Request:
 
 
 def address(index: int, ip: bytes) -> Request:
-    """The pod's own address, as a /32: nothing is on-link."""
-    body = _ADDR.pack(AF_INET, 32, 0, _SCOPE_UNIVERSE, index) + attribute(_IFA_LOCAL, ip) + attribute(_IFA_ADDRESS, ip)
+    """The pod's own address, as a /32 or /128: nothing is on-link. An IPv6 one is valid at once: nobody else can have
+    it, so nobody is asked (duplicate address detection, RFC 4862 5.4, would take a second)."""
+    family = _family(ip)
+    head = _ADDR.pack(family, 8 * len(ip), 0 if family == AF_INET else _IFA_F_NODAD, _SCOPE_UNIVERSE, index)
+    body = head + attribute(_IFA_LOCAL, ip) + attribute(_IFA_ADDRESS, ip)
     return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, "adding the pod's address")
+
+
+def link_local_of(mac: bytes) -> bytes:
+    """The link-local address that goes with a MAC (RFC 4291, appendix A)."""
+    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
+def link_local(index: int, ip: bytes) -> Request:
+    """The link-local address that each IPv6 link has (RFC 4291, 2.1), valid at once too."""
+    head = _ADDR.pack(AF_INET6, 64, _IFA_F_NODAD, _SCOPE_LINK, index)
+    body = head + attribute(_IFA_LOCAL, ip) + attribute(_IFA_ADDRESS, ip)
+    return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, "adding the pod's link-local address")
 
 
 def host_route(index: int, ip: bytes, table: int) -> Request:
@@ -151,12 +186,23 @@ def host_unroute(index: int, ip: bytes, table: int) -> Request:
 
 
 def _host_route(index: int, ip: bytes, table: int) -> bytes:
-    head = _ROUTE.pack(AF_INET, 32, 0, 0, 0, ROUTE_PROTOCOL, _SCOPE_LINK, _RTN_UNICAST, 0)
+    head = _ROUTE.pack(_family(ip), 8 * len(ip), 0, 0, 0, ROUTE_PROTOCOL, _SCOPE_LINK, _RTN_UNICAST, 0)
     return head + attribute(_RTA_DST, ip) + attribute(_RTA_OIF, _u32(index)) + attribute(_RTA_TABLE, _u32(table))
 
 
+def pod_local_route(index: int, ip: bytes) -> Request:
+    """What is sent to the pod's IPv6 address is for the pod.
+
+    The kernel makes such a route too, but by a work that is queued when the address is added (addrconf_dad_start), even
+    where nobody is asked: what arrives before has no address to arrive at, and is lost (3 % of first answers).
+    """
+    head = _ROUTE.pack(AF_INET6, 128, 0, 0, _LOCAL_TABLE, ROUTE_PROTOCOL, _SCOPE_UNIVERSE, _RTN_LOCAL, 0)
+    body = head + attribute(_RTA_DST, ip) + attribute(_RTA_OIF, _u32(index))
+    return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, "making the pod's IPv6 address its own")
+
+
 def pod_gateway_route(index: int, gateway: bytes) -> Request:
-    """The pod's gateway is on the link."""
+    """The pod's IPv4 gateway is on the link. An IPv6 one is link-local, so that goes without saying."""
     head = _ROUTE.pack(AF_INET, 32, 0, 0, MAIN_TABLE, ROUTE_PROTOCOL, _SCOPE_LINK, _RTN_UNICAST, 0)
     body = head + attribute(_RTA_DST, gateway) + attribute(_RTA_OIF, _u32(index))
     return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, "routing the pod's gateway")
@@ -164,14 +210,14 @@ def pod_gateway_route(index: int, gateway: bytes) -> Request:
 
 def pod_default_route(index: int, gateway: bytes) -> Request:
     """Everything a pod sends goes to its gateway."""
-    head = _ROUTE.pack(AF_INET, 0, 0, 0, MAIN_TABLE, ROUTE_PROTOCOL, _SCOPE_UNIVERSE, _RTN_UNICAST, 0)
+    head = _ROUTE.pack(_family(gateway), 0, 0, 0, MAIN_TABLE, ROUTE_PROTOCOL, _SCOPE_UNIVERSE, _RTN_UNICAST, 0)
     body = head + attribute(_RTA_GATEWAY, gateway) + attribute(_RTA_OIF, _u32(index))
     return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, "adding the pod's default route")
 
 
 def neighbour(index: int, ip: bytes, mac: bytes) -> Request:
-    """A permanent neighbour, so that neither end ever asks by ARP."""
-    head = _NEIGH.pack(AF_INET, index, _NUD_PERMANENT, 0, 0)
+    """A permanent neighbour, so that neither end ever asks by ARP or neighbour discovery."""
+    head = _NEIGH.pack(_family(ip), index, _NUD_PERMANENT, 0, 0)
     body = head + attribute(_NDA_DST, ip) + attribute(_NDA_LLADDR, mac)
     return Request(_RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, "adding the permanent neighbour")
 
@@ -190,21 +236,21 @@ def dump_links() -> Request:
     return Request(_RTM_GETLINK, 0, body, "listing the links")
 
 
-def dump_addresses(index: int) -> Request:
-    """The IPv4 addresses of one link."""
-    return Request(_RTM_GETADDR, 0, _ADDR.pack(AF_INET, 0, 0, 0, index), "listing the pod's addresses")
+def dump_addresses(index: int, family: int = AF_INET) -> Request:
+    """A family's addresses of one link."""
+    return Request(_RTM_GETADDR, 0, _ADDR.pack(family, 0, 0, 0, index), "listing the pod's addresses")
 
 
-def dump_routes(index: int, table: int) -> Request:
-    """The IPv4 routes of one table that lead to one link."""
-    head = _ROUTE.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+def dump_routes(index: int, table: int, family: int = AF_INET) -> Request:
+    """A family's routes of one table that lead to one link."""
+    head = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
     body = head + attribute(_RTA_OIF, _u32(index)) + attribute(_RTA_TABLE, _u32(table))
     return Request(_RTM_GETROUTE, 0, body, "listing routes")
 
 
-def dump_neighbours(index: int) -> Request:
-    """The IPv4 neighbours of one link."""
-    body = _NEIGH.pack(AF_INET, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, _u32(index))
+def dump_neighbours(index: int, family: int = AF_INET) -> Request:
+    """A family's neighbours of one link."""
+    body = _NEIGH.pack(family, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, _u32(index))
     return Request(_RTM_GETNEIGH, 0, body, "listing neighbours")
 
 
@@ -250,9 +296,9 @@ def operstate(reply: Reply) -> int:
 
 
 def parse_address(reply: Reply) -> tuple[bytes, int]:
-    """An ``RTM_NEWADDR``: the address and its prefix length."""
-    length = reply.body[1]
-    return attributes(reply.body, _ADDR.size).get(_IFA_LOCAL, b""), length
+    """An ``RTM_NEWADDR``: the address and its prefix length. IPv6 has ``IFA_LOCAL`` only on point-to-point links."""
+    found = attributes(reply.body, _ADDR.size)
+    return found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b""), reply.body[1]
 
 
 def parse_route(reply: Reply) -> tuple[bytes, int, bytes]:

@@ -32,7 +32,6 @@ _NESTED: Final = 0x8000
 _NLM_F_REQUEST, _NLMSG_ERROR = 1, 2
 _HEADER: Final = struct.Struct("=IHHII")
 _FAMILY: Final = struct.Struct(">BBH")
-_IPV4: Final = 2
 _TIMEOUT: Final = 10.0  # seconds; the kernel answers within the send, so this only keeps a bug from hanging the agent
 
 
@@ -48,9 +47,11 @@ class Element:
 
 
 class Nfnetlink:
-    """A socket of the network namespace of the thread that makes it."""
+    """A socket of the network namespace of the thread that makes it. ``family``: of the tables and flows, AF_INET or
+    AF_INET6, which nftables' NFPROTO_IPV4 and _IPV6 are too."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: int = socket.AF_INET) -> None:
+        self._family = family
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
         self._socket.settimeout(_TIMEOUT)
@@ -68,7 +69,7 @@ class Nfnetlink:
         self._socket.close()
 
     def change(self, table: str, elements: Sequence[Element]) -> None:
-        """Change all of them in an ``ip`` table, or none. Raises ``OSError``: ENOENT without the table, the set or an
+        """Change all of them in a table, or none. Raises ``OSError``: ENOENT without the table, the set or an
         element to remove, EBUSY or EEXIST for a key that has another value."""
         if not elements:
             return
@@ -79,13 +80,13 @@ class Nfnetlink:
         for sequence, element in enumerate(elements, first + 1):
             kind, flags = (_NEWSETELEM, NLM_F_CREATE) if element.add else (_DELSETELEM, 0)
             flags |= NLM_F_ACK if sequence == last else 0
-            parts.append(_message(_SUBSYSTEM << 8 | kind, flags, sequence, _body(table, element)))
+            parts.append(_message(_SUBSYSTEM << 8 | kind, flags, sequence, _body(self._family, table, element)))
         parts.append(_message(_BATCH_END, 0, last + 1, _FAMILY.pack(0, 0, _SUBSYSTEM)))
         self._socket.send(b"".join(parts))
         self._read({first: "the batch"} | {sequence: e.name for sequence, e in enumerate(elements, first + 1)})
 
     def forget_flows(self, protocol: int, port: int) -> None:
-        """Delete conntrack's entries of IPv4 flows that began towards this port, wherever. None is no error.
+        """Delete conntrack's entries of the family's flows that began towards this port, wherever. None is no error.
 
         Raises ``OSError``: EINVAL from kernels before 5.8, which cannot filter. The filter is never empty, which would
         be every entry there is.
@@ -94,7 +95,7 @@ class Nfnetlink:
         self._sequence = sequence + 1
         to = attribute(_CTA_PROTO_NUM, bytes([protocol])) + attribute(_CTA_PROTO_DST_PORT, struct.pack(">H", port))
         body = (
-            _FAMILY.pack(_IPV4, 0, 0)
+            _FAMILY.pack(self._family, 0, 0)
             + nested(_CTA_TUPLE_ORIG | _NESTED, nested(_CTA_TUPLE_PROTO | _NESTED, to))
             + nested(_CTA_FILTER | _NESTED, attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", _BY_PROTOCOL_AND_PORT)))
         )
@@ -127,12 +128,12 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return _HEADER.pack(16 + len(body), kind, flags | _NLM_F_REQUEST, sequence, 0) + body
 
 
-def _body(table: str, element: Element) -> bytes:
+def _body(family: int, table: str, element: Element) -> bytes:
     parts = [nested(_NFTA_ELEM_KEY | _NESTED, attribute(_NFTA_DATA_VALUE, element.key))]
     if element.value is not None:
         parts.append(nested(_NFTA_ELEM_DATA | _NESTED, attribute(_NFTA_DATA_VALUE, element.value)))
     return (
-        _FAMILY.pack(_IPV4, 0, 0)
+        _FAMILY.pack(family, 0, 0)
         + attribute(_NFTA_LIST_TABLE, table.encode() + b"\0")
         + attribute(_NFTA_LIST_SET, element.name.encode() + b"\0")
         + nested(_NFTA_LIST_ELEMENTS | _NESTED, nested(_NFTA_LIST_ELEM | _NESTED, *parts))

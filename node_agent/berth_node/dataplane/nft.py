@@ -12,6 +12,9 @@ Order of the chains, by the priorities of others (netfilter's ``NF_IP_PRI_*``; c
 * ``rewrite`` (postrouting, 110): SNAT, after kube-proxy's masquerade (100): whoever binds a connection's source first
   wins, so an operator's or kube-proxy's own decision stands and ours is the default.
 
+IPv6 has a table of its own, ``ip6 berth``, while pods have IPv6: ``entry``, ``choose`` and ``answer`` for the
+connection mark. Nothing is rewritten there, and all its blocks are prefixes, which have rules.
+
 Marks are written under a mask: interfaces 0x7f, connection 0x80 by default. kubelet and kube-proxy (0x4000, 0x8000),
 Cilium (0x0f00), Istio and network policy agents own the others.
 """
@@ -26,7 +29,7 @@ from typing import Final
 from ..seams import NodeLayout
 from . import desired
 
-__all__ = ["TABLE", "NftError", "NftTable", "ruleset", "run_nft"]
+__all__ = ["TABLE", "NftError", "NftTable", "ruleset", "ruleset6", "run_nft"]
 
 TABLE: Final = "berth"
 _SECONDS: Final = 20
@@ -63,6 +66,38 @@ def ruleset(layout: NodeLayout, marks: Mapping[int, int], primary_link: str) -> 
         parts += _rewrite(layout, first.primary_address)
     body = "\n".join(f"  {line}" for line in parts)
     return f"table ip {TABLE} {{\n{body}\n}}\n"
+
+
+def ruleset6(layout: NodeLayout, primary_link: str) -> str:
+    """The text of IPv6's table; "" if there is to be none."""
+    if not layout.ipv6:
+        return ""
+    mark = layout.connection_mark
+    blocks = sorted({block for interface in layout.interfaces for block in interface.ipv6_blocks})
+    restore = f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x}"
+    entry = f'  iifname "{primary_link}" {_UNCONFIRMED} ip6 daddr != @pods ct mark set ct mark | {mark:#x}'
+    parts = [
+        "set pods {",
+        "  type ipv6_addr; flags interval;",
+        *_elements(blocks),
+        "}",
+        "chain entry {",
+        "  type filter hook prerouting priority -150; policy accept;",
+        *([entry] if primary_link else []),
+        "}",
+        "chain choose {",
+        "  type filter hook prerouting priority -95; policy accept;",
+        "  ip6 saddr != @pods return",
+        restore,
+        "}",
+        "chain answer {",
+        "  type route hook output priority -145; policy accept;",
+        "  ip6 saddr != @pods return",
+        restore,
+        "}",
+    ]
+    body = "\n".join(f"  {line}" for line in parts)
+    return f"table ip6 {TABLE} {{\n{body}\n}}\n"
 
 
 def _owners(layout: NodeLayout, marks: Mapping[int, int]) -> dict[str, int]:
@@ -147,22 +182,24 @@ def _collapsed(cidrs: Iterable[str]) -> list[str]:
 
 
 class NftTable:
-    """The table in the kernel, of the network namespace of the thread that calls.
+    """The table of one family (``ip``, ``ip6``) in the kernel, of the network namespace of the thread that calls.
 
     What was loaded is remembered only to tell, by reading the table back, that nothing has to be loaded again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: str = "ip") -> None:
+        self._family = family
         self._wanted = ""
         self._listing = ""
 
     def apply(self, text: str) -> None:
-        """Make the table be ``text``, if it is not. Raises :class:`NftError`."""
+        """Make the table be ``text``, if it is not; "" for no table. Raises :class:`NftError`."""
         if text == self._wanted and self._listing and self._list() == self._listing:
             return
         self._wanted = ""
         # making it first lets `delete` succeed where there is none; all three are one transaction
-        run_nft(["-f", "-"], f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n{text}")
+        name = f"{self._family} {TABLE}"
+        run_nft(["-f", "-"], f"table {name} {{\n}}\ndelete table {name}\n{text}")
         self._listing = self._list()
         self._wanted = text
 
@@ -172,7 +209,7 @@ class NftTable:
 
     def _list(self) -> str:
         try:
-            return run_nft(["-s", "-n", "list", "table", "ip", TABLE])
+            return run_nft(["-s", "-n", "list", "table", self._family, TABLE])
         except NftError:
             return ""
 

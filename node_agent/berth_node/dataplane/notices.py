@@ -1,6 +1,7 @@
 """What the kernel tells of changes by others, so that what they take away is made again at once and not by a timer.
 
-Two sockets listen: rtnetlink for links, neighbours, IPv4 addresses, routes and rules; nfnetlink for nftables. Each
+Two sockets listen: rtnetlink for links, neighbours, IPv4 addresses, routes and rules (IPv6's once pods
+have it); nfnetlink for nftables. Each
 message names the port of the socket whose request caused it (``nlmsg_pid``), or 0, so our own requests are told from
 others'. The ``nft`` program's port is not known beforehand: what nftables tells while we load our table may be ours.
 
@@ -29,6 +30,7 @@ _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
 _TABLES: Final = range(PODS_TABLE, PODS_TABLE + 1_000_000)
+_ADD_MEMBERSHIP, _IPV6_GROUPS = 1, (11, 19)  # NETLINK_ADD_MEMBERSHIP; RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE
 # RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE; NFNLGRP_NFTABLES (linux/rtnetlink.h, nfnetlink.h)
 _ROUTING_GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x40 | 0x80
 _NETLINK_NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
@@ -37,6 +39,7 @@ _NEW_GENERATION: Final = 15
 _DELETIONS: Final = frozenset({2, 5, 8, 11, 14, 20, 24})
 """``NFT_MSG_DEL*``: table, chain, rule, set, element, object, flow table."""
 _OUR_TABLES: Final = (nft.TABLE.encode(), ports.TABLE.encode())
+_SOL_NETLINK: Final = 270
 _HEADER: Final = struct.Struct("=IHHII")
 _NEIGH: Final = struct.Struct("=BxxxiHBB")
 _NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
@@ -55,10 +58,8 @@ def judge_routing(kind: int, body: bytes, leaving: set[int]) -> Change | None:
     """One rtnetlink message that no request of ours caused. ``leaving`` are pods' links that we take away; one that
     has gone is taken out of it."""
     if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
-        protocol, table = route_messages.owner_of_route(body)
-        if protocol == ROUTE_PROTOCOL or table in _TABLES:
-            return Change(f"a route in table {table}", lost=True)
-    elif kind in (_RTM_NEWRULE, _RTM_DELRULE):
+        return _judge_route(body, leaving)
+    if kind in (_RTM_NEWRULE, _RTM_DELRULE):
         protocol, table = route_messages.owner_of_rule(body)
         if protocol == ROUTE_PROTOCOL:
             return Change(f"a rule for table {table}", lost=True)
@@ -71,9 +72,19 @@ def judge_routing(kind: int, body: bytes, leaving: set[int]) -> Change | None:
     return None
 
 
+def _judge_route(body: bytes, leaving: set[int]) -> Change | None:
+    protocol, table, link = route_messages.owner_of_route(body)
+    if protocol != ROUTE_PROTOCOL and table not in _TABLES:
+        return None
+    if body[0] == socket.AF_INET6 and link >= FIRST_INDEX:
+        # unlike IPv4's, IPv6's routes are told of when their link goes, and nobody is to blame for that
+        return None if link in leaving else Change(f"a route by a pod's host link ({link})")
+    return Change(f"a route in table {table}", lost=True)
+
+
 def _judge_neighbour(kind: int, body: bytes, leaving: set[int]) -> Change | None:
     family, index, state, _flags, _type = _NEIGH.unpack_from(body)
-    if family != socket.AF_INET or index < FIRST_INDEX or index in leaving:
+    if family not in (socket.AF_INET, socket.AF_INET6) or index < FIRST_INDEX or index in leaving:
         return None
     # what the kernel learns by itself is not permanent, and multicast entries (NOARP) come and go with its groups
     told = state & _NUD_PERMANENT if kind == _RTM_NEWNEIGH else not state & _NUD_NOARP
@@ -125,13 +136,21 @@ class KernelNotices:
     unwires pods (one operation of a set is atomic).
     """
 
-    def __init__(self, sockets: Iterable[int], elements: int, leaving: set[int]) -> None:
+    def __init__(self, sockets: Iterable[int], elements: Iterable[int], leaving: set[int]) -> None:
         self._sockets = frozenset(sockets)
-        self._elements = elements
+        self._elements = frozenset(elements)
         self._leaving = leaving
+        self._ipv6 = False
         # each pod makes the kernel tell of a dozen things, while its plugin waits for the thread that would read them
         self._routing = _listen(socket.NETLINK_ROUTE, _ROUTING_GROUPS, _unheard(self._sockets))
         self._nftables = _listen(_NETLINK_NETFILTER, _NFTABLES_GROUP)
+
+    def hear_ipv6(self) -> None:
+        """Listen to IPv6's routes and rules too. Again is fine. Its addresses come and go with each advertisement."""
+        if not self._ipv6:
+            for group in _IPV6_GROUPS:
+                self._routing.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+            self._ipv6 = True
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -156,7 +175,7 @@ class KernelNotices:
                 yield _OVERFLOW
         for data in self._datagrams(self._nftables):
             for kind, port, body in messages_of(data):
-                if port != self._elements and (change := judge_nftables(kind, body)):
+                if port not in self._elements and (change := judge_nftables(kind, body)):
                     yield change
             if not data:
                 yield _OVERFLOW

@@ -1,7 +1,8 @@
-"""One pod's wiring: a veth pair, a /32 and a link-local gateway in the pod, a route and a neighbour on the host.
+"""One pod's wiring: a veth pair; in the pod a /32 or /128 and a link-local gateway; on the host a route and neighbour.
 
-ADD is three ``sendmsg`` (host, pod, host). The alias of the host end names the attachment, so that the kernel itself
-is a witness of who holds which address, and a name met again can be told from a leftover.
+ADD is three ``sendmsg`` (host, pod, host), whichever families the pod has. The alias of the host end names the
+attachment, so that the kernel itself is a witness of who holds which address, and a name met again can be told from a
+leftover.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ..seams import POD_GATEWAY, Attachment, DataplaneError, Problem, Wired
-from . import alias, batches, messages
+from ..seams import POD_GATEWAY, POD_GATEWAY6, Attachment, DataplaneError, Problem, Wired
+from . import alias, batches, messages, sysctl
 from .batches import Wiring
-from .messages import Link, VethEnd
+from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
 from .namespaces import Home
 from .reaper import Reaper
 from .rtnl import Rtnl, RtnlError
@@ -25,7 +26,9 @@ __all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "macs"]
 PODS_TABLE: Final = 300_000_000
 """The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
 
-_GATEWAY: Final = socket.inet_aton(POD_GATEWAY)
+_GATEWAY: Final = packed(POD_GATEWAY)
+_GATEWAY6: Final = packed(POD_GATEWAY6)
+_GATEWAYS: Final = {len(_GATEWAY): _GATEWAY, len(_GATEWAY6): _GATEWAY6}
 FIRST_INDEX: Final = 1 << 20
 """Pods' links have higher indexes; those that the kernel numbers by itself never come near."""
 _ATTEMPTS: Final = 4
@@ -52,7 +55,7 @@ class PodWiring:
         self._home = home
         self._reaper = reaper
         self._rtnl = Rtnl()
-        self._made: dict[tuple[str, str, str], int] = {}
+        self._made: dict[tuple[str, ...], int] = {}
         """Host links that this process made, by attachment: no other link ever gets such an index while it lives."""
         self.leaving: set[int] = set()
         """Indexes of host links that this process takes away: what the kernel tells of them is no news."""
@@ -91,10 +94,11 @@ class PodWiring:
     def _make(self, attachment: Attachment, netns_fd: int, pod_side: Rtnl) -> Wired | None:
         """Wire it from nothing. None if a name was taken; then nothing was made."""
         host, pod = self._ends(attachment)
-        ip = socket.inet_aton(attachment.address)
-        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ip, _GATEWAY, PODS_TABLE, alias.encode(attachment))
+        ips = tuple([packed(address) for address in attachment.addresses])
+        gateways = tuple([_GATEWAYS[len(ip)] for ip in ips])
+        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ips, gateways, PODS_TABLE, alias.encode(attachment))
         try:
-            self._rtnl.send(batches.wire_host(self._rtnl.numbers(batches.HOST_REQUESTS), wiring))
+            self._rtnl.send(batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring))
         except RtnlError as error:
             if error.index == 0 and error.errno == errno.EEXIST:
                 return None
@@ -102,8 +106,13 @@ class PodWiring:
                 self._delete(host.index)
             raise
         try:
-            pod_side.send(batches.wire_pod(pod_side.numbers(batches.POD_REQUESTS), wiring))
+            pod_side.send(batches.wire_pod(pod_side.numbers(batches.pod_requests(ips)), wiring))
             self._await_carrier(host.index)
+        except RtnlError as error:
+            self._delete(host.index)
+            if error.errno == errno.EACCES and self._home.call_in(netns_fd, _switch_ipv6_on):
+                return self._make(attachment, netns_fd, pod_side)
+            raise
         except BaseException:
             self._delete(host.index)
             raise
@@ -155,8 +164,8 @@ class PodWiring:
         return None
 
     def _pod_mac(self, link: Link, attachment: Attachment) -> bytes:
-        ip = socket.inet_aton(attachment.address)
-        for reply in self._rtnl.dump(messages.dump_neighbours(link.index)):
+        ip = packed(attachment.address)
+        for reply in self._rtnl.dump(messages.dump_neighbours(link.index, AF_INET if len(ip) == 4 else AF_INET6)):
             neighbour, mac, permanent = messages.parse_neighbour(reply)
             if neighbour == ip and permanent:
                 return mac
@@ -175,9 +184,9 @@ class PodWiring:
             if not index:
                 return
             self.leaving.add(index)
-            ip = socket.inet_aton(attachment.address)
-            number = self._rtnl.numbers(batches.UNWIRE_REQUESTS)
-            if not self._rtnl.send(batches.unwire(number, index, ip, PODS_TABLE), ignore=_GONE):
+            ips = tuple([packed(address) for address in attachment.addresses])
+            number = self._rtnl.numbers(batches.unwire_requests(ips))
+            if not self._rtnl.send(batches.unwire(number, index, ips, PODS_TABLE), ignore=_GONE):
                 self.leaving.discard(index)  # it has gone already, with the pod's namespace
         except OSError as error:
             raise refused(f"unwiring {attachment.address}", error) from error
@@ -221,22 +230,32 @@ class PodWiring:
         return tuple(problems)
 
     def _host_problems(self, link: Link, attachment: Attachment) -> Iterator[Problem]:
-        ip = socket.inet_aton(attachment.address)
         if not _holds(link, attachment):
             yield Problem(link.name, f"the link belongs to another attachment: {link.alias.decode(errors='replace')}")
         if not link.up:
             yield Problem(link.name, "the host link is down")
-        routes = [messages.parse_route(r) for r in self._rtnl.dump(messages.dump_routes(link.index, PODS_TABLE))]
-        if (ip, 32, b"") not in routes:
-            yield Problem(link.name, f"no route to {attachment.address} by this link in table {PODS_TABLE}")
-        if not self._pod_mac(link, attachment):
-            yield Problem(link.name, f"no permanent neighbour for {attachment.address}")
+        mac = self._pod_mac(link, attachment)
+        for address in attachment.addresses:
+            ip = packed(address)
+            family = AF_INET if len(ip) == 4 else AF_INET6
+            routes = map(messages.parse_route, self._rtnl.dump(messages.dump_routes(link.index, PODS_TABLE, family)))
+            if (ip, 8 * len(ip), b"") not in routes:
+                yield Problem(link.name, f"no route to {address} by this link in table {PODS_TABLE}")
+            known = map(messages.parse_neighbour, self._rtnl.dump(messages.dump_neighbours(link.index, family)))
+            if not mac or (ip, mac, True) not in known:
+                yield Problem(link.name, f"no permanent neighbour for {address}")
 
     def _find(self, name: str) -> Link | None:
         return _find(self._rtnl, name)
 
     def _links(self) -> Iterator[Link]:
         return (Link.parse(reply) for reply in self._rtnl.dump(messages.dump_links()))
+
+
+def _switch_ipv6_on() -> bool:
+    """In a pod's namespace. Some runtimes switch it off in what they make, since most pods have IPv4 alone; then an
+    address is refused (EACCES). False if it was on."""
+    return any(sysctl.ensure(f"conf/{name}/disable_ipv6", "0", "ipv6") for name in ("all", "default"))
 
 
 def _find(rtnl: Rtnl, name: str) -> Link | None:
@@ -248,8 +267,8 @@ def _find(rtnl: Rtnl, name: str) -> Link | None:
         raise
 
 
-def _id(attachment: Attachment) -> tuple[str, str, str]:
-    return attachment.container_id, attachment.ifname, attachment.address
+def _id(attachment: Attachment) -> tuple[str, ...]:
+    return (attachment.container_id, attachment.ifname, *attachment.addresses)
 
 
 def _dead(link: Link) -> bool:
@@ -261,7 +280,7 @@ def _holds(link: Link, attachment: Attachment) -> bool:
     if told is None:
         return False
     # the alias of an id that is too long holds it shortened already
-    return alias.key(told) == alias.key(attachment) and told.address == attachment.address
+    return alias.key(told) == alias.key(attachment) and told.addresses == attachment.addresses
 
 
 def _pod_problems(pod: Rtnl, host: Link, attachment: Attachment, mac: bytes) -> Iterator[Problem]:
@@ -274,12 +293,20 @@ def _pod_problems(pod: Rtnl, host: Link, attachment: Attachment, mac: bytes) -> 
         yield Problem(where, "the interface is down")
     if link.mac != mac.hex(":"):
         yield Problem(where, f"its MAC is {link.mac}, the host's neighbour entry has {mac.hex(':')}")
-    ip = socket.inet_aton(attachment.address)
-    if (ip, 32) not in [messages.parse_address(r) for r in pod.dump(messages.dump_addresses(link.index))]:
-        yield Problem(where, f"it lacks the address {attachment.address}/32")
-    routes = [messages.parse_route(r) for r in pod.dump(messages.dump_routes(link.index, messages.MAIN_TABLE))]
-    if (_GATEWAY, 32, b"") not in routes or (b"", 0, _GATEWAY) not in routes:
-        yield Problem(where, f"it lacks the routes by {POD_GATEWAY}")
-    neighbours = [messages.parse_neighbour(r) for r in pod.dump(messages.dump_neighbours(link.index))]
-    if (_GATEWAY, bytes.fromhex(host.mac.replace(":", "")), True) not in neighbours:
-        yield Problem(where, f"it lacks the permanent neighbour {POD_GATEWAY} at {host.mac}")
+    for address in attachment.addresses:
+        yield from _family_problems(pod, link, host, packed(address), where)
+
+
+def _family_problems(pod: Rtnl, link: Link, host: Link, ip: bytes, where: str) -> Iterator[Problem]:
+    bits = 8 * len(ip)
+    family, gateway, name = (AF_INET, _GATEWAY, POD_GATEWAY) if bits == 32 else (AF_INET6, _GATEWAY6, POD_GATEWAY6)
+    if (ip, bits) not in map(messages.parse_address, pod.dump(messages.dump_addresses(link.index, family))):
+        yield Problem(where, f"it lacks the address {socket.inet_ntop(family, ip)}/{bits}")
+    dump = messages.dump_routes(link.index, messages.MAIN_TABLE, family)
+    routes = set(map(messages.parse_route, pod.dump(dump)))
+    wanted = {(b"", 0, gateway)} | ({(gateway, bits, b"")} if family == AF_INET else set())
+    if not wanted <= routes:
+        yield Problem(where, f"it lacks the routes by {name}")
+    neighbours = map(messages.parse_neighbour, pod.dump(messages.dump_neighbours(link.index, family)))
+    if (gateway, bytes.fromhex(host.mac.replace(":", "")), True) not in neighbours:
+        yield Problem(where, f"it lacks the permanent neighbour {name} at {host.mac}")

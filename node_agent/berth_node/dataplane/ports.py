@@ -1,4 +1,4 @@
-"""Host ports: nftables table ``ip berth-ports``, there only while a pod has some.
+"""Host ports: nftables tables ``ip berth-ports`` and ``ip6 berth-ports``, each there only while a pod has some.
 
 * ``arriving`` (prerouting) and ``leaving`` (output), both -105, before kube-proxy's and portmap's -100: what goes to an
   address of the node is looked up by address, protocol and port, then by protocol and port, and sent to the pod. The
@@ -8,6 +8,8 @@
   node, since no packet from 127.0.0.0/8 may leave a host (RFC 1122, 3.2.1.3). For its answer the pod's link gets
   ``route_localnet``, which alone would open the node's loopback to the pod: ``guard`` (-300, before conntrack turns
   real answers back) drops whatever comes from a link with such an address (compare CVE-2020-8558).
+
+IPv6 is the same but for the loopback: a packet from ::1 cannot leave a host at all, so ``leaving`` passes it over.
 
 The rules never change; a pod's ports are elements of maps. They are added once the pod is wired and removed before its
 link is, each in one transaction. A kill in between leaves an element to a pod that the journal still has: the next
@@ -24,6 +26,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 from .. import portmap
@@ -33,7 +36,7 @@ from . import sysctl
 from .nfnetlink import Element, Nfnetlink
 from .nft import NftError, run_nft
 
-__all__ = ["TABLE", "HostPorts", "parse", "ruleset"]
+__all__ = ["IPV4", "IPV6", "TABLE", "Family", "HostPorts", "parse", "ruleset"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +47,9 @@ Wanted = Mapping[PortMapping, str]
 """Mapping to the pod's address."""
 
 _SETS: Final = {
-    _BY_ADDRESS: ("map", "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service"),
-    _BY_PORT: ("map", "inet_proto . inet_service : ipv4_addr . inet_service"),
-    _PODS: ("set", "ipv4_addr . ipv4_addr"),
+    _BY_ADDRESS: ("map", "ADDRESS . inet_proto . inet_service : ADDRESS . inet_service"),
+    _BY_PORT: ("map", "inet_proto . inet_service : ADDRESS . inet_service"),
+    _PODS: ("set", "ADDRESS . ADDRESS"),
 }
 _CHAINS: Final = """\
   chain guard {
@@ -72,17 +75,64 @@ _CHAINS: Final = """\
     ip saddr . ip daddr @pods snat to ct original ip daddr
   }
 """
+_CHAINS6: Final = """\
+  chain lent {
+    dnat to ip6 daddr . meta l4proto . th dport map @by_address
+    dnat to meta l4proto . th dport map @by_port
+  }
+  chain arriving {
+    type nat hook prerouting priority -105; policy accept;
+    fib daddr type local goto lent
+  }
+  chain leaving {
+    type nat hook output priority -105; policy accept;
+    ip6 daddr != ::1 fib daddr type local goto lent
+  }
+  chain back {
+    type nat hook postrouting priority 105; policy accept;
+    ip6 saddr . ip6 daddr @pods snat to ct original ip6 daddr
+  }
+"""
 
 
-def ruleset(wanted: Wanted) -> str:
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What differs between the families. ``number`` is the socket module's; ``table`` nft's name of the family."""
+
+    number: socket.AddressFamily
+    table: str
+    address: str
+    chains: str
+
+    def of(self, attachment: Attachment) -> str:
+        """The pod's address of this family, "" if it has none."""
+        ipv6 = self.number == socket.AF_INET6
+        return next((address for address in attachment.addresses if (":" in address) == ipv6), "")
+
+    def mappings(self, attachment: Attachment) -> tuple[PortMapping, ...]:
+        """The ports to lend to that address. Raises ValueError."""
+        if not attachment.ports or not self.of(attachment):
+            return ()
+        return portmap.of_family(portmap.decode(attachment.ports), ipv6=self.number == socket.AF_INET6)
+
+    def packed(self, address: str) -> bytes:
+        """An address as on the wire."""
+        return socket.inet_pton(self.number, address)
+
+
+IPV4: Final = Family(socket.AF_INET, "ip", "ipv4_addr", _CHAINS)
+IPV6: Final = Family(socket.AF_INET6, "ip6", "ipv6_addr", _CHAINS6)
+
+
+def ruleset(wanted: Wanted, family: Family = IPV4) -> str:
     """The whole table's text."""
     texts = _texts(wanted)
     parts = []
     for name, (kind, types) in _SETS.items():
         elements = sorted(text for of, text in texts if of == name)
         held = f" elements = {{ {', '.join(elements)} }}" if elements else ""
-        parts.append(f"  {kind} {name} {{ type {types};{held}\n  }}\n")
-    return f"table ip {TABLE} {{\n{''.join(parts)}{_CHAINS}}}\n"
+        parts.append(f"  {kind} {name} {{ type {types.replace('ADDRESS', family.address)};{held}\n  }}\n")
+    return f"table {family.table} {TABLE} {{\n{''.join(parts)}{family.chains}}}\n"
 
 
 def _texts(wanted: Wanted) -> frozenset[tuple[str, str]]:
@@ -113,12 +163,12 @@ def parse(listing: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return re.sub(r"\s*elements = \{[^}]*\}", "", listing), frozenset(found)
 
 
-def _element(mapping: PortMapping, address: str, *, add: bool) -> Element:
-    ip = socket.inet_aton(address)
+def _element(family: Family, mapping: PortMapping, address: str, *, add: bool) -> Element:
+    ip = family.packed(address)
     key = struct.pack(">B3xH2x", PROTOCOLS[mapping.protocol], mapping.host_port)
     value = ip + struct.pack(">H2x", mapping.container_port)
     if mapping.host_ip:
-        return Element(_BY_ADDRESS, socket.inet_aton(mapping.host_ip) + key, value, add)
+        return Element(_BY_ADDRESS, family.packed(mapping.host_ip) + key, value, add)
     return Element(_BY_PORT, key, value, add)
 
 
@@ -127,13 +177,15 @@ def _slot(mapping: PortMapping) -> tuple[str, str, int]:
 
 
 class HostPorts:
-    """The table in the kernel, of the network namespace of the thread that makes this."""
+    """One family's table in the kernel, of the network namespace of the thread that makes this."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family = IPV4) -> None:
+        self._family = family
+        self._name = f"{family.table} {TABLE}"
         self._wanted: dict[PortMapping, str] = {}
         self._structure: str | None = None
         """What the loaded table looks like without its elements; "" if it is not there, None if that is not known."""
-        self._socket, self._flows = Nfnetlink(), Nfnetlink()
+        self._socket, self._flows = Nfnetlink(family.number), Nfnetlink(family.number)
         self._walker = ThreadPoolExecutor(1, "flows")  # starts no thread before the first UDP port
 
     @property
@@ -154,22 +206,23 @@ class HostPorts:
         too: without the table nothing would guard it.
         """
         for attachment in attachments:
-            if not attachment.ports:
+            if not attachment.ports and self._family is IPV4:
                 with contextlib.suppress(OSError):  # its link is gone
                     sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "0")
                 continue
             try:
-                self._wanted = _lent(self._wanted, portmap.decode(attachment.ports), attachment.address)
+                self._wanted = _lent(self._wanted, self._family.mappings(attachment), self._family.of(attachment))
             except ValueError as error:  # kept by another version
                 _log.warning("host ports are lost", extra={"address": attachment.address, "why": str(error)})
 
     def add(self, attachment: Attachment) -> None:
         """Lend the attachment's ports to it. A port that another pod's leftover still has moves. Raises OSError."""
-        mappings = portmap.decode(attachment.ports)
+        mappings = self._family.mappings(attachment)
         if not mappings:
             return
-        sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "1")
-        self._become(_lent(self._wanted, mappings, attachment.address))
+        if self._family is IPV4:
+            sysctl.ensure(f"conf/{attachment.host_ifname}/route_localnet", "1")
+        self._become(_lent(self._wanted, mappings, self._family.of(attachment)))
         self._forget_flows(mappings)
 
     def _forget_flows(self, mappings: Iterable[PortMapping]) -> None:
@@ -190,8 +243,9 @@ class HostPorts:
 
     def remove(self, attachment: Attachment) -> None:
         """Take back every port that leads to the attachment's address. Raises OSError."""
-        if attachment.address in self._wanted.values():
-            self._become({m: a for m, a in self._wanted.items() if a != attachment.address})
+        address = self._family.of(attachment) if self._wanted else ""
+        if address in self._wanted.values():
+            self._become({m: a for m, a in self._wanted.items() if a != address})
 
     def _become(self, after: dict[PortMapping, str]) -> None:
         before, self._wanted = self._wanted, after
@@ -200,7 +254,7 @@ class HostPorts:
                 self._load()
                 return
             try:
-                self._socket.change(TABLE, list(_difference(before, after)))
+                self._socket.change(TABLE, list(_difference(self._family, before, after)))
             except OSError:  # somebody changed the table: what it should hold is known
                 self._load()
         except OSError:
@@ -215,7 +269,7 @@ class HostPorts:
                     self._load()
             elif self._structure != "":
                 if self._read()[0]:
-                    run_nft(["delete", "table", "ip", TABLE])
+                    run_nft(["delete", "table", self._family.table, TABLE])
                 self._structure = ""
         except NftError as error:
             return (Problem("host ports", str(error)),)
@@ -223,28 +277,28 @@ class HostPorts:
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """What of the attachment's ports is not in the kernel."""
-        mappings = portmap.decode(attachment.ports)
+        mappings, address = self._family.mappings(attachment), self._family.of(attachment)
         if not mappings:
             return ()
         structure, elements = self._read()
         if structure != self._structure:
-            return (Problem(f"nftables table ip {TABLE}", "it is not as Berth made it; it comes back by itself"),)
+            return (Problem(f"nftables table {self._name}", "it is not as Berth made it; it comes back by itself"),)
         return tuple(
-            Problem(f"host port {mapping.asked}", f"nftables does not lead it to {attachment.address}")
+            Problem(f"host port {mapping.asked}", f"nftables does not lead it to {address}")
             for mapping in mappings
-            if not elements.issuperset(_text(mapping, attachment.address))
+            if not elements.issuperset(_text(mapping, address))
         )
 
     def _load(self) -> None:
         # making it first lets `delete` succeed where there is none; all three are one transaction
-        text = f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n{ruleset(self._wanted)}"
+        text = f"table {self._name} {{\n}}\ndelete table {self._name}\n{ruleset(self._wanted, self._family)}"
         self._structure = None
         run_nft(["-f", "-"], text)
         self._structure, _ = self._read()
 
     def _read(self) -> tuple[str, frozenset[tuple[str, str]]]:
         try:
-            return parse(run_nft(["-s", "-n", "list", "table", "ip", TABLE]))
+            return parse(run_nft(["-s", "-n", "list", "table", self._family.table, TABLE]))
         except NftError:
             return "", frozenset()
 
@@ -256,14 +310,14 @@ def _lent(wanted: Wanted, mappings: Iterable[PortMapping], address: str) -> dict
     return {m: a for m, a in wanted.items() if _slot(m) not in slots} | lent
 
 
-def _difference(before: Wanted, after: Wanted) -> Iterator[Element]:
+def _difference(family: Family, before: Wanted, after: Wanted) -> Iterator[Element]:
     """The element changes from one to the other, removals first: a key can only have one value."""
     for mapping, address in before.items():
         if after.get(mapping) != address:
-            yield _element(mapping, address, add=False)
+            yield _element(family, mapping, address, add=False)
     for mapping, address in after.items():
         if before.get(mapping) != address:
-            yield _element(mapping, address, add=True)
+            yield _element(family, mapping, address, add=True)
     had, has = set(before.values()), set(after.values())
     for address in sorted(had ^ has):
-        yield Element(_PODS, socket.inet_aton(address) * 2, None, address in has)
+        yield Element(_PODS, family.packed(address) * 2, None, address in has)

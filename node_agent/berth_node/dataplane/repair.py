@@ -19,14 +19,14 @@ from typing import Final
 from ..seams import Attachment, Problem
 from . import alias, messages, route_messages
 from .desired import Route
-from .messages import Link
+from .messages import METRIC6, Link, packed
 from .pods import PODS_TABLE, macs
+from .routing import FAMILIES
 from .rtnl import Request, Rtnl
 
 __all__ = ["HostSide", "Repair", "missing", "nameless", "stale_routes"]
 
 _GONE: Final = frozenset({errno.ENODEV, errno.ESRCH})
-_FAMILIES: Final = (socket.AF_INET,)
 _GRACE_SECONDS: Final = 60.0
 _NAMED: Final = 10
 _log = logging.getLogger(__name__)
@@ -54,32 +54,36 @@ def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Pr
         return Problem(link.name, f"nothing says that it is the link of {attachment.address} any more; delete the pod")
     if named:
         told = found.told[index]
-        if (alias.key(told), told.address) != (alias.key(attachment), attachment.address):
+        if (alias.key(told), told.addresses) != (alias.key(attachment), attachment.addresses):
             return Problem(link.name, f"the link belongs to {told.address} of another container; delete the pod")
-    ip = socket.inet_aton(attachment.address)
+    ips = [(address, packed(address)) for address in attachment.addresses]
     # a link that is down has neither: the kernel drops both without a word
-    routed = link.up and _route(attachment, index) in found.routes
-    known = link.up and (index, ip, pod_mac) in found.neighbours
-    if named and right_mac and routed and known:
+    routed = {ip for address, ip in ips if link.up and _route(address, index) in found.routes}
+    known = {ip for _, ip in ips if link.up and (index, ip, pod_mac) in found.neighbours}
+    if named and right_mac and len(routed) == len(known) == len(ips):
         return ()  # nearly always: then nothing need be packed
-    pieces = (
+    pieces = [
         (named, messages.alias(index, alias.encode(attachment))),
         (right_mac, route_messages.set_mac(index, host_mac)),
         (link.up, route_messages.link_up(index)),
-        (routed, messages.host_route(index, ip, PODS_TABLE)),
-        (known, messages.neighbour(index, ip, pod_mac)),
-    )
+    ]
+    for _, ip in ips:
+        pieces.append((ip in routed, messages.host_route(index, ip, PODS_TABLE)))
+        pieces.append((ip in known, messages.neighbour(index, ip, pod_mac)))
     return tuple(request for there, request in pieces if not there)
 
 
-def _route(attachment: Attachment, index: int) -> Route:
-    return Route(PODS_TABLE, f"{attachment.address}/32", link=index)
+def _route(address: str, index: int) -> Route:
+    if ":" in address:
+        return Route(PODS_TABLE, f"{address}/128", METRIC6, index, family=socket.AF_INET6)
+    return Route(PODS_TABLE, f"{address}/32", link=index)
 
 
 def stale_routes(found: HostSide, attachments: Iterable[Attachment]) -> tuple[Route, ...]:
     """Routes to pods that no pod has. A link's own word counts as much as the list, which may be a moment old."""
-    wanted = {_route(a, found.links[a.host_ifname].index) for a in attachments if a.host_ifname in found.links}
-    wanted |= {_route(a, index) for index, a in found.told.items()}
+    held = [(a, found.links[a.host_ifname].index) for a in attachments if a.host_ifname in found.links]
+    held += [(a, index) for index, a in found.told.items()]
+    wanted = {_route(address, index) for a, index in held for address in a.addresses}
     return tuple(sorted(route for route in found.routes - wanted if route.link))
 
 
@@ -100,10 +104,13 @@ class Repair:
     clock: Callable[[], float] = time.monotonic
     _seen: dict[int, float] = field(default_factory=dict)
 
-    def run(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
-        """See :meth:`berth_node.seams.Dataplane.repair`. Raises OSError if the kernel's state cannot be read."""
+    def run(self, attachments: Iterable[Attachment], *, ipv6: bool = False) -> tuple[Problem, ...]:
+        """See :meth:`berth_node.seams.Dataplane.repair`. Raises OSError if the kernel's state cannot be read.
+
+        ``ipv6``: IPv6 routes may be there. Pods that have some are always looked at.
+        """
         attachments = tuple(attachments)
-        found = self._read()
+        found = self._read(FAMILIES[ipv6 or any(":" in a for pod in attachments for a in pod.addresses)])
         problems: list[Problem] = []
         mended: list[str] = []
         for attachment in attachments:
@@ -138,11 +145,11 @@ class Repair:
         except OSError as error:
             yield Problem(where, str(error))
 
-    def _read(self) -> HostSide:
+    def _read(self, families: Iterable[int]) -> HostSide:
         links = [Link.parse(reply) for reply in self.kernel.dump(messages.dump_links())]
         routes: set[Route] = set()
         neighbours: set[tuple[int, bytes, bytes]] = set()
-        for family in _FAMILIES:
+        for family in families:
             told = map(route_messages.parse_route, self.kernel.dump(route_messages.dump_routes(family)))
             routes |= {route for route in told if route and route.table == PODS_TABLE}
             for reply in self.kernel.dump(route_messages.dump_neighbours(family)):

@@ -161,6 +161,8 @@ def replace_route(route: Route) -> Request:
     if route.link:
         kind = _UNICAST
         scope, flags = (_SCOPE_UNIVERSE, _ONLINK) if route.gateway else (_SCOPE_LINK, 0)
+    if route.family == socket.AF_INET6:  # it has no scopes, and a link-local gateway is on its link
+        scope = flags = 0
     what = f"adding the route {route.destination} in table {route.table}"
     return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route(route, kind, scope, flags), what)
 
@@ -184,9 +186,10 @@ def _route(route: Route, kind: int, scope: int, flags: int) -> bytes:
     return body + attribute(_RTA_PRIORITY, _u32(route.metric)) + attribute(_RTA_TABLE, _u32(route.table))
 
 
-def owner_of_route(body: bytes) -> tuple[int, int]:
-    """Protocol and table of any route."""
-    return body[5], _number(attributes(body, _ROUTE.size), _RTA_TABLE) or body[4]
+def owner_of_route(body: bytes) -> tuple[int, int, int]:
+    """Protocol, table and link of any route."""
+    found = attributes(body, _ROUTE.size)
+    return body[5], _number(found, _RTA_TABLE) or body[4], _number(found, _RTA_OIF)
 
 
 def parse_route(reply: Reply) -> Route | None:
@@ -196,6 +199,8 @@ def parse_route(reply: Reply) -> Route | None:
         return None
     found = attributes(reply.body, _ROUTE.size)
     link, gateway = _number(found, _RTA_OIF), found.get(_RTA_GATEWAY, b"")
+    if family == socket.AF_INET6 and kind == _UNREACHABLE:
+        link = 0  # the kernel tells the loopback's index
     if kind != (_UNICAST if link else _UNREACHABLE):
         link = OTHER_KIND
     return Route(

@@ -22,39 +22,49 @@ from .pods import PODS_TABLE
 from .route_messages import Address
 from .rtnl import Request, Rtnl
 
-__all__ = ["Routing", "State", "configure", "links_by_mac", "read"]
+__all__ = ["FAMILIES", "Routing", "State", "configure", "links_by_mac", "read"]
+
+FAMILIES: Final = {False: (socket.AF_INET,), True: (socket.AF_INET, socket.AF_INET6)}
+"""The families to look at, by whether IPv6 is one of them."""
 
 _ALREADY_SO: Final = frozenset({errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENODEV})
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What nftables must agree with: the interface marks in force, and the primary link's name if it is there."""
+    """What nftables must agree with: the interface marks in force, and the primary link's name if it is there.
+
+    ``ipv6_rules``: the kernel had rules of ours for IPv6 before.
+    """
 
     marks: Mapping[int, int]
     primary_link: str
     problems: tuple[Problem, ...]
+    ipv6_rules: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the kernel has of one family: rules and routes of ours but for the pods' own, and all addresses."""
+    """What the kernel has: rules and routes of ours but for the pods' own, and all addresses."""
 
     rules: frozenset[Rule]
     routes: frozenset[Route]
     addresses: frozenset[Address]
 
 
-def read(kernel: Rtnl, family: int = socket.AF_INET) -> State:
-    """Ask the kernel. Raises OSError."""
-    rules = map(route_messages.parse_rule, kernel.dump(route_messages.dump_rules(family)))
-    routes = map(route_messages.parse_route, kernel.dump(route_messages.dump_routes(family)))
-    addresses = map(route_messages.parse_address, kernel.dump(route_messages.dump_addresses(family)))
-    return State(
-        frozenset(rule for rule in rules if rule),
-        frozenset(route for route in routes if route and (route.table != PODS_TABLE or not route.link)),
-        frozenset(address for address in addresses if address),
-    )
+def read(kernel: Rtnl, *, ipv6: bool = False) -> State:
+    """Ask the kernel, about IPv6 too with ``ipv6``. Raises OSError."""
+    rules: set[Rule] = set()
+    routes: set[Route] = set()
+    addresses: set[Address] = set()
+    for family in FAMILIES[ipv6]:
+        told = map(route_messages.parse_rule, kernel.dump(route_messages.dump_rules(family)))
+        rules.update(rule for rule in told if rule)
+        ways = map(route_messages.parse_route, kernel.dump(route_messages.dump_routes(family)))
+        routes.update(route for route in ways if route and (route.table != PODS_TABLE or not route.link))
+        owned = map(route_messages.parse_address, kernel.dump(route_messages.dump_addresses(family)))
+        addresses.update(address for address in owned if address)
+    return State(frozenset(rules), frozenset(routes), frozenset(addresses))
 
 
 def links_by_mac(links: Iterable[Link]) -> dict[str, Link]:
@@ -63,13 +73,14 @@ def links_by_mac(links: Iterable[Link]) -> dict[str, Link]:
 
 
 def configure(
-    kernel: Rtnl, layout: NodeLayout, links: Iterable[Link]
+    kernel: Rtnl, layout: NodeLayout, links: Iterable[Link], *, ipv6: bool = False
 ) -> tuple[Routing, Callable[[], tuple[Problem, ...]]]:
     """Add what is missing. Returns what nftables needs, and the function that then removes what is stale.
 
+    ``ipv6``: there may be something of IPv6 to remove, even if the layout has none of it.
     Raises OSError only if the kernel's state cannot be read.
     """
-    run = _Run(kernel, layout, links)
+    run = _Run(kernel, layout, links, ipv6=ipv6 or layout.ipv6)
     run.add()
     return run.result(), run.sweep
 
@@ -77,13 +88,13 @@ def configure(
 class _Run:
     """One comparison of the kernel with a layout."""
 
-    def __init__(self, kernel: Rtnl, layout: NodeLayout, links: Iterable[Link]) -> None:
+    def __init__(self, kernel: Rtnl, layout: NodeLayout, links: Iterable[Link], *, ipv6: bool) -> None:
         self._kernel = kernel
         self._layout = layout
         self._first = desired.primary(layout)
         self._links = links_by_mac(links)
         self._problems: list[Problem] = []
-        self._state = read(kernel)
+        self._state = read(kernel, ipv6=ipv6)
         present = {rule.table: rule.mark for rule in self._state.rules if rule.mask == layout.interface_mask}
         self._marks = desired.assign_marks(layout, present)
         here = {mac: link.index for mac, link in self._links.items()}
@@ -92,7 +103,8 @@ class _Run:
 
     def result(self) -> Routing:
         link = self._links.get(self._first.mac.lower()) if self._first else None
-        return Routing(self._marks, link.name if link else "", tuple(self._problems))
+        ipv6 = any(rule.family == socket.AF_INET6 for rule in self._state.rules)
+        return Routing(self._marks, link.name if link else "", tuple(self._problems), ipv6)
 
     def add(self) -> None:
         self._settings()
@@ -110,7 +122,7 @@ class _Run:
     def sweep(self) -> tuple[Problem, ...]:
         """Remove rules and routes of ours that nothing asks for any more."""
         before = len(self._problems)
-        replaced = {(r.table, r.destination, r.metric) for r in self._wanted_routes}
+        replaced = {(r.table, r.destination, r.metric) for r in self._wanted_routes}  # a destination tells the family
         for rule in sorted(self._state.rules - self._wanted_rules):
             self._ask(f"stale rule {rule.priority}", route_messages.delete_rule(rule))
         for route in sorted(self._state.routes - self._wanted_routes):
@@ -147,6 +159,22 @@ class _Run:
         wanted |= {f"conf/{name}/rp_filter": sysctl.LOOSE for name in ("all", "default", *names)}
         for name, value in wanted.items():
             self._try(f"net/ipv4/{name}", sysctl.ensure, name, value)
+        if self._layout.ipv6:
+            self._settings6()
+
+    def _settings6(self) -> None:
+        """Forwarding makes a router of the host, which hears no other router's advertisements unless told so (2).
+
+        Before forwarding is on, since the kernel drops the default routes that it has heard of when that changes
+        (kernel's ip-sysctl). 0 stays: then somebody else listens to them, such as systemd-networkd. What a secondary
+        interface hears is nobody's business: traffic that is not a pod's leaves by the primary.
+        """
+        for interface in self._layout.interfaces:
+            link = self._links.get(interface.mac.lower())
+            if link is not None:
+                name = f"conf/{link.name}/accept_ra"
+                self._try(f"net/ipv6/{name}", _hear_router if interface is self._first else _ignore_router, name)
+        self._try("net/ipv6/conf/all/forwarding", sysctl.ensure, "conf/all/forwarding", "1", "ipv6")
 
     def _interface(self, interface: InterfaceLayout) -> None:
         link = self._links.get(interface.mac.lower())
@@ -176,10 +204,10 @@ class _Run:
         """A pod's address on an interface would make the kernel keep the pod's packets for itself."""
         ours = {self._links[i.mac.lower()].index for i in self._layout.interfaces if i.mac.lower() in self._links}
         names = {link.index: link for link in self._links.values()}
-        blocks = [ipaddress.IPv4Network(block) for i in self._layout.interfaces for block in i.blocks]
+        blocks = [ipaddress.ip_network(b) for i in self._layout.interfaces for b in (*i.blocks, *i.ipv6_blocks)]
         own = {i.primary_address for i in self._layout.interfaces}
         for found in sorted(self._state.addresses):
-            if found.address in own or not any(ipaddress.IPv4Address(found.address) in block for block in blocks):
+            if found.address in own or not any(ipaddress.ip_address(found.address) in block for block in blocks):
                 continue
             if found.link in ours:
                 self._remove_address(names[found.link], found)
@@ -188,6 +216,15 @@ class _Run:
                 self._say(where, f"it has the pod address {found.address}; remove it there (ip addr del)")
 
     def _remove_address(self, link: Link, address: Address) -> None:
-        # without this, removing the first address of a subnet removes every other one of it too
+        # without this, removing the first IPv4 address of a subnet removes every other one of it too
         self._try(link.name, sysctl.ensure, f"conf/{link.name}/promote_secondaries", "1")
         self._ask(f"{link.name} address {address.address}", route_messages.delete_address(address))
+
+
+def _hear_router(name: str) -> None:
+    if sysctl.read(name, "ipv6") == "1":
+        sysctl.ensure(name, "2", "ipv6")
+
+
+def _ignore_router(name: str) -> None:
+    sysctl.ensure(name, "0", "ipv6")

@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -208,15 +208,16 @@ class Rtnl:
             return Reply(kind, body)
         raise AssertionError("unreachable: _received never ends")
 
-    def dump(self, request: Request) -> list[Reply]:
-        """Ask for every object that matches. A dump that a change interrupted is asked for again."""
+    def dump(self, request: Request, wanted: Callable[[bytes], object] = bool) -> list[Reply]:
+        """Ask for every object that matches, and keep those whose body is ``wanted``. A dump that a change interrupted
+        is asked for again."""
         for _ in range(_DUMP_ATTEMPTS):
-            replies, interrupted = self._dump_once(request)
+            replies, interrupted = self._dump_once(request, wanted)
             if not interrupted:
                 return replies
         raise RtnlError(errno.EAGAIN, 0, request.what, "the objects changed during each of several dumps")
 
-    def _dump_once(self, request: Request) -> tuple[list[Reply], bool]:
+    def _dump_once(self, request: Request, wanted: Callable[[bytes], object]) -> tuple[list[Reply], bool]:
         sequence = self.numbers(1)
         self._socket.send(pack(request, sequence, NLM_F_DUMP))
         replies: list[Reply] = []
@@ -229,7 +230,8 @@ class Rtnl:
                 if len(body) >= 4 and (number := -_INT.unpack_from(body)[0]):
                     raise RtnlError(number, 0, request.what, _detail(flags, body) if kind == _NLMSG_ERROR else "")
                 break
-            replies.append(Reply(kind, body))
+            if wanted(body):
+                replies.append(Reply(kind, body))
         return replies, interrupted
 
     def _received(self, size: int = _RECEIVE, data: bytes = b"") -> Iterator[tuple[int, int, int, bytes]]:

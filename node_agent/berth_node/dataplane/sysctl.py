@@ -10,15 +10,22 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOOSE", "ensure"]
+__all__ = ["LOOSE", "ensure", "read"]
 
 LOOSE: Final = "2"
 """``rp_filter``: accept a source that is reachable by any interface (kernel's ip-sysctl)."""
-_ROOT: Final = Path(os.environ.get("BERTH_PROC_SYS_NET", "/proc/sys/net"), "ipv4")
+_ROOT: Final = Path(os.environ.get("BERTH_PROC_SYS_NET", "/proc/sys/net"))
 
 
-def ensure(name: str, value: str) -> None:
-    """Make ``net/ipv4/NAME`` hold the value; written only if it differs. Raises OSError."""
-    path = _ROOT / name
-    if path.read_text().strip() != value:
-        path.write_text(value)
+def read(name: str, family: str = "ipv4") -> str:
+    """What ``net/FAMILY/NAME`` holds. Raises OSError."""
+    return (_ROOT / family / name).read_text().strip()
+
+
+def ensure(name: str, value: str, family: str = "ipv4") -> bool:
+    """Make ``net/FAMILY/NAME`` hold the value; written only if it differs, which is told. Raises OSError."""
+    path = _ROOT / family / name
+    if path.read_text().strip() == value:
+        return False
+    path.write_text(value)
+    return True

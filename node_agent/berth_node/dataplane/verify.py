@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterator, Mapping
 
 from ..seams import InterfaceLayout, NodeLayout, Problem
@@ -18,7 +19,11 @@ __all__ = ["missing", "owner"]
 def owner(layout: NodeLayout, address: str) -> InterfaceLayout | None:
     """The interface that has the pod's address; None for a pod whose block has left the layout."""
     ip = ipaddress.ip_address(address)
-    return next((i for i in layout.interfaces if any(ip in ipaddress.ip_network(b) for b in i.blocks)), None)
+    for interface in layout.interfaces:
+        blocks = interface.blocks if ip.version == 4 else interface.ipv6_blocks
+        if any(ip in ipaddress.ip_network(block) for block in blocks):
+            return interface
+    return None
 
 
 def missing(
@@ -26,18 +31,23 @@ def missing(
 ) -> Iterator[Problem]:
     """Rules and routes that ``address`` needs and ``state`` lacks. ``marks`` are those in force, ``links`` by MAC.
 
-    Needed are the rules that every pod's packets meet (pods' table, marked connections), the rules and the table of
-    the pod's own interface, the primary's table (marked connections to its subnet), and its block's ``unreachable``.
+    Needed are, of the address's own family, the rules that every pod's packets meet (pods' table, marked connections),
+    the rules and the table of the pod's own interface, the primary's table (marked connections to its subnet), and its
+    block's ``unreachable``.
     """
     mine, first = owner(layout, address), desired.primary(layout)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if mine is not None and mine.mac.lower() not in links:
         yield Problem(mine.mac, f"the interface of {address} has no link with this MAC")
     tables = {desired.table_of(interface) for interface in (mine, first) if interface is not None}
     for rule in sorted(desired.rules(layout, marks) - state.rules):
-        if rule.table in {PODS_TABLE, desired.MAIN_TABLE, *tables} and _covers(rule.source, address):
+        needed = rule.family == family and rule.table in {PODS_TABLE, desired.MAIN_TABLE, *tables}
+        if needed and _covers(rule.source, address):
             yield Problem(f"rule {rule.priority}", f"{_rule(rule)} is missing")
     here = {mac: link.index for mac, link in links.items()}
     for route in sorted(desired.routes(layout, here) - state.routes):
+        if route.family != family:
+            continue
         if route.table in tables or (route.table == PODS_TABLE and _covers(route.destination, address)):
             yield Problem(f"table {route.table}", f"{_route(route)} is missing")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -97,3 +98,10 @@ def test_our_edge_makes_reads_and_sets_them(network: Network, dual: str) -> None
 
 def _group(ec2: Any, vpc: str, name: str) -> str:
     return str(ec2.create_security_group(VpcId=vpc, GroupName=name, Description=name)["GroupId"])
+
+
+def test_single_addresses_are_never_within_a_block_that_can_become_a_prefix(network: Network, dual: str) -> None:
+    interface = network.interface(dual)
+    got = network.ec2.assign_ipv6_addresses(NetworkInterfaceId=interface, Ipv6AddressCount=5)["AssignedIpv6Addresses"]
+    assert len(set(got)) == 5
+    assert all(ipaddress.IPv6Address(a) in ipaddress.IPv6Network("2001:db8:1234:1a00::/80") for a in got)

@@ -171,3 +171,35 @@ def test_whatever_changes_the_world_is_announced(network: Network, ec2: Any, cha
         step()
         assert len(changes) > count, number
         assert snapshot() != before or number == 6, number
+
+
+def test_ipv6_blocks_addresses_prefixes_and_routes_are_shown(network: Network, ec2: Any, changes: list[int]) -> None:
+    block = ec2.associate_vpc_cidr_block(VpcId=network.vpc, AmazonProvidedIpv6CidrBlock=True)
+    vpc_cidr = block["Ipv6CidrBlockAssociation"]["Ipv6CidrBlock"]
+    first, second = network.subnet("10.0.0.0/24"), network.subnet("10.0.1.0/24")
+    cidr = str(next(ipaddress.IPv6Network(vpc_cidr).subnets(new_prefix=64)))
+    before = len(changes)
+    ec2.associate_subnet_cidr_block(SubnetId=second, Ipv6CidrBlock=cidr)
+    assert len(changes) > before
+    gateway = ec2.create_egress_only_internet_gateway(VpcId=network.vpc)["EgressOnlyInternetGateway"]
+    gateway_id = gateway["EgressOnlyInternetGatewayId"]
+    table = ec2.create_route_table(VpcId=network.vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationIpv6CidrBlock="::/0", EgressOnlyInternetGatewayId=gateway_id)
+    ec2.associate_route_table(RouteTableId=table, SubnetId=second)
+    interface = network.interface(second, Ipv6PrefixCount=2)
+    single = network.interface(second)
+    before = len(changes)
+    given = ec2.assign_ipv6_addresses(NetworkInterfaceId=single, Ipv6AddressCount=1)["AssignedIpv6Addresses"]
+    assert len(changes) > before
+
+    world = snapshot()
+    assert world.vpc_ipv6_cidrs == (vpc_cidr,)
+    assert (world.subnet(first).ipv6_cidrs, world.subnet(second).ipv6_cidrs) == ((), (cidr,))
+    assert Route("::/0", gateway_id) in world.subnet(second).routes
+    assert Route(vpc_cidr, "local") in world.subnet(second).routes
+    enis = {e.id: e for e in world.enis}
+    assert enis[single].ipv6_addresses == tuple(given)
+    assert [p["Ipv6Prefix"] for p in network.shown(interface)["Ipv6Prefixes"]] == list(enis[interface].ipv6_prefixes)
+    assert world.subnet(second).ipv6_gateways == (str(ipaddress.IPv6Network(cidr)[1]),)
+    ec2.delete_egress_only_internet_gateway(EgressOnlyInternetGatewayId=gateway_id)
+    assert Route("::/0", gateway_id) not in snapshot().subnet(second).routes

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from berth.contract import Assignment, Interface, Policy, Record
+from berth.contract import Assignment, Interface, IpFamilies, Policy, Record
 from berth_node.usable import MetadataInterface
 
 from scripts import build_plugin
@@ -30,18 +30,29 @@ PREFIX = "10.0.1.16/28"
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def record(*cidrs: str, revision: int = 1, warm: int = 0, cooldown: int = 120, releasing: str = "") -> Record:
-    """A record with these blocks on the primary interface."""
+def record(
+    *cidrs: str,
+    revision: int = 1,
+    warm: int = 0,
+    cooldown: int = 120,
+    releasing: str = "",
+    families: IpFamilies = "ipv4",
+    max_pods: int = 110,
+    ipv6: Sequence[str] = (),
+) -> Record:
+    """A record with these blocks on the primary interface, and these IPv6 prefixes."""
     assignments = tuple(Assignment(c, f"as-{c}", c == releasing) for c in cidrs)
-    interface = Interface("eni-1", MAC, 0, "subnet-1", "10.0.1.0/24", "10.0.1.1", "10.0.1.5", 0, assignments)
-    policy = Policy(warm_addresses=warm, cooldown_seconds=cooldown)
+    wide = tuple(Assignment(c, f"as-{c}") for c in ipv6)
+    interface = Interface("eni-1", MAC, 0, "subnet-1", "10.0.1.0/24", "10.0.1.1", "10.0.1.5", 0, assignments, wide)
+    policy = Policy(warm_addresses=warm, cooldown_seconds=cooldown, ip_families=families, max_pods=max_pods)
     return Record(ARN, revision, policy, (interface,))
 
 
-def shown(*cidrs: str) -> list[MetadataInterface]:
+def shown(*cidrs: str, ipv6: Sequence[str] = ()) -> list[MetadataInterface]:
     """Metadata that shows these blocks on the primary interface."""
     singles = tuple(c.removesuffix("/32") for c in cidrs if c.endswith("/32"))
-    return [MetadataInterface(MAC, 0, ("10.0.1.5", *singles), tuple(c for c in cidrs if not c.endswith("/32")))]
+    prefixes = tuple(c for c in cidrs if not c.endswith("/32"))
+    return [MetadataInterface(MAC, 0, ("10.0.1.5", *singles), prefixes, tuple(ipv6))]
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
@@ -92,7 +103,7 @@ class Site:
 
     def serve(self, *cidrs: str, **options: Any) -> None:
         """Record and metadata both have these blocks."""
-        self.cloud.interfaces = shown(*cidrs)
+        self.cloud.interfaces = shown(*cidrs, ipv6=options.get("ipv6", ()))
         self.cloud.record = record(*cidrs, **options)
 
     def start(self, *, wait: bool = True, **settings: Any) -> None:

@@ -88,10 +88,11 @@ def layout_of(world: World, node: str, **changes: object) -> NodeLayout:
             gateway=world.subnet(eni.subnet_id).gateway,
             primary_address=eni.primary,
             blocks=(*eni.prefixes, *(f"{address}/32" for address in eni.addresses[1:])),
+            ipv6_blocks=eni.ipv6_prefixes,
         )
         for eni in world.enis_of(node)
     )
-    layout = NodeLayout(interfaces, no_snat_cidrs=("10.0.0.0/16", "192.168.50.0/24"))
+    layout = NodeLayout(interfaces, ("10.0.0.0/16", "192.168.50.0/24"), ipv6=any(i.ipv6_blocks for i in interfaces))
     return replace(layout, **changes)  # type: ignore[arg-type]
 
 

@@ -12,8 +12,9 @@ from tests.sandbox import netns
 
 __all__ = ["changes"]
 
-# RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE; NFNLGRP_NFTABLES (linux/rtnetlink.h, nfnetlink.h)
-_ROUTE_GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x40 | 0x80
+# RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE; _IPV6_ROUTE, RTNLGRP_IPV6_RULE; NFNLGRP_NFTABLES
+# (linux/rtnetlink.h, nfnetlink.h)
+_ROUTE_GROUPS: Final = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x400 | 1 << 18
 _NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
 
 

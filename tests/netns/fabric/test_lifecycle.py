@@ -169,8 +169,8 @@ def test_after_a_failed_change_the_next_one_repairs_the_router(fabric: Fabric) -
 
 def test_a_world_that_cannot_be_routed_is_refused_and_changes_nothing(fabric: Fabric) -> None:
     before = _kernel_state()
-    unroutable = eni("eni-d", "subnet-b", "10.0.2.30", instance=NODE_B, index=1, public_address="127.0.0.9")
-    with pytest.raises(ValueError, match=r"eni-d.*127\.0\.0\.9"):
+    unroutable = eni("eni-dd", "subnet-b", "10.0.2.30", instance=NODE_B, index=1, public_address="127.0.0.9")
+    with pytest.raises(ValueError, match=r"eni-dd.*127\.0\.0\.9"):
         fabric.apply(with_eni(two_nodes(), unroutable))
     assert _kernel_state() == before
 

@@ -18,7 +18,7 @@ NODE_A, NODE_B = "i-0000000000000000a", "i-0000000000000000b"
 ENI_A0, ENI_A1, ENI_B0, ENI_B1, ENI_NAT = (f"eni-000000000000000{n}" for n in ("a0", "a1", "b0", "b1", "0f"))
 EIP = "203.0.113.5"
 ETH_IP, ETH_ARP = 0x0800, 0x0806
-_IP_TRANSPARENT = 19
+_IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 
 
 def mac(eni_id: str) -> str:
@@ -109,8 +109,11 @@ def server(where: str, address: str) -> Iterator[None]:
 
 def send_as(where: str, source: str, address: str, payload: bytes = b"x") -> None:
     """One UDP packet to port 9 with any source address, assigned to this host or not."""
-    with netns.open_socket(where, kind=socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    with netns.open_socket(where, netns.family_of(address), socket.SOCK_DGRAM) as sock:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         sock.bind((source, 0))
         sock.sendto(payload, (address, 9))
 

@@ -8,10 +8,12 @@ is in no page we know; the code here is a guess.
 from __future__ import annotations
 
 import ipaddress
+import random
 from collections.abc import Sequence
 from typing import Any, Final
 
 from moto.core.responses import ActionResult
+from moto.ec2.models import elastic_network_interfaces
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.subnets import Subnet
@@ -25,6 +27,8 @@ from .patching import replace
 __all__ = ["assign_prefixes", "install", "wanted_prefixes"]
 
 _LENGTH: Final = 80
+_random: Final = random.Random(6)
+_stock_address: Final[Any] = elastic_network_interfaces.random_private_ip  # type: ignore[attr-defined]
 
 
 def wanted_prefixes(response: Any) -> tuple[list[str], int]:
@@ -108,8 +112,17 @@ def _associations(subnet: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _address_of(cidr: str | None = None, ipv6: bool = False) -> str:
+    """One address out of the first block, so that none is ever in a prefix; IPv4 is left to ``ec2_addresses``."""
+    if not (cidr and ipv6):
+        return str(_stock_address(cidr, ipv6))
+    first = ipaddress.IPv6Network((ipaddress.IPv6Network(cidr).network_address, _LENGTH))
+    return str(first[_random.randrange(16, first.num_addresses)])
+
+
 def install() -> None:
     """Give every interface its prefixes, and let AssignIpv6Addresses assign them."""
+    replace(elastic_network_interfaces, "random_private_ip", _address_of)
     setattr(NetworkInterface, "ipv6_prefixes", [])  # noqa: B010 - of interfaces made before these additions
     replace(Subnet, "ipv6_cidr_block_association_set", property(_associations))
     replace(ElasticNetworkInterfaces, "assign_ipv6_addresses", assign_ipv6_addresses)

@@ -46,6 +46,7 @@ def snapshot(account: str = ACCOUNT, region: str = REGION) -> World:
             enis=_sorted(_eni(e) for e in backend.enis.values() if e.vpc_id in shown),
             nat=tuple(sorted((g.id, g._eni.private_ip_address) for g in gateways)),
             onprem_cidrs=_onprem(backend, shown),
+            vpc_ipv6_cidrs=tuple(dict.fromkeys(cidr for vpc in vpcs for cidr in _cidrs(vpc, ipv6=True))),
             acls=acls(backend, shown),
             groups=groups(backend, shown),
             vpcs=spaces(backend, vpcs, {vpc.id: tuple(_cidrs(vpc)) for vpc in vpcs}),
@@ -61,8 +62,8 @@ def _in_use(backend: Any, vpc_id: str) -> bool:
     return any(eni.vpc_id == vpc_id for eni in backend.enis.values())
 
 
-def _cidrs(vpc: Any) -> list[str]:
-    return [a["cidr_block"] for a in vpc.get_cidr_block_association_set()]
+def _cidrs(vpc: Any, *, ipv6: bool = False) -> list[str]:
+    return [a["cidr_block"] for a in vpc.get_cidr_block_association_set(ipv6=ipv6)]
 
 
 def _routes(backend: Any, subnet: Any) -> tuple[Route, ...]:
@@ -71,20 +72,25 @@ def _routes(backend: Any, subnet: Any) -> tuple[Route, ...]:
     own = [t for t in tables if subnet.id in t._associations.values()]
     used = own or [t for t in tables if t.main_association_id]
     routes = [
-        Route(route.destination_cidr_block, target)
+        Route(destination, target)
         for table in used[:1]
         for route in table.routes
-        if route.destination_cidr_block and (target := _target(route))
+        if (destination := route.destination_cidr_block or route.destination_ipv6_cidr_block)
+        and (target := _target(backend, route))
     ]
     return tuple(sorted(routes, key=lambda r: (-ipaddress.ip_network(r.destination).prefixlen, r.destination)))
 
 
-def _target(route: Any) -> str | None:
-    """What the fabric can carry: ``local``, internet, NAT, VPN and transit gateways, peerings, interfaces."""
+def _target(backend: Any, route: Any) -> str | None:
+    """What the fabric can carry: ``local``, internet, egress-only internet, NAT, VPN and transit gateways, peerings,
+    interfaces."""
     if route.local:
         return "local"
     if route.nat_gateway is not None:
         return str(route.nat_gateway.id) if route.nat_gateway.state != "deleted" else None
+    if route.egress_only_igw is not None:
+        there = route.egress_only_igw.id in backend.egress_only_internet_gateways
+        return str(route.egress_only_igw.id) if there else None
     if route.gateway is not None and str(route.gateway.id).startswith(("igw-", "vgw-")):
         return str(route.gateway.id)
     other = route.transit_gateway or route.vpc_pcx or route.interface
@@ -92,8 +98,15 @@ def _target(route: Any) -> str | None:
 
 
 def _subnet(backend: Any, subnet: Any) -> Subnet:
-    routes, acl = _routes(backend, subnet), acl_of(backend, subnet.id)
-    return Subnet(subnet.id, subnet.cidr_block, subnet.availability_zone, subnet.vpc_id, routes, acl)
+    return Subnet(
+        id=subnet.id,
+        cidr=subnet.cidr_block,
+        zone=subnet.availability_zone,
+        vpc_id=subnet.vpc_id,
+        routes=_routes(backend, subnet),
+        ipv6_cidrs=tuple(a["ipv6CidrBlock"] for a in subnet.ipv6_cidr_block_association_set),
+        acl=acl_of(backend, subnet.id),
+    )
 
 
 def _instance(backend: Any, instance: Any) -> Instance:
@@ -128,17 +141,19 @@ def _eni(eni: Any) -> Eni:
         source_check=bool(eni.source_dest_check),
         security_groups=tuple(g.id for g in eni.group_set),
         public_address=eni.public_ip,
+        ipv6_addresses=tuple(eni.ipv6_addresses),
+        ipv6_prefixes=tuple(p["Ipv6Prefix"] for p in eni.ipv6_prefixes),
     )
 
 
 def _onprem(backend: Any, vpcs: set[str]) -> tuple[str, ...]:
-    """What the VPN reaches: the destinations of routes to a virtual private gateway."""
+    """What the VPN reaches: the IPv4 destinations of routes to a virtual private gateway."""
     found = {
         route.destination_cidr_block
         for table in backend.route_tables.values()
         if table.vpc_id in vpcs
         for route in table.routes
-        if (_target(route) or "").startswith(("vgw-", "tgw-"))
+        if route.destination_cidr_block and (_target(backend, route) or "").startswith(("vgw-", "tgw-"))
     }
     return tuple(sorted(found))
 
@@ -150,6 +165,10 @@ _CHANGING: Final = (
     "disassociate_vpc_cidr_block",
     "create_subnet",
     "delete_subnet",
+    "associate_subnet_cidr_block",
+    "disassociate_subnet_cidr_block",
+    "assign_ipv6_addresses",
+    "unassign_ipv6_addresses",
     "create_route_table",
     "delete_route_table",
     "associate_route_table",
@@ -159,6 +178,7 @@ _CHANGING: Final = (
     "replace_route",
     "delete_route",
     "create_nat_gateway",
+    "delete_egress_only_internet_gateway",
     "attach_internet_gateway",
     "detach_internet_gateway",
     "attach_vpn_gateway",

@@ -74,7 +74,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class PlacedPod:
-    """A pod that has its address. ``interface`` is the EC2 interface's device index, or -1 if EC2 does not know it."""
+    """A pod that has its address, which is of IPv6 if it has no other. ``interface`` is the device index of the EC2
+    interface that has it, or -1 if EC2 does not know it; ``ipv6`` is its IPv6 address, if it has one."""
 
     pod: Pod
     address: str
@@ -82,6 +83,7 @@ class PlacedPod:
     interface: int
     seconds: float
     device: str = ""
+    ipv6: str = ""
 
 
 @dataclass(slots=True)
@@ -214,24 +216,23 @@ def add_pods(scene: Scene, machine: Machine, count: int, prefix: str, parallel: 
 def place(scene: Scene, machine: Machine, made: Iterable[tuple[Pod, Result]]) -> list[PlacedPod]:
     """Where EC2 says that each address is: the pod's interface is what the account shows, not what the agent says."""
     interfaces = scene.stack.interfaces(machine.id)
-    holders: dict[str, Any] = {}
-    for interface in interfaces:
-        for block in [a["PrivateIpAddress"] + "/32" for a in interface["PrivateIpAddresses"] if not a["Primary"]] + [
-            p["Ipv4Prefix"] for p in interface.get("Ipv4Prefixes", [])
-        ]:
-            holders.update(dict.fromkeys(_addresses(block), interface))
     placed = []
     for pod, result in made:
-        address = result.ips[0].address.partition("/")[0]
-        holder = holders.get(address)
+        addresses = [ip.address.partition("/")[0] for ip in result.ips]
+        holder = next((i for i in interfaces if _holds(i, addresses[0])), None)
         index = int(holder["Attachment"]["DeviceIndex"]) if holder else -1
         device = str(holder["NetworkInterfaceId"]) if holder else "nobody"
-        placed.append(PlacedPod(pod, address, machine.name, index, result.seconds, device))
+        ipv6 = next((address for address in addresses if ":" in address), "")
+        placed.append(PlacedPod(pod, addresses[0], machine.name, index, result.seconds, device, ipv6))
     return placed
 
 
-def _addresses(block: str) -> list[str]:
-    return [str(address) for address in ipaddress.ip_network(block)]
+def _holds(interface: Mapping[str, Any], address: str) -> bool:
+    """Whether it is a secondary address of the interface or in one of its prefixes."""
+    single = {a["PrivateIpAddress"] for a in interface["PrivateIpAddresses"] if not a["Primary"]}
+    prefixes = [p["Ipv4Prefix"] for p in interface.get("Ipv4Prefixes", [])]
+    prefixes += [p["Ipv6Prefix"] for p in interface.get("Ipv6Prefixes", [])]
+    return address in single or any(ipaddress.ip_address(address) in ipaddress.ip_network(p) for p in prefixes)
 
 
 def pod_table(pods: Iterable[PlacedPod]) -> list[str]:

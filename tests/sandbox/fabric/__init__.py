@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.sandbox.fabric.controller import Fabric
-from tests.sandbox.fabric.edges import ENDPOINT_ADDRESS, INTERNET_ADDRESS
+from tests.sandbox.fabric.edges import ENDPOINT_ADDRESS, INTERNET_ADDRESS, INTERNET_ADDRESS6
 from tests.sandbox.fabric.layout import port_name
 
-__all__ = ["ENDPOINT_ADDRESS", "INTERNET_ADDRESS", "Fabric", "port_name"]
+__all__ = ["ENDPOINT_ADDRESS", "INTERNET_ADDRESS", "INTERNET_ADDRESS6", "Fabric", "port_name"]

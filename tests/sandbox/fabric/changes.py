@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from tests.sandbox.fabric.filters import filter_changes
+from tests.sandbox.fabric.ipv6 import ROUTER
 from tests.sandbox.fabric.layout import Layout, Port
 from tests.sandbox.fabric.rules import port_chain, remove_chain
 from tests.sandbox.fabric.vpcs import PEER_HOP, PeerLink
@@ -30,6 +31,8 @@ class Changes:
     namespaces: tuple[str, ...]
     unhook: str
     links: tuple[str, ...]
+    rules: tuple[str, ...]
+    """For both address families."""
     policy: str
     new_ports: tuple[Port, ...]
     onprem: tuple[str, ...]
@@ -66,8 +69,8 @@ def changes(before: Layout, after: Layout, first_index: int) -> Changes:
         links=(
             *_peers(before.peer_links, after.peer_links),
             *_links(base, after, gone, new, first_index),
-            *_rules(before.rules, after.rules),
         ),
+        rules=(*_table_rules(base, after), *_space_rules(before.rules, after.rules)),
         policy="".join(port_chain(port.name) for port in new)
         + _elements(base, after)
         + filter_changes(before.filters, after.filters),
@@ -90,13 +93,14 @@ def _links(before: Layout, after: Layout, gone: list[str], new: tuple[Port, ...]
         yield f"link delete group {DOOMED_GROUP}"
     for offset, port in enumerate(new):
         yield _veth(port, index + offset)
+        yield f"addr add {ROUTER} dev {port.name} scope link nodad"
         yield f"link set dev {port.name} up"
-    yield from (f"addr replace {a}/32 dev lo" for a in sorted(after.gateways - before.gateways))
+    yield from (f"addr replace {a} dev lo" for a in sorted(after.gateways - before.gateways))
     _, neighbours = _differences(before.neighbours, after.neighbours)
     for (device, address), mac in neighbours.items():
         yield f"neigh replace {address} lladdr {mac} dev {device} nud permanent"
     yield from _routes(before, after)
-    yield from (f"addr delete {a}/32 dev lo" for a in sorted(before.gateways - after.gateways))
+    yield from (f"addr delete {a} dev lo" for a in sorted(before.gateways - after.gateways))
 
 
 def _veth(port: Port, index: int) -> str:
@@ -118,7 +122,7 @@ def _peers(before: Mapping[str, PeerLink], after: Mapping[str, PeerLink]) -> Ite
             yield f"neigh replace {PEER_HOP} lladdr {peer_mac} dev {end} nud permanent"
 
 
-def _rules(before: frozenset[str], after: frozenset[str]) -> Iterator[str]:
+def _space_rules(before: frozenset[str], after: frozenset[str]) -> Iterator[str]:
     yield from (f"rule add {rule}" for rule in sorted(after - before))
     yield from (f"rule delete {rule}" for rule in sorted(before - after))
 
@@ -130,6 +134,9 @@ def _routes(before: Layout, after: Layout) -> Iterator[str]:
         yield f"route replace {kind}{destination}{rest} table {table}"
     for table, destination in removed.keys() - added.keys():
         yield f"route delete {destination} table {table}"
+
+
+def _table_rules(before: Layout, after: Layout) -> Iterator[str]:
     for table in after.tables - before.tables:
         yield f"rule add priority {RULE_PRIORITY} fwmark {table} lookup {table}"
     for table in before.tables - after.tables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ from tests.sandbox.fabric.edges import FIXED_NAMESPACES, boot_instance, boot_nat
 from tests.sandbox.fabric.filters import filter_table
 from tests.sandbox.fabric.layout import MAPPING_TABLE, Layout, lay_out
 from tests.sandbox.fabric.rules import empty_sets, port_chain
+from tests.sandbox.fabric.solicited import Responder
 from tests.sandbox.world import World
 
 __all__ = ["Fabric"]
@@ -36,6 +38,7 @@ class Fabric:
         self._next_index = _FIRST_INDEX
         self._attempted: Layout | None = None
         self._eni_of: dict[str, str] = {}
+        self._responder: Responder | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,6 +53,7 @@ class Fabric:
         """Makes the fixed namespaces. Raises FileExistsError if a fabric is up already."""
         try:
             build_edges()
+            self._responder = Responder()
         except FileExistsError:
             raise
         except BaseException:
@@ -59,6 +63,9 @@ class Fabric:
     def close(self) -> None:
         """Removes all namespaces that the fabric made. Their links go with them; safe to repeat."""
         with self._lock:
+            if self._responder:
+                self._responder.close()
+                self._responder = None
             attempted = self._attempted.namespaces if self._attempted else frozenset()
             for name in {*FIXED_NAMESPACES, *self._layout.namespaces, *attempted}:
                 netns.delete(name)
@@ -86,6 +93,8 @@ class Fabric:
             self._next_index += len(step.new_ports)
             self._eni_of |= {port.name: port.eni for port in step.new_ports}
             _perform(step)
+            if self._responder:
+                self._responder.follow(after.links, after.owners)
             self._world, self._layout, self._attempted = world, after, None
 
     def _recover(self, attempted: Layout) -> Layout:
@@ -97,11 +106,13 @@ class Fabric:
         tables = self._layout.tables | attempted.tables
         rules = self._layout.rules | attempted.rules
         commands = [f"link delete dev {name}" for name in there - kept.keys()]
-        commands += [f"rule delete priority {RULE_PRIORITY} fwmark {table} lookup {table}" for table in tables]
-        commands += [f"rule delete {rule}" for rule in rules]
-        spaces = {rule.split()[5] for rule in rules if " lookup " in rule}
-        commands += [f"route flush table {table}" for table in {str(MAPPING_TABLE), *map(str, tables), *spaces}]
         netns.ip_batch("vpc", commands, force=True)
+        spaces = {rule.split()[5] for rule in rules if " lookup " in rule}
+        flushes = [f"rule delete priority {RULE_PRIORITY} fwmark {table} lookup {table}" for table in tables]
+        flushes += [f"rule delete {rule}" for rule in rules]
+        flushes += [f"route flush table {table}" for table in {str(MAPPING_TABLE), *map(str, tables), *spaces}]
+        for family in ("-4", "-6"):
+            netns.ip_batch("vpc", flushes, force=True, family=family)
         netns.nft("vpc", empty_sets() + "".join(map(port_chain, kept)))
         netns.nft("vpc", "delete table ip filters\n" + filter_table())
         known = self._layout.namespaces | attempted.namespaces
@@ -109,21 +120,25 @@ class Fabric:
 
     def source_check_drops_by_interface(self) -> dict[str, int]:
         """Packets that the source check dropped, by interface id, since the fabric started."""
-        listed = netns.run("vpc", ["nft", "-j", "list", "set", "ip", "fabric", "source_check_ports"]).stdout
-        found: dict[str, int] = {}
-        for item in json.loads(listed)["nftables"]:
-            for element in item.get("set", {}).get("elem", []):
-                port, packets = str(element["elem"]["val"]), int(element["elem"]["counter"]["packets"])
-                found[self._eni_of.get(port, port)] = packets
-        return found
+        found: Counter[str] = Counter()
+        for family in ("ip", "ip6"):
+            listed = netns.run("vpc", ["nft", "-j", "list", "set", family, "fabric", "source_check_ports"]).stdout
+            for item in json.loads(listed)["nftables"]:
+                for element in item.get("set", {}).get("elem", []):
+                    port, packets = str(element["elem"]["val"]), int(element["elem"]["counter"]["packets"])
+                    found[self._eni_of.get(port, port)] += packets
+        return dict(found)
 
     def counters(self) -> dict[str, int]:
-        """Packets dropped since the fabric started: source_check_drops, destination_check_drops, acl_drops,
-        group_drops, misaddressed_frames (to a MAC that does not own the address), no_public_address_drops (to the
-        internet gateway) and router_drops (to the router itself)."""
+        """Packets of both families dropped since the fabric started: source_check_drops, destination_check_drops,
+        misaddressed_frames (to a MAC that does not own the address), no_public_address_drops (to the internet gateway),
+        egress_only_drops (from the internet, unasked), router_drops (to the router itself), acl_drops and group_drops.
+        """
         listed = netns.run("vpc", ["nft", "-j", "list", "counters"]).stdout
-        found = (item.get("counter") for item in json.loads(listed)["nftables"])
-        return {str(c["name"]): int(c["packets"]) for c in found if c}
+        found: Counter[str] = Counter()
+        for counter in filter(None, (item.get("counter") for item in json.loads(listed)["nftables"])):
+            found[str(counter["name"])] += int(counter["packets"])
+        return dict(found)
 
 
 def _perform(step: Changes) -> None:
@@ -133,6 +148,11 @@ def _perform(step: Changes) -> None:
     netns.ip_batch("vpc", step.links)
     # Linux delays each answer given for another host, by up to 0.8 s, unless told not to for this device.
     netns.sysctl("vpc", {f"ipv4/neigh/{port.name}/proxy_delay": 0 for port in step.new_ports})
+    for port in step.new_ports:
+        # EC2 answers no probe for a duplicate address; waiting for one would only take a second of each test.
+        netns.sysctl(port.netns, {f"ipv6/conf/{port.ifname}/accept_dad": 0})
+    for family in ("-4", "-6"):
+        netns.ip_batch("vpc", step.rules, family=family)
     netns.nft("vpc", step.policy)
     netns.ip_batch("onprem", step.onprem)
     for port in step.new_ports:

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.sandbox.fabric import ipv6
 from tests.sandbox.fabric.filters import filter_chains
 from tests.sandbox.fabric.vpcs import PEER_HOP, PeerLink, mapping_table, peer_links, space_rules
 from tests.sandbox.world import Eni, Route, Subnet, World
@@ -63,6 +64,8 @@ class Port:
     gateway: str
     role: str
     """``instance`` or ``nat``."""
+    ipv6_addresses: tuple[str, ...] = field(default=(), compare=False)
+    """What DHCPv6 gives at boot; an address that comes later is no reason to make the link anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Layout:
     subnet route tables, each chosen by a mark of the same number; ``elements`` (nft set, key) -> value or ``""``;
     ``gateways`` are the routers' addresses of subnets in use, ``onprem_hosts`` those of on-premises servers; ``rules``
     are routing rules, ``peer_links`` by the name of one end, ``filters`` chains of ``filters.py``.
+    ``links`` (by port) and ``owners`` ((subnet, block) -> MAC) say what is answered to solicitations.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -86,6 +90,8 @@ class Layout:
     rules: frozenset[str] = frozenset()
     peer_links: dict[str, PeerLink] = field(default_factory=dict)
     filters: dict[str, str] = field(default_factory=dict)
+    links: dict[str, ipv6.Link] = field(default_factory=dict)
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def port_name(eni_id: str) -> str:
@@ -139,6 +145,7 @@ def _port(eni: Eni, subnet: Subnet, netns: str, ifname: str, role: str) -> Port:
         prefix_length=ipaddress.ip_network(subnet.cidr).prefixlen,
         gateway=subnet.gateway,
         role=role,
+        ipv6_addresses=eni.ipv6_addresses,
     )
 
 
@@ -151,8 +158,10 @@ def _owned(eni: Eni) -> Iterator[str]:
 
 def _element_entries(eni: Eni, port: Port, table: int) -> Iterator[tuple[tuple[str, str], str]]:
     quoted = f'"{port.name}"'
+    checked = port.role != "nat" and eni.source_check
+    yield from ipv6.elements(eni, port.name, table, checked=checked)
     yield ("ip subnet_of", quoted), hex(table)
-    if port.role == "nat" or not eni.source_check:
+    if not checked:
         yield ("ip unchecked", quoted), ""
     for address in _owned(eni):
         yield ("ip assigned", f"{quoted} . {address}"), ""
@@ -176,6 +185,8 @@ def _next_hop(route: Route, targets: dict[str, Port], links: dict[str, str]) -> 
 
     ``targets`` are ports by NAT gateway or interface id, ``links`` this VPC's ends of its peerings.
     """
+    if ipv6.is_ipv6(route.destination):
+        return ipv6.target_of(route.destination, route.target)
     if route.target == "local":
         return None
     if route.target.startswith("igw-"):
@@ -202,13 +213,17 @@ def lay_out(world: World) -> Layout:
     # A whole default route behind the VPN has no "tenth address" that would make sense as a server.
     onprem = {*ONPREM_CIDRS, *(c for c in world.onprem_cidrs if 8 <= ipaddress.ip_network(c).prefixlen <= 28)}
 
-    routes = {(MAPPING_TABLE, cidr): "blackhole" for cidr in world.vpc_cidrs}
-    routes |= {(mapping_table(vpc.id), cidr): "blackhole" for vpc in world.vpcs for cidr in vpc.cidrs}
+    routes = {(MAPPING_TABLE, cidr): "blackhole" for cidr in (*world.vpc_cidrs, *world.vpc_ipv6_cidrs)}
+    routes |= {
+        (mapping_table(vpc.id), c): "blackhole" for vpc in world.vpcs for c in (*vpc.cidrs, *world.vpc_ipv6_cidrs)
+    }
     elements: dict[tuple[str, str], str] = {}
     for eni, port in attached:
         hop = f"via {port.primary} dev {port.name} onlink"
+        hop6 = f"via {ipv6.link_local(eni.mac)} dev {port.name} onlink"
         spaces = [MAPPING_TABLE, *([mapping_table(subnets[eni.subnet_id].vpc_id)] if world.vpcs else [])]
         routes |= {(table, to): hop for table in spaces for to in (*eni.addresses, *eni.prefixes)}
+        routes |= {(table, to): hop6 for table in spaces for to in ipv6.owned(eni)}
         elements |= _element_entries(eni, port, _table_of(eni.subnet_id))
     for subnet in (subnets[s] for s in used):
         ends = {link.peering: link.end_of(subnet.vpc_id) for link in links.values() if subnet.vpc_id in link.vpcs}
@@ -217,16 +232,35 @@ def lay_out(world: World) -> Layout:
     return Layout(
         namespaces=_alive(world) | {p.netns for p in ports.values() if p.role == "nat"},
         ports=ports,
-        gateways=frozenset(subnets[s].gateway for s in used),
+        gateways=frozenset(g for s in used for g in (subnets[s].gateway, *subnets[s].ipv6_gateways)),
         tables=frozenset(map(_table_of, used)),
         routes=routes,
-        neighbours={(p.name, p.primary): p.mac for p in ports.values()},
+        neighbours={(p.name, hop): p.mac for p in ports.values() for hop in (p.primary, ipv6.link_local(p.mac))},
         elements=elements
         | {(f"{family} vpc", cidr): "" for family in ("ip", "arp") for cidr in world.vpc_cidrs}
+        | {("ip6 vpc", cidr): "" for cidr in world.vpc_ipv6_cidrs}
+        | {("ip6 egress_only", cidr): "" for cidr in ipv6.egress_only(world.subnets)}
         | {element: value for link in links.values() for element, value in link.elements()}
         | {("ip onprem", cidr): "" for cidr in onprem},
         onprem_hosts=frozenset(str(ipaddress.ip_network(cidr)[10]) for cidr in onprem),
         rules=frozenset(space_rules({_table_of(s): subnets[s].vpc_id for s in used} if world.vpcs else {}, links)),
         peer_links={link.ends[0]: link for link in links.values()},
         filters=filter_chains(world, {port.eni: port.name for port in ports.values()}),
+        links=dict(_links(attached, subnets)),
+        owners=dict(_owners(attached, subnets)),
     )
+
+
+def _links(attached: Iterable[tuple[Eni, Port]], subnets: Mapping[str, Subnet]) -> Iterator[tuple[str, ipv6.Link]]:
+    for eni, port in attached:
+        if cidrs := subnets[eni.subnet_id].ipv6_cidrs:
+            yield port.name, ipv6.Link(eni.subnet_id, port.gateway_mac, cidrs)
+
+
+def _owners(
+    attached: Iterable[tuple[Eni, Port]], subnets: Mapping[str, Subnet]
+) -> Iterator[tuple[tuple[str, str], str]]:
+    for eni, port in attached:
+        yield from ipv6.owners(eni)
+        for gateway in subnets[eni.subnet_id].ipv6_gateways:
+            yield (eni.subnet_id, f"{gateway}/128"), port.gateway_mac

@@ -1,4 +1,6 @@
-"""The fabric's fixed nftables rules. Sets and maps are filled as interfaces and addresses come and go.
+"""The fabric's fixed nftables rules; those for IPv6 are in ``rules_ipv6.py``.
+
+Sets and maps are filled as interfaces and addresses come and go.
 
 What Amazon VPC enforces, and where:
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.sandbox.fabric.filters import filter_table
+from tests.sandbox.fabric.rules_ipv6 import IPV6_MAPS, IPV6_RULES, IPV6_SETS
 
 __all__ = ["METADATA", "empty_sets", "nat_gateway_rules", "port_chain", "remove_chain", "router_rules"]
 
@@ -110,10 +113,12 @@ table arp fabric {
 _NETDEV: Final = """
 table netdev fabric {
   set owners { type ether_addr . ipv4_addr; }
+  set owners6 { type ether_addr . ipv6_addr; flags interval; }
   counter misaddressed_frames { }
   chain frames {
     meta pkttype != other accept
     ether daddr . ip daddr @owners meta pkttype set host accept
+    ether daddr . ip6 daddr @owners6 meta pkttype set host accept
     counter name misaddressed_frames drop
   }
 }
@@ -122,7 +127,7 @@ table netdev fabric {
 
 def router_rules() -> str:
     """All rules of the router namespace, with empty sets."""
-    return (_IP + _ARP + _NETDEV).replace("METADATA", METADATA) + filter_table()
+    return (_IP + IPV6_RULES + _ARP + _NETDEV).replace("METADATA", METADATA) + filter_table()
 
 
 def empty_sets() -> str:
@@ -131,8 +136,11 @@ def empty_sets() -> str:
     where = [*(f"ip fabric {name}" for name in ip), "arp fabric vpc", "arp fabric owner", "netdev fabric owners"]
     flushed = "".join(f"flush set {name}\n" for name in where if name.rsplit(" ", 1)[1] not in _MAPS)
     flushed += "".join(f"flush map {name}\n" for name in where if name.rsplit(" ", 1)[1] in _MAPS)
+    flushed += "".join(f"flush set ip6 fabric {name}\n" for name in IPV6_SETS)
+    flushed += "".join(f"flush map ip6 fabric {name}\n" for name in IPV6_MAPS)
     return flushed + (
         f'add element ip fabric unchecked {{ "lo", "igw", "vgw" }}\nadd element arp fabric vpc {{ {METADATA} }}\n'
+        'flush set netdev fabric owners6\nadd element ip6 fabric unchecked { "lo", "igw" }\n'
     )
 
 

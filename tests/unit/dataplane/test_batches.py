@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from berth_node.dataplane import batches, messages
 from berth_node.dataplane.batches import Wiring
@@ -14,18 +16,22 @@ from hypothesis import strategies as st
 INDEXES = st.integers(1 << 20, (1 << 31) - 1)
 MACS = st.binary(min_size=6, max_size=6)
 NAMES = st.text("abcdefgh0123456789.-", min_size=1, max_size=15)
+IPS = st.sampled_from([(4,), (4, 16), (16,)]).flatmap(
+    lambda lengths: st.tuples(*(st.binary(min_size=n, max_size=n) for n in lengths))
+)
+GATEWAYS = {4: b"\xa9\xfe\x01\x01", 16: b"\xfe\x80" + bytes(13) + b"\1"}
 WIRINGS = st.builds(
     Wiring,
     host=st.builds(VethEnd, name=NAMES.filter(lambda name: len(name) > 1), mac=MACS, index=INDEXES),
     pod=st.builds(VethEnd, name=NAMES, mac=MACS, index=INDEXES),
     netns_fd=st.integers(0, 1 << 20),
     mtu=st.integers(68, 65535),
-    ip=st.binary(min_size=4, max_size=4),
+    ips=IPS,
     # parts of a template, so not what stands for something else in it: link-local, and Berth's own tables
-    gateway=st.integers(0, 0xFFFF).map(lambda n: b"\xa9\xfe" + n.to_bytes(2, "big")),
+    gateways=st.just(()),
     table=st.integers(300_000_000, 301_000_000),
     alias=st.binary(min_size=1, max_size=255),
-)
+).map(lambda w: replace(w, gateways=tuple(GATEWAYS[len(ip)] for ip in w.ips)))
 FIRST = st.integers(1, 0x7FFF0000)
 
 
@@ -36,37 +42,40 @@ def plain(first: int, requests: list[Request]) -> bytes:
 
 @given(FIRST, WIRINGS)
 def test_wiring_a_pods_host_side(first: int, w: Wiring) -> None:
-    requests = [
-        messages.veth(w.host, w.pod, w.netns_fd, w.mtu),
-        messages.host_route(w.host.index, w.ip, w.table),
-        messages.neighbour(w.host.index, w.ip, w.pod.mac),
-        messages.alias(w.host.index, w.alias),
-    ]
+    requests = [messages.veth(w.host, w.pod, w.netns_fd, w.mtu)]
+    for ip in w.ips:
+        requests.append(messages.host_route(w.host.index, ip, w.table))
+        requests.append(messages.neighbour(w.host.index, ip, w.pod.mac))
+    requests.append(messages.alias(w.host.index, w.alias))
     filled = batches.wire_host(first, w)
     assert filled.data == plain(first, requests)
-    assert (filled.first, len(filled.what)) == (first, batches.HOST_REQUESTS)
+    assert (filled.first, len(filled.what)) == (first, batches.host_requests(w.ips))
 
 
 @given(FIRST, WIRINGS)
 def test_wiring_the_pods_own_side(first: int, w: Wiring) -> None:
-    requests = [
-        messages.link_up(w.pod.index),
-        messages.address(w.pod.index, w.ip),
-        messages.pod_gateway_route(w.pod.index, w.gateway),
-        messages.pod_default_route(w.pod.index, w.gateway),
-        messages.neighbour(w.pod.index, w.gateway, w.host.mac),
-    ]
+    requests = [messages.link_up(w.pod.index)]
+    for ip, gateway in zip(w.ips, w.gateways, strict=True):
+        if len(ip) == 4:
+            requests += (messages.address(w.pod.index, ip), messages.pod_gateway_route(w.pod.index, gateway))
+        else:
+            requests.insert(0, messages.quiet(w.pod.index))
+            requests.append(messages.link_local(w.pod.index, messages.link_local_of(w.pod.mac)))
+            requests += (messages.address(w.pod.index, ip), messages.pod_local_route(w.pod.index, ip))
+        requests.append(messages.pod_default_route(w.pod.index, gateway))
+        requests.append(messages.neighbour(w.pod.index, gateway, w.host.mac))
     filled = batches.wire_pod(first, w)
     assert filled == Filled(plain(first, requests), first, tuple(r.what for r in requests))
-    assert len(filled.what) == batches.POD_REQUESTS
+    assert len(filled.what) == batches.pod_requests(w.ips)
 
 
 @given(FIRST, WIRINGS)
 def test_unwiring_a_pod(first: int, w: Wiring) -> None:
-    requests = [messages.host_unroute(w.host.index, w.ip, w.table), messages.link_bury(w.host.index)]
-    filled = batches.unwire(first, w.host.index, w.ip, w.table)
+    requests = [messages.host_unroute(w.host.index, ip, w.table) for ip in w.ips]
+    requests.append(messages.link_bury(w.host.index))
+    filled = batches.unwire(first, w.host.index, w.ips, w.table)
     assert filled == Filled(plain(first, requests), first, tuple(r.what for r in requests))
-    assert len(filled.what) == batches.UNWIRE_REQUESTS
+    assert len(filled.what) == batches.unwire_requests(w.ips)
 
 
 def test_a_mark_that_no_request_holds_is_a_mistake() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 from berth_node.dataplane import desired
@@ -60,6 +61,42 @@ def test_without_its_link_an_interface_has_a_table_that_leads_nowhere() -> None:
     found = desired.routes(LAYOUT, {LAYOUT.interfaces[0].mac: 2})
     assert {route for route in found if route.table == 300_000_002} == {Route(300_000_002, "0.0.0.0/0", 0xFFFFFFFF)}
     assert Route(300_000_001, "0.0.0.0/0", link=2, gateway="10.0.1.1") in found
+
+
+SIX = replace(
+    LAYOUT,
+    ipv6=True,
+    interfaces=tuple(
+        replace(i, ipv6_blocks=(cidr,))
+        for i, cidr in zip(LAYOUT.interfaces, ("2001:db8:1:1:a::/80", "2001:db8:1:1:b::/80"), strict=True)
+    ),
+)
+
+
+def test_ipv6_has_a_rule_for_each_prefix_beside_those_of_ipv4() -> None:
+    marks = desired.assign_marks(SIX, {})
+    more = desired.rules(SIX, marks) - desired.rules(LAYOUT, marks)
+    assert {rule.family for rule in more} == {socket.AF_INET6}
+    assert {(r.priority, r.table, r.source, r.destination, r.mark) for r in more} == {
+        (1000, 300_000_000, "", "", 0),
+        (1010, 300_000_001, "", "2001:db8:1:1::/64", 0x80),
+        (1011, 254, "", "", 0x80),
+        (1020, 300_000_001, "2001:db8:1:1:a::/80", "", 0),
+        (1020, 300_000_002, "2001:db8:1:1:b::/80", "", 0),
+        (1030, 300_000_001, "", "2001:db8:1:1::/64", 0),
+    }
+    assert desired.rules(LAYOUT, marks) <= desired.rules(SIX, marks)
+
+
+def test_a_secondary_without_its_link_leads_its_ipv6_pods_nowhere() -> None:
+    found = desired.routes(SIX, {SIX.interfaces[0].mac: 2})
+    six = {route for route in found if route.family == socket.AF_INET6}
+    assert {(r.table, r.destination, r.link, r.gateway) for r in six} == {
+        (300_000_000, "2001:db8:1:1:a::/80", 0, ""),
+        (300_000_000, "2001:db8:1:1:b::/80", 0, ""),
+        (300_000_001, "::/0", 2, "fe80:ec2::1"),
+        (300_000_002, "::/0", 0, ""),
+    }
 
 
 @given(

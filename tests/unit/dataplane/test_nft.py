@@ -8,7 +8,7 @@ from dataclasses import replace
 from berth_node.dataplane import desired, nft
 from berth_node.seams import NodeLayout
 
-from tests.unit.dataplane.test_desired import LAYOUT
+from tests.unit.dataplane.test_desired import LAYOUT, SIX
 
 MARKS = {300_000_001: 1, 300_000_002: 2}
 
@@ -23,6 +23,15 @@ def test_every_write_to_a_mark_keeps_the_bits_of_others() -> None:
     for write in writes:
         kept = re.fullmatch(r"(?:ct|meta) mark (?:& 0xffffff80 \| 0x[0-9a-f]+|\| 0x80)(?: return)?", write)
         assert kept, write
+
+
+def test_ipv6_keeps_the_bits_of_others_and_rewrites_nothing() -> None:
+    text = nft.ruleset6(SIX, "eth0")
+    writes = re.findall(r"(?:ct|meta) mark set (.*)", text)
+    assert writes == ["ct mark | 0x80", "meta mark | 0x80", "meta mark | 0x80"]
+    assert "nat" not in text
+    assert "iifname" not in nft.ruleset6(SIX, "")
+    assert nft.ruleset6(LAYOUT, "eth0") == ""
 
 
 def test_source_ports_are_drawn_at_random() -> None:

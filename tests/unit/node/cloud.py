@@ -72,6 +72,8 @@ class FakeCloud:
             fixed[f"{base}{i.mac}/local-ipv4s"] = "\n".join(i.addresses)
             if i.prefixes:
                 fixed[f"{base}{i.mac}/ipv4-prefix"] = "\n".join(i.prefixes)
+            if i.ipv6_prefixes:
+                fixed[f"{base}{i.mac}/ipv6-prefix"] = "\n".join(i.ipv6_prefixes)
         return fixed.get(path)
 
     def call(self, action: str, arguments: dict[str, Any]) -> dict[str, Any]:

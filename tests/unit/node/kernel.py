@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from berth_node.dataplane import alias
+from berth_node.dataplane.messages import packed
 from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem, Wired
 
 
@@ -37,6 +38,7 @@ class FakeKernel:
     flushed: list[str] = field(default_factory=list)
     repaired: list[tuple[Attachment, ...]] = field(default_factory=list)
     adopted: tuple[Attachment, ...] = ()
+    no_ipv6: str = ""
 
     def __post_init__(self) -> None:
         if self.store and self.store.exists():
@@ -60,8 +62,8 @@ class FakeKernel:
             raise DataplaneError("RTM_NEWLINK: File exists", temporary=False)
         self.links[alias.key(attachment)] = attachment
         self._save()
-        last = attachment.address.rpartition(".")[2]
-        return Wired(f"02:00:00:00:00:{int(last):02x}", f"02:01:00:00:00:{int(last):02x}", 100 + int(last))
+        last = packed(attachment.address)[-1]
+        return Wired(f"02:00:00:00:00:{last:02x}", f"02:01:00:00:00:{last:02x}", 100 + last)
 
     def detach(self, attachment: Attachment) -> None:
         self.links.pop(alias.key(attachment), None)
@@ -79,6 +81,9 @@ class FakeKernel:
 
     def usable_macs(self) -> frozenset[str]:
         return self.macs
+
+    def ipv6_refusal(self) -> str:
+        return self.no_ipv6
 
     def notices(self) -> Silence:
         return Silence()

@@ -40,6 +40,7 @@ def metadata(record: Record) -> tuple[MetadataInterface, ...]:
             i.device_index,
             (i.primary_address, *(a.cidr[:-3] for a in i.assignments if a.cidr.endswith("/32"))),
             tuple(a.cidr for a in i.assignments if not a.cidr.endswith("/32")),
+            tuple(a.cidr for a in i.ipv6_assignments),
         )
         for i in record.interfaces
     )

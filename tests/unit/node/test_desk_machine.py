@@ -15,6 +15,7 @@ from pathlib import Path
 from berth.contract import Assignment, Order, Policy, Record
 from berth_node.desk import Desk, Pod
 from berth_node.durable import DurableFile
+from berth_node.ipv6 import Prefix, Prefixes
 from berth_node.journal import Journal
 from berth_node.names import alias_key
 from berth_node.report import build
@@ -34,6 +35,7 @@ from tests.unit.node.kernel import FakeKernel
 from tests.unit.node.make import MACS, all_blocks, interface, record
 
 COOLDOWN = 20
+PREFIX = Prefix("2001:db8:1:2:a::/80", MACS[0], (0, 0), usable=True)
 CIDRS = ("10.0.0.16/30", "10.0.0.24/30", "10.0.1.8/30", "10.0.1.20/32", "10.0.1.21/32")
 STOPS_OF_ADD = ("", "", "", "", "torn", "lent", "attached")
 STOPS_OF_DELETE = ("", "", "", "detached", "torn")
@@ -60,6 +62,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.marked_at: dict[str, int] = {}
         self.policy = Policy(warm_addresses=1, minimum_addresses=0, max_pods=8, cooldown_seconds=COOLDOWN)
         self.pods = 0
+        self.dual = False
 
     def teardown(self) -> None:
         self.desk.journal.close()
@@ -90,11 +93,16 @@ class DeskMachine(RuleBasedStateMachine):
 
     def look(self) -> None:
         r = self.record()
-        self.desk.refresh(r, all_blocks(r))
+        self.desk.refresh(r, all_blocks(r), Prefixes("dual", (PREFIX,)) if self.dual else Prefixes())
         self.seen_revision = r.revision
 
     @rule()
     def agent_looks(self) -> None:
+        self.look()
+
+    @rule()
+    def the_policy_changes_its_families(self) -> None:
+        self.dual = not self.dual
         self.look()
 
     @rule(stop=st.sampled_from(STOPS_OF_ADD), cut=st.integers(1, 400))
@@ -285,7 +293,7 @@ class DeskMachine(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "desk"))
     def no_two_pods_share_an_address(self) -> None:
         DeskMachine.steps += 1
-        addresses = [a.address for a in self.kernel.survey()]
+        addresses = [address for a in self.kernel.survey() for address in a.addresses]
         assert len(addresses) == len(set(addresses))
 
     @invariant()
@@ -295,6 +303,8 @@ class DeskMachine(RuleBasedStateMachine):
         assert len(lent) == len(self.desk.pool.lent)
         for attachment in self.kernel.survey():
             assert lent[attachment.container_id, attachment.ifname] == attachment.address
+            entry = self.desk.entry((attachment.container_id, attachment.ifname))
+            assert entry is None or entry.attachment.addresses == attachment.addresses
 
     @invariant()
     @precondition(lambda self: hasattr(self, "desk"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from berth_node.imds import Imds, ImdsError
@@ -35,6 +36,13 @@ def test_identity_gives_the_arn_that_iam_uses(imds: Imds) -> None:
 
 def test_interfaces_come_with_primary_first_and_prefixes_where_there_are_any(imds: Imds) -> None:
     assert imds.interfaces() == (ONE, TWO)
+
+
+def test_ipv6_prefixes_are_asked_for_only_where_pods_get_them(imds: Imds, cloud: FakeCloud) -> None:
+    cloud.interfaces = [replace(ONE, ipv6_prefixes=("2001:DB8:1:2:3:0:0:0/80",)), TWO]
+    assert imds.interfaces() == (ONE, TWO)
+    assert not [path for path in cloud.requests if "ipv6" in path]
+    assert imds.interfaces(ipv6=True) == (replace(ONE, ipv6_prefixes=("2001:db8:1:2:3::/80",)), TWO)
 
 
 def test_one_token_serves_many_requests(imds: Imds, cloud: FakeCloud) -> None:

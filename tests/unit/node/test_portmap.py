@@ -83,11 +83,15 @@ def test_what_runtimes_pass_is_read() -> None:
         {"hostPort": 9000, "containerPort": 9000, "protocol": "sctp", "hostIP": "0.0.0.0", "name": "x"},
         {"hostPort": 9000, "containerPort": 9000, "protocol": "sctp"},
         {"hostPort": 8081, "containerPort": 81},
+        {"hostPort": 9001, "containerPort": 9001, "hostIP": "::"},
+        {"hostPort": 9002, "containerPort": 9002, "hostIP": "2001:DB8::10"},
     ]
     assert call(passed) == (
         PortMapping("sctp", 9000, 9000),
         PortMapping("tcp", 8080, 80),
         PortMapping("tcp", 8081, 81),
+        PortMapping("tcp", 9001, 9001),
+        PortMapping("tcp", 9002, 9002, "2001:db8::10"),
         PortMapping("udp", 53, 5353, "10.0.1.10"),
     )
     assert call(None) == call([]) == ()
@@ -106,8 +110,11 @@ def test_what_runtimes_pass_is_read() -> None:
         ([{"hostPort": 80, "containerPort": "80"}], "portMappings[0].containerPort' must be 1 to 65535, got '80'"),
         ([{"hostPort": 8, "containerPort": 8, "protocol": "icmp"}], "[0].protocol' must be one of tcp, udp, sctp"),
         ([{"hostPort": 8, "containerPort": 8, "protocol": 6}], "[0].protocol' must be one of tcp, udp, sctp, got 6"),
-        ([{"hostPort": 8, "containerPort": 8, "hostIP": "::1"}], "[0].hostIP' must be an IPv4 address of the node"),
-        ([{"hostPort": 8, "containerPort": 8, "hostIP": [1]}], "[0].hostIP' must be an IPv4 address of the node"),
+        (
+            [{"hostPort": 8, "containerPort": 8, "hostIP": "::1"}],
+            "[0].hostIP' must be an address of the node (not ::1)",
+        ),
+        ([{"hostPort": 8, "containerPort": 8, "hostIP": [1]}], "[0].hostIP' must be an address of the node (not ::1)"),
         (
             [{"hostPort": 8, "containerPort": 8}, {"hostPort": 8, "containerPort": 9}],
             "gives host port 8/tcp to two container ports",

@@ -81,11 +81,25 @@ def test_the_pods_name_comes_from_the_arguments_in_any_order() -> None:
 @pytest.mark.parametrize("version", skel.VERSIONS)
 def test_a_result_has_the_shape_of_its_version(version: str) -> None:
     call = read_call(Request(ADD, json.dumps({**CONFIG, "cniVersion": version}).encode()))
-    body = result_body(call, address="10.0.0.9", gateway="169.254.1.1", host=("eni1", "h"), pod_mac="p", mtu=9001)
+    body = result_body(call, addresses=["10.0.0.9"], host=("eni1", "h"), pod_mac="p", mtu=9001)
     assert body["cniVersion"] == version
     assert body["ips"][0].get("version") == ("4" if version in ("0.3.1", "0.4.0") else None)
     assert body["interfaces"][0].get("mtu") == (9001 if version == "1.1.0" else None)
     assert body["interfaces"][body["ips"][0]["interface"]]["sandbox"] == "/run/netns/x"
+
+
+@pytest.mark.parametrize("version", skel.VERSIONS)
+def test_a_result_lists_each_family_with_its_gateway_and_default_route(version: str) -> None:
+    call = read_call(Request(ADD, json.dumps({**CONFIG, "cniVersion": version}).encode()))
+    both = ["10.0.0.9", "2001:db8::9"]
+    body = result_body(call, addresses=both, host=("eni1", "h"), pod_mac="p", mtu=9001)
+    assert [(ip["address"], ip["gateway"], ip["interface"]) for ip in body["ips"]] == [
+        ("10.0.0.9/32", "169.254.1.1", 1),
+        ("2001:db8::9/128", "fe80::1", 1),
+    ]
+    old = version in ("0.3.1", "0.4.0")
+    assert [ip.get("version") for ip in body["ips"]] == (["4", "6"] if old else [None, None])
+    assert [route["dst"] for route in body["routes"]] == ["0.0.0.0/0", "::/0"]
 
 
 def test_a_result_keeps_what_the_plugin_before_made() -> None:
@@ -95,7 +109,7 @@ def test_a_result_keeps_what_the_plugin_before_made() -> None:
         "dns": {"nameservers": ["1.1.1.1"]},
     }
     call = read_call(Request(ADD, json.dumps({**CONFIG, "prevResult": previous}).encode()))
-    body = result_body(call, address="10.0.0.9", gateway="169.254.1.1", host=("eni1", "h"), pod_mac="p", mtu=9001)
+    body = result_body(call, addresses=["10.0.0.9"], host=("eni1", "h"), pod_mac="p", mtu=9001)
     assert [i["name"] for i in body["interfaces"]] == ["a", "eni1", "eth0"]
     assert [(ip["address"], ip["interface"]) for ip in body["ips"]] == [("10.9.9.9/32", 0), ("10.0.0.9/32", 2)]
     assert body["dns"] == {"nameservers": ["1.1.1.1"]}

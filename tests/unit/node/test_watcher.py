@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from berth.contract import BODY, Record, encode_record
+from berth.contract import BODY, Assignment, IpFamilies, Policy, Record, encode_record
 from berth_node.config import Config
 from berth_node.desk import Desk, Pod
 from berth_node.durable import DurableFile
 from berth_node.imds import Identity
 from berth_node.journal import Journal
 from berth_node.record import RecordKeeper
-from berth_node.seams import Attachment, Change, NodeLayout, Problem
+from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem
 from berth_node.watcher import Watcher
 
 from tests.unit.node.cloud import ARN
@@ -77,10 +77,10 @@ class Outside:
             raise OSError("no answer")
         return {BODY: encode_record(self.record)}
 
-    def interfaces(self) -> Any:
+    def interfaces(self, *, ipv6: bool) -> Any:
         if self.record is None:
             raise OSError("no answer")
-        return metadata(self.record)
+        return metadata(self.record) if ipv6 else [replace(m, ipv6_prefixes=()) for m in metadata(self.record)]
 
     async def in_rtnl(self, call: Callable[[], _R], /) -> _R:
         if self.gate:
@@ -202,6 +202,79 @@ def test_a_pod_that_cannot_be_mended_is_told_until_it_is_deleted(bench: Bench) -
         bench.outside.now += 60.0
         await bench.watcher.look()
         assert bench.watcher.problems == ()
+
+    _run(script())
+
+
+WIDE = "2001:db8:1:2:3::/80"
+
+
+def _dual(revision: int, *ipv6: str, families: IpFamilies = "dual") -> Record:
+    made = replace(interface(0, "10.0.0.16/28"), ipv6_assignments=tuple(Assignment(c, f"as-{c}") for c in ipv6))
+    return record(made, revision=revision, policy=Policy(warm_addresses=0, ip_families=families))
+
+
+def test_a_prefix_that_the_record_does_not_list_yet_is_waited_for_ten_seconds(bench: Bench) -> None:
+    """EC2 assigns it by a call after the IPv4 blocks, and a record is written in between."""
+
+    async def script() -> None:
+        bench.outside.record = _dual(2)
+        await bench.watcher.look()
+        assert not bench.desk.can_lend
+        bench.outside.now += 9.9
+        await bench.watcher.look()
+        assert not bench.desk.can_lend
+        bench.outside.record = _dual(3, WIDE)
+        await bench.watcher.look()
+        assert len(bench.pod("a").addresses) == 2
+        bench.outside.record = _dual(4)
+        await bench.watcher.look()
+        bench.outside.now += 10.1
+        await bench.watcher.look()
+        assert bench.desk.prefixes.why.startswith("pods get IPv4 alone")
+        assert len(bench.pod("b").addresses) == 1
+
+    _run(script())
+
+
+def test_ipv6_is_routed_while_the_policy_asks_for_it_or_a_pod_has_it(bench: Bench) -> None:
+    async def script() -> None:
+        await bench.watcher.look()
+        bench.outside.record = _dual(2, WIDE)
+        await bench.watcher.look()
+        bench.pod("a")
+        bench.outside.record = _dual(3, WIDE, families="ipv4")
+        await bench.watcher.look()
+        bench.desk.free(("a", "eth0"))
+        await bench.watcher.look()
+        assert [layout.ipv6 for layout in bench.kernel.layouts] == [False, True, False]
+        assert [layout.interfaces[0].ipv6_blocks for layout in bench.kernel.layouts] == [(), (WIDE,), ()]
+
+    _run(script())
+
+
+def test_an_mtu_below_what_ipv6_needs_makes_it_ipv4(bench: Bench) -> None:
+    async def script() -> None:
+        bench.watcher.config = replace(bench.watcher.config, mtu=1200)
+        bench.outside.record = _dual(2, WIDE)
+        await bench.watcher.look()
+        assert "the setting mtu is 1200" in bench.desk.prefixes.why
+        assert len(bench.pod("a").addresses) == 1
+
+    _run(script())
+
+
+def test_a_prefix_that_could_not_be_routed_is_not_lent_from(bench: Bench) -> None:
+    async def script() -> None:
+        await bench.watcher.look()
+
+        def refuse() -> None:
+            raise DataplaneError("no")
+
+        bench.kernel.loading = refuse
+        bench.outside.record = _dual(2, WIDE)
+        await bench.watcher.look()
+        assert not bench.desk.can_lend
 
     _run(script())
 
