@@ -58,9 +58,9 @@ def _tell(arguments: argparse.Namespace, reports: list[dict[str, Any]], seconds:
     print(f"flat: {arguments.count} VPCs from seed {arguments.seed} in {seconds:.0f} s: {told}")
     print(f"flat: {len(bad)} VPCs where verdict and packets differ{f', seeds {bad}' if bad else ''}")
     print(f"flat: {len(DEFECTS) - len(missed)} of {len(DEFECTS)} planted defects found out")
-    for name in missed if arguments.count >= 100 else ():
+    for name in missed if arguments.count >= 300 else ():
         print(f"flat: not found out: {name}")
-    return 1 if bad or (missed and arguments.count >= 100) else 0
+    return 1 if bad or (missed and arguments.count >= 300) else 0
 
 
 def _work(arguments: argparse.Namespace) -> int:
