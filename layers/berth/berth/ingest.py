@@ -92,7 +92,7 @@ class Intake:
             "ReportsOlder": len(self.older),
             "LeasesWritten": self.leases.written,
             "LeasesRefused": self.leases.refused,
-            "LedgerErrors": int(self.leases.failed),
+            "LedgerErrors": int(bool(self.leases.failed)),
         }
 
 
@@ -148,7 +148,7 @@ def _noted(sent: SentReport, state: NodeState, kept: Kept) -> tuple[Report, Hear
     """
     report, last = replace(sent.report, leases=()), state.report
     known = last.leases_until if last is not None and last.epoch == report.epoch else 0.0
-    if kept.failed:
+    if sent.instance_id in kept.failed:
         return replace(report, leases_until=known, surrendered=()), Heard(sent.sent_at, state.heard.told)
     report = replace(report, leases_until=max(told_until(report, sent.sent_at), known))
     return report, Heard(sent.sent_at, Told(report.epoch, report.leases_told))

@@ -10,11 +10,11 @@ import ipaddress
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from berth.contract import Interface, PodLease, Record, Report, Told
-from berth.ledger import Ledger
+from berth.ledger import ItemsRefusedError, Ledger
 from berth.ledger_items import Closing, Fact
 from berth.node_items import NodeState
 
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 _MOST: Final = 500
 """Leases taken of one report; an agent tells 200. What a node tells beyond is not believed."""
 _LONGEST: Final = 512
-"""Characters of a name: Kubernetes allows 253."""
+"""Bytes of a name: Kubernetes allows 253, of ASCII. NAMESPACE/NAME is an index's key, and DynamoDB takes no partition key
+of more than 2048 bytes (Developer Guide, "Quotas"): it would refuse the whole batch."""
 _AHEAD: Final = 600.0
 """Nothing that a report tells is later than when it came, but for clocks that differ."""
 
@@ -42,19 +43,41 @@ class Telling:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """``written`` facts are in the ledger now, ``refused`` leases were not believed. ``failed``: the ledger could not
-    be written, so nothing is to be acknowledged."""
+    """``written`` facts are in the ledger now, ``refused`` leases were not believed. ``failed`` are the nodes for which
+    the ledger could not be written: nothing of theirs is to be acknowledged."""
 
     written: int = 0
     refused: int = 0
-    failed: bool = False
+    failed: frozenset[str] = field(default_factory=frozenset)
 
 
 def keep(ledger: Ledger, tellings: Sequence[Telling]) -> Kept:
     """Write what is new into the ledger: in one go, since a batch of writes costs what one does. Never raises.
 
-    A ledger that cannot be written must keep no pod from its address: the leases come again with the next report.
+    A ledger that cannot be written must keep no pod from its address: the leases come again with the next report. If
+    DynamoDB will not have what is written, it is written node by node: no node's report fails another's.
     """
+    try:
+        return _written(ledger, tellings)
+    except ItemsRefusedError:
+        nodes = sorted({t.instance_id for t in tellings})
+        logger.exception("the lease ledger refused what it was told", extra={"nodes": nodes})
+        if len(nodes) == 1:
+            return Kept(failed=frozenset(nodes))
+        return _sum(keep(ledger, [t for t in tellings if t.instance_id == node]) for node in nodes)
+    except Exception:
+        logger.exception("the lease ledger could not be written; what it was told comes again")
+        return Kept(failed=frozenset(t.instance_id for t in tellings))
+
+
+def _sum(parts: Iterable[Kept]) -> Kept:
+    total = Kept()
+    for one in parts:
+        total = Kept(total.written + one.written, total.refused + one.refused, total.failed | one.failed)
+    return total
+
+
+def _written(ledger: Ledger, tellings: Sequence[Telling]) -> Kept:
     facts: dict[Fact, None] = {}
     doubtful: list[Fact] = []
     refused = 0
@@ -63,15 +86,11 @@ def keep(ledger: Ledger, tellings: Sequence[Telling]) -> Kept:
         facts |= dict.fromkeys(sure)
         doubtful += unsure
         refused += wrong
-    try:
-        believed = ledger.begun(doubtful) if doubtful else frozenset()
-        closings = [*_closings(tellings)]
-        written = [*facts, *(f for f in doubtful if f in believed)]
-        if written or closings:
-            ledger.write(written, closings)
-    except Exception:
-        logger.exception("the lease ledger could not be written; what it was told comes again")
-        return Kept(refused=refused, failed=True)
+    believed = ledger.begun(doubtful) if doubtful else frozenset()
+    closings = [*_closings(tellings)]
+    written = [*facts, *(f for f in doubtful if f in believed)]
+    if written or closings:
+        ledger.write(written, closings)
     for fact in doubtful:
         if fact not in believed:
             _refuse(fact)
@@ -124,13 +143,22 @@ def _possible(fact: Fact) -> bool:
     row = fact.lease
     ordered = row.began > 0 and (not row.ended or row.began <= (row.held_until or row.ended) <= row.ended)
     in_time = not fact.received or max(row.began, row.ended) <= fact.received + _AHEAD
-    return ordered and in_time and max(map(len, (row.namespace, row.name, row.uid))) <= _LONGEST
+    # a zone (fe80::1%ZONE) is any text, and no pod's address has one
+    return ordered and in_time and "%" not in row.address and all(map(_storable, (row.namespace, row.name, row.uid)))
+
+
+def _storable(name: str) -> bool:
+    """JSON can say half a surrogate pair, which UTF-8 cannot."""
+    try:
+        return len(name.encode()) <= _LONGEST
+    except UnicodeEncodeError:
+        return False
 
 
 def _refuse(fact: Fact) -> None:
     logger.warning(
-        "lease not believed: the node's record does not list the address, or its times cannot be",
-        extra={"node": fact.instance_id, "address": fact.lease.address, "pod": fact.lease.name},
+        "lease not believed: the node's record does not list the address, or its times or names cannot be",
+        extra={"node": fact.instance_id, "address": f"{fact.lease.address!a:.80}", "pod": f"{fact.lease.name!a:.300}"},
     )
 
 

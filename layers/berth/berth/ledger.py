@@ -7,19 +7,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from botocore.exceptions import ClientError, ParamValidationError
+
 from berth.ledger_items import ADDRESS, LEASE, Closing, Fact, begin_key, closing_item, lease_item
 from berth.table import Table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["DAY", "DynamoLedger", "Ledger"]
+__all__ = ["DAY", "DynamoLedger", "ItemsRefusedError", "Ledger"]
 
 DAY: Final = 86_400.0
 _BATCH: Final = 25
 """Requests in one BatchWriteItem (DynamoDB API reference)."""
 _PAUSES: Final = 5
 _PAUSE_SECONDS: Final = 0.05
+
+
+class ItemsRefusedError(Exception):
+    """DynamoDB will never take one of these items, and takes none of a batch with it in."""
 
 
 class Ledger(Protocol):
@@ -29,7 +35,7 @@ class Ledger(Protocol):
         """Those of ``facts`` whose lease the ledger has begun, for this very node."""
 
     def write(self, facts: Sequence[Fact], closings: Sequence[Closing] = ()) -> None:
-        """Add these. Raises whatever DynamoDB may: then some of them may have been added."""
+        """Add these. Raises :class:`ItemsRefusedError`, or whatever DynamoDB may: some of them may have been added."""
 
 
 class DynamoLedger:
@@ -75,7 +81,12 @@ class DynamoLedger:
     def _put(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """BatchWriteItem; what DynamoDB had no capacity for comes back."""
         requests: Any = {self._table.name: [{"PutRequest": {"Item": item}} for item in items]}
-        answer: Any = self._table.client.batch_write_item(RequestItems=requests)
+        try:
+            answer: Any = self._table.client.batch_write_item(RequestItems=requests)
+        except (ClientError, ParamValidationError, UnicodeError) as error:
+            if isinstance(error, ClientError) and error.response["Error"].get("Code") != "ValidationException":
+                raise
+            raise ItemsRefusedError(str(error)) from error
         return [r["PutRequest"]["Item"] for r in answer.get("UnprocessedItems", {}).get(self._table.name, [])]
 
 

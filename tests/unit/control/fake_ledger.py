@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from berth.history import Heartbeat, Held, histories
+from berth.ledger import ItemsRefusedError
 from berth.ledger_items import (
     ADDRESS,
     LEASE,
@@ -22,11 +23,13 @@ __all__ = ["FakeLedger"]
 
 
 class FakeLedger:
-    """``broken``: it cannot be written. ``writes`` counts the times that it was."""
+    """``broken``: it cannot be written. It refuses items with ``poison`` in them. ``writes`` counts the times that it
+    was written."""
 
     def __init__(self) -> None:
         self.items: dict[tuple[str, str], dict[str, Any]] = {}
         self.broken = False
+        self.poison = ""
         self.writes = 0
 
     def begun(self, facts: Sequence[Fact]) -> frozenset[Fact]:
@@ -38,8 +41,11 @@ class FakeLedger:
     def write(self, facts: Sequence[Fact], closings: Sequence[Closing] = ()) -> None:
         if self.broken:
             raise TimeoutError("no capacity")
+        items = (*(lease_item(f, 0.0) for f in facts), *(closing_item(c, 0.0) for c in closings))
+        if self.poison and any(self.poison in str(item) for item in items):
+            raise ItemsRefusedError("One or more parameter values were invalid")
         self.writes += 1
-        for item in (*(lease_item(f, 0.0) for f in facts), *(closing_item(c, 0.0) for c in closings)):
+        for item in items:
             self.items[_name(item)] = item
 
     # ------------------------------------------------------------------------------------------- what it says

@@ -140,6 +140,10 @@ def test_a_begin_that_comes_after_its_end_opens_nothing(site: Site) -> None:
         replace(ENDED, held_until=151.0),
         replace(ENDED, held_until=99.0),
         replace(BEGUN, name="x" * 600),
+        replace(BEGUN, name="\U0001f600" * 200),
+        replace(BEGUN, uid="\ud800"),
+        replace(BEGUN, namespace="\udfff"),
+        replace(BEGUN, address="2001:db8:1:2:3::5%" + "z" * 2000),
     ],
 )
 def test_what_the_record_does_not_list_or_cannot_be_is_refused_and_not_asked_for_again(
@@ -189,6 +193,23 @@ def test_a_ledger_in_trouble_keeps_no_pod_waiting_and_acknowledges_nothing(
     site.ledger.broken = False
     site.takes_rows(3, ENDED)
     assert (site.told, site.names[-1]) == (Told("boot-1", 2), ("web-1", 150.0))
+
+
+def test_what_dynamodb_will_not_have_of_one_node_fails_no_other(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """It refuses a whole batch for one item."""
+    other = ARN.replace(NODE, OTHER)
+    site.store.save(other, replace(record("10.0.1.32/28"), instance_arn=other), (), Notes())
+    site.ledger.poison = "poison"
+    wrong = site.report(1, replace(BEGUN, name="poison"))
+    right = site.report(1, replace(BEGUN, address="10.0.1.33"))
+    intake = ingest(
+        site.store, {NODE: ARN, OTHER: other}, [SentReport(NODE, wrong), SentReport(OTHER, right)], site.ledger
+    )
+    assert [f.instance_id for f in site.ledger.facts] == [OTHER]
+    assert site.store.load([other])[other].heard.told == Told("boot-1", 1)
+    assert site.told == Told()
+    assert (intake.counts["LeasesWritten"], intake.counts["LedgerErrors"]) == (1, 1)
+    assert "refused" in caplog.text
 
 
 def test_a_node_cannot_speak_for_a_time_to_come(site: Site) -> None:

@@ -10,8 +10,9 @@ import boto3
 import pytest
 from berth.contract import PodLease
 from berth.history import Answer, Heartbeat, Held, State, ask, histories, undecided
-from berth.ledger import DAY, DynamoLedger
+from berth.ledger import DAY, DynamoLedger, ItemsRefusedError
 from berth.ledger_items import Closing, Fact, closing_item, latest, lease_item, read_closing, read_fact
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -78,6 +79,21 @@ def test_what_there_was_no_capacity_for_is_written_after_a_pause(client: Any) ->
     assert (len(pauses), len(rows(client))) == (2, 1)
     with pytest.raises(TimeoutError, match="capacity"):
         DynamoLedger(Counted(client, 99), TABLE, 90, sleep=pauses.append).write([FACT])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 2100, "\ud800"])
+def test_what_dynamodb_will_never_take_is_told_from_trouble(client: Any, name: str) -> None:
+    """Of an index's key of more than 2048 bytes moto makes nothing, so DynamoDB's answer is put in its place."""
+    refusal = {"Error": {"Code": "ValidationException", "Message": "One or more parameter values were invalid"}}
+
+    class Strict(Counted):
+        def batch_write_item(self, RequestItems: Any) -> Any:  # noqa: N803 - boto3's own name
+            if len(name) > 2048:
+                raise ClientError(refusal, "BatchWriteItem")  # type: ignore[arg-type]
+            return super().batch_write_item(RequestItems)
+
+    with pytest.raises(ItemsRefusedError):
+        DynamoLedger(Strict(client), TABLE, 90).write([replace(FACT, lease=replace(FACT.lease, name=name))])  # type: ignore[arg-type]
 
 
 def test_an_end_outlives_its_begin_and_an_epochs_end_both(client: Any) -> None:
