@@ -108,6 +108,7 @@ def _held(group: Sequence[Fact], closings: Mapping[tuple[str, str], Closing], be
     ends = [f for f in group if f.lease.ended]
     held_until, over_by, live, why = _ended(ends[0]) if ends else _open(group, closings, beats)
     row, first = group[0].lease, group[0]
+    named = next((f.lease for f in group if f.lease.name), row)
     return Held(
         address=row.address,
         began=row.began,
@@ -115,9 +116,10 @@ def _held(group: Sequence[Fact], closings: Mapping[tuple[str, str], Closing], be
         over_by=over_by,
         live=live,
         why=why,
-        namespace=row.namespace,
-        name=row.name,
-        uid=row.uid,
+        # an item may lack what another of the same lease has
+        namespace=named.namespace,
+        name=named.name,
+        uid=next((f.lease.uid for f in group if f.lease.uid), ""),
         instance_id=first.instance_id,
         # an end that was told when the node's record listed the address no more has none
         interface_id=next((f.interface_id for f in group if f.interface_id), ""),

@@ -173,6 +173,12 @@ def test_a_lease_whose_end_was_told_is_held_from_begin_to_end() -> None:
     assert states(one(END), 100.4, 100.5, 150.24, 150.25) == ["over", "held", "held", "over"]
 
 
+def test_a_lease_is_named_by_whichever_item_has_a_name() -> None:
+    nameless = replace(END, lease=replace(END.lease, namespace="", name="", uid=""))
+    for lease in (one(nameless, FACT), one(FACT, nameless)):
+        assert (lease.pod, lease.uid) == ("default/web-1", "uid-1")
+
+
 def test_an_end_that_nobody_saw_leaves_a_gap() -> None:
     lease = one(replace(END, lease=replace(END.lease, held_until=120.0)))
     assert states(lease, 120.0, 120.1, 150.2, 150.25) == ["held", "unknown", "unknown", "over"]
