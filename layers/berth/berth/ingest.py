@@ -144,12 +144,18 @@ def _noted(sent: SentReport, state: NodeState, kept: Kept) -> tuple[Report, Hear
     """The report as it is kept, and what is noted beside it.
 
     What once was told in full stays so: a report with a backlog says less than one before it. Of one whose leases are
-    not in the ledger nothing is acknowledged, and nothing taken back: leases are believed of what the record lists.
+    not in the ledger nothing is acknowledged, and nothing taken back: leases are believed of what the record lists. It
+    stays of the last report's epoch too: the next one is to close that, since this one could not.
     """
     report, last = replace(sent.report, leases=()), state.report
     known = last.leases_until if last is not None and last.epoch == report.epoch else 0.0
     if sent.instance_id in kept.failed:
-        return replace(report, leases_until=known, surrendered=()), Heard(sent.sent_at, state.heard.told)
+        if last is not None and last.epoch and last.epoch != report.epoch:
+            names = ("epoch", "epoch_since", "leases_told", "leases_until")
+            report = replace(report, **{name: getattr(last, name) for name in names})
+        else:
+            report = replace(report, leases_until=known)
+        return replace(report, surrendered=()), Heard(sent.sent_at, state.heard.told)
     report = replace(report, leases_until=max(told_until(report, sent.sent_at), known))
     return report, Heard(sent.sent_at, Told(report.epoch, report.leases_told))
 

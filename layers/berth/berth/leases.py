@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 _MOST: Final = 500
 """Leases taken of one report; an agent tells 200. What a node tells beyond is not believed."""
 _LONGEST: Final = 512
-"""Bytes of a name: Kubernetes allows 253, of ASCII. NAMESPACE/NAME is an index's key, and DynamoDB takes no partition key
-of more than 2048 bytes (Developer Guide, "Quotas"): it would refuse the whole batch."""
+"""Bytes of a name: Kubernetes allows 253, of ASCII. NAMESPACE/NAME is an index's key, and DynamoDB takes no partition
+key of more than 2048 bytes (Developer Guide, "Quotas"): it would refuse the whole batch."""
 _AHEAD: Final = 600.0
 """Nothing that a report tells is later than when it came, but for clocks that differ."""
 
@@ -179,10 +179,15 @@ def _finder(record: Record | None) -> Callable[[str], Interface | None]:
 
 
 def _closings(tellings: Iterable[Telling]) -> Iterable[Closing]:
-    for telling in tellings:
-        report, last = telling.report, telling.state.report
-        if last is not None and last.epoch and report.order > last.order and report.epoch != last.epoch:
+    """Each report is compared with the one before it, be that the last one kept or one of these."""
+    lasts: dict[str, Report | None] = {}
+    for telling in sorted(tellings, key=lambda t: t.report.order):
+        report, last = telling.report, lasts.setdefault(telling.instance_id, telling.state.report)
+        if last is not None and report.order <= last.order:
+            continue
+        if last is not None and last.epoch and report.epoch != last.epoch:
             yield Closing(telling.instance_id, last.epoch, last.leases_until, report.epoch_since, _why(last, report))
+        lasts[telling.instance_id] = replace(report, leases_until=told_until(report, telling.received))
 
 
 def _why(last: Report, new: Report) -> str:

@@ -237,6 +237,30 @@ def test_a_new_epoch_closes_the_one_before_at_its_last_report(site: Site) -> Non
     assert site.ledger.closings[-1] == Closing(NODE, "0b0b-3", 203.0, 0.0, "an agent took over that keeps no leases")
 
 
+def test_an_epochs_end_that_the_ledger_could_not_take_is_told_with_the_next_report(site: Site) -> None:
+    site.takes_rows(1, BEGUN)
+    site.ledger.broken = True
+    site.takes_rows(2, epoch="0b0b-2", epoch_since=500.0)
+    site.takes_rows(3, epoch="0b0b-2", epoch_since=500.0)
+    site.ledger.broken = False
+    site.takes_rows(4, epoch="0b0b-2", epoch_since=500.0)
+    assert site.ledger.closings == [Closing(NODE, "boot-1", 201.0, 500.0, "the node rebooted")]
+    report = site.store.load([ARN])[ARN].report
+    assert report is not None
+    assert (report.epoch, report.leases_until) == ("0b0b-2", 204.0)
+
+
+def test_every_epoch_that_ends_within_one_batch_is_closed(site: Site) -> None:
+    site.takes_rows(1, BEGUN)
+    second = site.report(2, epoch="0b0b-2", epoch_since=500.0)
+    third = site.report(3, epoch="0c0c-3", epoch_since=600.0)
+    site.takes(third, second)
+    assert site.ledger.closings == [
+        Closing(NODE, "boot-1", 201.0, 500.0, "the node rebooted"),
+        Closing(NODE, "0b0b-2", 202.0, 600.0, "the node rebooted"),
+    ]
+
+
 def test_a_late_report_of_an_earlier_epoch_closes_nothing(site: Site) -> None:
     site.takes_rows(2, epoch="boot-2", epoch_since=500.0)
     site.takes_rows(1, BEGUN)
