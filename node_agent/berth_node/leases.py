@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from berth.contract import PodLease, Told
+from berth.contract import HOLD_SECONDS, PodLease, Told
 
 from berth_node.pool import Key
 from berth_node.seams import Attachment
@@ -54,7 +54,8 @@ class Leases:
     """``live`` are the leases that go on, ``untold`` those that the ledger may not have, by id, ``last`` is the last.
 
     ``taken``: this stack's functions keep a ledger; one of before it would never acknowledge anything, and is told
-    nothing. ``lost_from``: since when ended leases may have been dropped because there were too many; 0 if none were.
+    nothing. ``behind_since``: since when there has been a backlog; 0 if there is none. ``lost_from``: since when ended
+    leases may have been dropped because there were too many; 0 if none were.
     """
 
     epoch: str = ""
@@ -63,6 +64,7 @@ class Leases:
     live: dict[Key, tuple[PodLease, ...]] = field(default_factory=dict)
     untold: dict[int, PodLease] = field(default_factory=dict)
     taken: bool = False
+    behind_since: float = 0.0
     lost_from: float = 0.0
     changes: int = 0
     """Counts up with each change of what is untold."""
@@ -139,10 +141,11 @@ class Leases:
         """Pods whose leases are to be told again by their age."""
         return [key for key, rows in self.live.items() if any(r.began <= now - RETELL_SECONDS for r in rows)]
 
-    def acknowledged(self, told: Told) -> None:
-        """What the ledger has need not be told. Any answer at all says that there is a ledger."""
-        self.taken = True
-        if told.epoch == self.epoch and any(i <= told.id for i in self.untold):
+    def acknowledged(self, told: Told | None) -> None:
+        """What the ledger has need not be told. Any answer at all says that there is a ledger, and none that there is
+        none: the stack may have been rolled back to one of before it."""
+        self.taken = told is not None
+        if told is not None and told.epoch == self.epoch and any(i <= told.id for i in self.untold):
             self.untold = {i: row for i, row in self.untold.items() if i > told.id}
             self.changes += 1
 
@@ -165,6 +168,12 @@ class Leases:
     def backlog(self) -> bool:
         """More is untold than a report holds, and there is a ledger to be told."""
         return self.taken and len(self._fitting(sorted(self.untold))) < len(self.untold)
+
+    def hold_back(self, now: float) -> bool:
+        """Whether no block is to be given back now: what is told of an address is believed while the node has it. Not
+        for long: a ledger that is slow, or acknowledges nothing, must not keep addresses."""
+        self.behind_since = (self.behind_since or now) if self.backlog else 0.0
+        return self.backlog and now - self.behind_since < HOLD_SECONDS
 
     def _fitting(self, ids: Iterable[int]) -> list[PodLease]:
         rows: list[PodLease] = []

@@ -1,4 +1,4 @@
-"""What a report says: a pure function of pool and leases."""
+"""What a report says: a function of pool and leases, which note since when they hold blocks back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["build", "substance"]
 def build(pool: Pool, revision: int, order: Order, leases: Leases | None = None, now: float = 0.0) -> Report:
     """A full snapshot. ``revision`` is the record's that the pool was refreshed from.
 
-    While more leases are untold than a report holds, no block is given back: a Lambda believes what is told of an
-    address only while the node's record lists it.
+    While more leases are untold than a report holds, no block is given back, for two minutes at the most: a Lambda
+    believes what is told of an address only while the node's record lists it.
     """
     given_up = {s.assignment for s in pool.surrendered}
     return Report(
@@ -26,7 +26,7 @@ def build(pool: Pool, revision: int, order: Order, leases: Leases | None = None,
         cooling=pool.cooling_outside_surrendered,
         # A block both surrendered and unshown would be subtracted from the supply twice.
         unusable=unusable_of([b for b in pool.blocks if b.assignment not in given_up]),
-        surrendered=() if leases and leases.backlog else pool.surrendered,
+        surrendered=() if leases and leases.hold_back(now) else pool.surrendered,
         **(leases.report(now) if leases else {}),
     )
 

@@ -96,8 +96,7 @@ class Watcher:
         except Exception as error:
             self.note("leases", error)
             return
-        if told is not None:
-            leases.acknowledged(told)
+        leases.acknowledged(told)
 
     def _was_read(self, what: str) -> None:
         self.trouble.pop(what, None)

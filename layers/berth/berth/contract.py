@@ -26,6 +26,7 @@ from berth._reading import ContractError, Reader
 
 __all__ = [
     "BODY",
+    "HOLD_SECONDS",
     "KIND",
     "LEASES",
     "NODE",
@@ -60,6 +61,9 @@ REPORT_KIND: Final = "report"
 LEASES: Final = "leases"
 
 Mode = Literal["prefixes", "addresses"]
+HOLD_SECONDS: Final = 120.0
+"""For so long at the most surrenders wait for leases to be told: a ledger that fails must not keep addresses."""
+
 MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
 IpFamilies = Literal["ipv4", "dual", "ipv6"]
 IP_FAMILIES: Final[tuple[IpFamilies, ...]] = ("ipv4", "dual", "ipv6")

@@ -14,7 +14,7 @@ from typing import Final
 
 from berth.absent import NoLedger
 from berth.calls import GROWING_ACTIONS
-from berth.contract import ContractError, Policy, Record, Report, Told, address_count, decode_report
+from berth.contract import HOLD_SECONDS, ContractError, Policy, Record, Report, Told, address_count, decode_report
 from berth.events import Signal
 from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
@@ -144,8 +144,9 @@ def _noted(sent: SentReport, state: NodeState, kept: Kept) -> tuple[Report, Hear
     """The report as it is kept, and what is noted beside it.
 
     What once was told in full stays so: a report with a backlog says less than one before it. Of one whose leases are
-    not in the ledger nothing is acknowledged, and nothing taken back: leases are believed of what the record lists. It
-    stays of the last report's epoch too: the next one is to close that, since this one could not.
+    not in the ledger nothing is acknowledged, and nothing taken back: leases are believed of what the record lists.
+    After :data:`HOLD_SECONDS` of that it is: addresses matter more than a full ledger. It stays of the last report's
+    epoch too: the next one is to close that, since this one could not.
     """
     report, last = replace(sent.report, leases=()), state.report
     known = last.leases_until if last is not None and last.epoch == report.epoch else 0.0
@@ -155,7 +156,10 @@ def _noted(sent: SentReport, state: NodeState, kept: Kept) -> tuple[Report, Hear
             report = replace(report, **{name: getattr(last, name) for name in names})
         else:
             report = replace(report, leases_until=known)
-        return replace(report, surrendered=()), Heard(sent.sent_at, state.heard.told)
+        since = state.heard.failing_since or sent.sent_at
+        if sent.sent_at - since < HOLD_SECONDS:
+            report = replace(report, surrendered=())
+        return report, Heard(sent.sent_at, state.heard.told, since)
     report = replace(report, leases_until=max(told_until(report, sent.sent_at), known))
     return report, Heard(sent.sent_at, Told(report.epoch, report.leases_told))
 

@@ -3,8 +3,8 @@
 Partition key ``node`` = instance ARN, sort key ``kind``::
 
     record   body (contract.Record), revision, digest, marks, notes; what the node reads
-    report   body (contract.Report, its leases left out), boot, sequence; the last accepted one; received, leases
-             (contract.Told), which the node reads
+    report   body (contract.Report, its leases left out), boot, sequence; the last accepted one; received,
+             failing_since, and leases (contract.Told), which the node reads
     intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
     standby  claims; where to look for what the node has claimed (berth.standby_items)
     lease    holder, until, wakeups; exists only while somebody holds it
@@ -62,10 +62,12 @@ def digest(record: Record) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What is noted beside the last report: when SQS had it, and which leases are in the ledger since."""
+    """What is noted beside the last report: when SQS had it, which leases are in the ledger since, and since when the
+    ledger could not be written for this node: 0 if it could."""
 
     received: float = 0.0
     told: Told = field(default_factory=Told)
+    failing_since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,11 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             buried=EXPIRES in record,
             slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
             claims="claims" in kinds.get(STANDBY_KIND, {}),
-            heard=Heard(told(report, "received"), Told.read(report.get(LEASES, {}).get("S", ""))),
+            heard=Heard(
+                told(report, "received"),
+                Told.read(report.get(LEASES, {}).get("S", "")),
+                told(report, "failing_since"),
+            ),
         )
     except (ContractError, KeyError, TypeError, ValueError) as error:
         return NodeState(broken=f"{type(error).__name__}: {error}")

@@ -168,6 +168,7 @@ class DynamoStore:
                 **order,
                 BODY: {"S": encode_report(report)},
                 "received": number(heard.received),
+                "failing_since": number(heard.failing_since),
                 LEASES: {"S": str(heard.told)},
             },
             ConditionExpression=REPORT_IS_NOT_OLDER,

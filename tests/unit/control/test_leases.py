@@ -195,6 +195,23 @@ def test_a_ledger_in_trouble_keeps_no_pod_waiting_and_acknowledges_nothing(
     assert (site.told, site.names[-1]) == (Told("boot-1", 2), ("web-1", 150.0))
 
 
+def test_a_ledger_in_trouble_holds_surrenders_back_for_two_minutes_alone(site: Site) -> None:
+    surrendered = (Surrender(MAC, BLOCK, f"1:{BLOCK}"),)
+
+    def kept(sequence: int, at: float) -> tuple[Surrender, ...]:
+        site.takes(site.report(sequence, replace(BEGUN, id=sequence), surrendered=surrendered), at=at)
+        report = site.store.load([ARN])[ARN].report
+        assert report is not None
+        return report.surrendered
+
+    site.ledger.broken = True
+    assert [kept(1, 1000.0), kept(2, 1119.0), kept(3, 1120.0)] == [(), (), surrendered]
+    site.ledger.broken = False
+    assert kept(4, 1130.0) == surrendered
+    site.ledger.broken = True
+    assert kept(5, 1140.0) == (), "another outage has its own two minutes"
+
+
 def test_what_dynamodb_will_not_have_of_one_node_fails_no_other(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """It refuses a whole batch for one item."""
     other = ARN.replace(NODE, OTHER)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from berth.buckets import Reservation
 from berth.calls import Attach, CreateInterface, Unassign
-from berth.contract import Order, Record, Report
+from berth.contract import Order, Record, Report, Told
 from berth.events import Signal
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Intent, InterfaceView, Notes, Outcome
+from berth.node_items import Heard
 from berth.store import DynamoStore, RevisionConflictError, Store
 
 from tests.unit.control.fakes import ARN, FakeStore, Machine
@@ -58,6 +59,12 @@ def test_what_is_saved_is_loaded(store: Store) -> None:
     state = store.load([ARN, OTHER])[ARN]
     assert (state.record, state.marked, state.notes) == (Record(ARN, 1), (("1:a", 1),), notes)
     assert (state.intents, state.report) == (INTENTS, report(1, 1))
+
+
+def test_what_is_noted_beside_a_report_is_read_again(store: Store) -> None:
+    heard = Heard(50.5, Told("boot-1", 7), 40.25)
+    store.accept_report(ARN, report(1, 1), heard)
+    assert store.load([ARN])[ARN].heard == heard
 
 
 def test_more_nodes_than_one_batch_are_loaded(store: Store) -> None:

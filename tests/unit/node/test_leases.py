@@ -188,6 +188,37 @@ def test_no_block_is_given_back_while_leases_wait_to_be_told(tmp_path: Path) -> 
     assert build(pool, 1, Order(1, 1), journal.leases, 1000.0).surrendered == pool.surrendered
 
 
+def test_a_ledger_that_acknowledges_nothing_holds_blocks_back_for_two_minutes_alone(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "j")
+    for n in range(201):
+        begin(journal, str(n), "10.0.0.1", at=10.0 + n)
+    journal.leases.acknowledged(Told())
+    pool = Pool(surrendered=(Surrender("m", BLOCK, "1:a"),))
+
+    def surrendered(now: float) -> tuple[Surrender, ...]:
+        return build(pool, 1, Order(1, 1), journal.leases, now).surrendered
+
+    assert [surrendered(at) for at in (1000.0, 1119.0, 1120.0)] == [(), (), pool.surrendered]
+    journal.leases.acknowledged(Told("boot-1", 200))
+    assert surrendered(1130.0) == pool.surrendered
+    for n in range(201, 500):
+        begin(journal, str(n), "10.0.0.1", at=10.0 + n)
+    assert surrendered(1140.0) == (), "another backlog has its own two minutes"
+
+
+def test_a_stack_that_was_rolled_back_is_told_nothing_more(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "j")
+    for n in range(201):
+        begin(journal, str(n), "10.0.0.1", at=10.0 + n)
+    journal.leases.acknowledged(Told())
+    journal.leases.acknowledged(None)
+    pool = Pool(surrendered=(Surrender("m", BLOCK, "1:a"),))
+    report = build(pool, 1, Order(1, 1), journal.leases, 1000.0)
+    assert (report.leases, report.surrendered) == ((), pool.surrendered)
+    journal.leases.acknowledged(Told())
+    assert len(journal.leases.report(1000.0)["leases"]) == 200, "nothing was forgotten meanwhile"
+
+
 def test_an_acknowledgement_alone_is_nothing_to_report(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j")
     journal.leases.acknowledged(Told())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from berth.contract import BODY, Assignment, IpFamilies, Policy, Record, encode_record
+from berth.contract import BODY, LEASES, Assignment, IpFamilies, Policy, Record, encode_record
 from berth_node.config import Config
 from berth_node.desk import Desk, Pod
 from berth_node.durable import DurableFile
@@ -71,11 +71,13 @@ class Outside:
     gate: asyncio.Event | None = None
     waits: asyncio.Event = field(default_factory=asyncio.Event)
     """A call of the kernel waits for ``gate``."""
+    acknowledged: str | None = None
 
     def item(self, _key: Mapping[str, str]) -> Mapping[str, str]:
         if self.record is None:
             raise OSError("no answer")
-        return {BODY: encode_record(self.record)}
+        told = {} if self.acknowledged is None else {LEASES: self.acknowledged}
+        return {BODY: encode_record(self.record)} | told
 
     def interfaces(self, *, ipv6: bool) -> Any:
         if self.record is None:
@@ -131,6 +133,22 @@ def _run(coroutine: Coroutine[Any, Any, _R]) -> _R:
             return await coroutine
 
     return asyncio.run(limited())
+
+
+def test_a_stack_that_is_rolled_back_to_one_without_a_ledger_is_told_no_leases(bench: Bench) -> None:
+    bench.outside.acknowledged = "/0"
+    leases = bench.desk.journal.leases
+
+    async def script() -> None:
+        await bench.watcher.look()
+        bench.pod("a")
+        await bench.watcher.look()
+        assert len(leases.report(1000.0)["leases"]) == 1
+        bench.outside.acknowledged = None
+        await bench.watcher.look()
+        assert leases.report(1000.0)["leases"] == ()
+
+    _run(script())
 
 
 LOSS = Change("a rule", lost=True)
