@@ -49,7 +49,7 @@ def clear(
     # what is tagged for an instance that nobody knows is cleaned up by age: there is nowhere to note an absence
     convergence = visit.convergence(view, state, plan_death if confirmed else plan_absence)
     last = visit.run(convergence)
-    waiting = convergence.again or last.waiting or convergence.unborn
+    waiting = convergence.again or last.waiting or convergence.unborn or _still_stopping(instance, state)
     if confirmed and not waiting:
         # also what a look or a late report has left beside a tombstone: nothing else would ever delete it
         if known or leftovers or convergence.intents or convergence.purse.kept():
@@ -58,9 +58,16 @@ def clear(
             _bury(visit, instance.arn, state)
         return "gone, and nothing is left"
     if known or waiting:
-        restless = convergence.restless or bool(last.waiting or convergence.unborn)
+        restless = convergence.restless or bool(last.waiting or convergence.unborn or _still_stopping(instance, state))
         _wait_for_death(visit, convergence, state, waiting, known, restless=restless)
     return f"gone; looking again: {waiting}" if waiting else "not shown; not believed yet"
+
+
+def _still_stopping(instance: Instance, state: NodeState) -> str:
+    """Why a node with leases is not buried yet, else "": while it shuts down its pods stop one by one, for hours if
+    they like, and its leases are over when it is terminated."""
+    stops = instance.state == "shutting-down" and state.report is not None and state.report.epoch
+    return "it is shutting down, and its pods may hold their addresses" if stops else ""
 
 
 def _close_leases(visit: Visit, instance_id: str, state: NodeState, reason: str) -> None:

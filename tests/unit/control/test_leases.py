@@ -363,6 +363,25 @@ def test_a_dead_nodes_leases_are_closed_before_its_last_report_is_forgotten() ->
     assert scene.store.load([ARN])[ARN].buried
 
 
+def test_a_node_that_shuts_down_keeps_its_leases_until_it_is_terminated() -> None:
+    ledger = FakeLedger()
+    scene = Scene()
+    scene.edges = replace(scene.edges, ledger=ledger)
+    scene.ec2.launch()
+    reconcile(scene.edges, [Signal(NODE, "running")], 50)
+    scene.store.accept_report(ARN, Report(Order(1, 1), 1, 0, epoch="boot-1", leases_until=77.0))
+    scene.looks.asked.clear()
+    scene.ec2.set_state("shutting-down")
+    reconcile(scene.edges, [Signal(NODE, "shutting-down")], 50)
+    assert (ledger.closings, len(scene.looks.asked)) == ([], 1)
+    scene.machine.now += 60
+    scene.ec2.set_state("terminated")
+    terminated = scene.machine.now
+    reconcile(scene.edges, [Signal(NODE, "looked at again")], 50)
+    assert [c.over_by >= terminated for c in ledger.closings] == [True]
+    assert scene.store.load([ARN])[ARN].buried
+
+
 def test_a_ledger_in_trouble_does_not_keep_a_dead_node_from_its_grave(caplog: pytest.LogCaptureFixture) -> None:
     ledger = FakeLedger()
     ledger.broken = True
