@@ -162,19 +162,37 @@ def _over(fact: Fact, closing: Closing | None) -> float:
 # ------------------------------------------------------------------------------------------------------ answers
 
 
+def _again(earlier: Held, later: Held) -> bool:
+    """Whether the very node of a lease lent the address again: it was over by then, though nobody told its end."""
+    return (earlier.instance_id, earlier.subnet_id) == (later.instance_id, later.subnet_id) and (
+        earlier.began < later.began
+    )
+
+
 def ask(leases: Sequence[Held], when: float, now: float | None = None) -> Answer:
-    """Who held the address that ``leases`` are of. ``now``: the question is about the present."""
+    """Who held the address that ``leases`` are of. ``now``: the question is about the present.
+
+    Where one held it and another may have, in this subnet or another, the answer is UNKNOWN and has both.
+    """
     states = [(lease, lease.at(when, now)) for lease in leases]
     held = tuple(lease for lease, state in states if state is State.HELD)
-    unsure = tuple(lease for lease, state in states if state is State.UNKNOWN)
+    unsure = tuple(
+        lease for lease, state in states if state is State.UNKNOWN and not any(_again(lease, other) for other in held)
+    )
     subnets = [lease.subnet_id for lease in held]
     if len(set(subnets)) < len(subnets):
         return Answer(
-            State.CONFLICT, "two leases of one address at one time: a node's clock is wrong, or it lies", held
+            State.CONFLICT,
+            "two leases of one address at one time: a node's clock is wrong, or it lies",
+            (*held, *unsure),
         )
+    if unsure:
+        why = f"this lease's end was never told: {unsure[0].why}"
+        if held:
+            pods = " and ".join(lease.pod for lease in held)
+            why = f"{pods} held it, and {unsure[0].pod} may have too; of that one: {why}"
+        return Answer(State.UNKNOWN, why, (*held, *unsure))
     if held:
         return Answer(State.HELD, "", held)
-    if unsure:
-        return Answer(State.UNKNOWN, f"this lease's end was never told: {unsure[0].why}", unsure)
     before = tuple(lease for lease in leases if lease.began <= when)[:1]
     return Answer(State.NONE, "no lease is recorded at that time", before)

@@ -82,6 +82,24 @@ def test_who_had_an_address_is_one_query(account: Account, capsys: pytest.Captur
     assert (lease["from"], lease["to"]) == (iso(NOW - 5000 + 420), iso(NOW - 4950 + 420))
 
 
+def test_a_long_lease_behind_a_page_of_later_ones_is_not_overlooked(
+    account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page of a Query is 1 MB."""
+    padding = "x" * 500
+    other = "i-0fedcba9876543210"
+    account.keep(
+        fact(NOW - 9000, name="long", instance_id=other, subnet_id="subnet-b"),
+        *(fact(NOW - 5000 + n, NOW - 4999.5 + n, f"web-{n}", interface_id=padding * 2) for n in range(1000)),
+        fact(NOW - 3000, NOW - 2000, "late"),
+    )
+    account.calls.clear()
+    code, found = as_json(capsys, "who", "10.0.3.7", "--at", iso(NOW - 2500))
+    assert account.calls.count("Query") > 1
+    assert (code, found["state"]) == (3, "unknown")
+    assert [v["name"] for v in found["leases"]] == ["late", "long"]
+
+
 def test_a_running_pod_is_told_as_of_its_last_report(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
     now = round(time.time(), 3)  # of this test: the command goes by its own clock
     account.keep(fact(now - 500))

@@ -233,4 +233,24 @@ def test_the_answer_is_held_none_unknown_or_conflict() -> None:
     other = replace(ended, instance_id="i-0fedcba9876543210")
     assert answer([ended, other], 120.0).state is State.CONFLICT
     elsewhere = replace(other, subnet_id="subnet-b")
+    assert answer([other, ended, elsewhere], 120.0).state is State.CONFLICT
     assert answer([ended, elsewhere], 120.0).state is State.HELD, "two networks may have one address each"
+
+
+@pytest.mark.parametrize("subnet", ["subnet-a", "subnet-b"])
+def test_a_lease_that_may_have_gone_on_is_shown_beside_one_that_was_held(subnet: str) -> None:
+    elsewhere = replace(FACT, instance_id="i-0fedcba9876543210", subnet_id=subnet, until=0.0)
+    held, unsure = one(END), one(replace(elsewhere, lease=replace(elsewhere.lease, began=50.0, name="web-0")))
+    found = answer([held, unsure], 120.0)
+    assert (found.state, found.leases) == (State.UNKNOWN, (held, unsure))
+    assert "default/web-1 held it, and default/web-0 may have too" in found.reason
+
+
+def test_a_node_that_lends_an_address_again_has_ended_the_lease_before() -> None:
+    held = one(END)
+    before = one(replace(FACT, lease=replace(FACT.lease, began=50.0), until=0.0))
+    assert answer([held, before], 120.0) == Answer(State.HELD, "", (held,))
+    unsure = replace(before, subnet_id="subnet-b")
+    assert answer([held, unsure], 120.0).state is State.UNKNOWN
+    other = replace(held, instance_id="i-0fedcba9876543210")
+    assert answer([held, other, unsure], 120.0).leases == (held, other, unsure), "nor does a conflict hide it"

@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from berth.cli.account import aws_errors
@@ -21,7 +22,7 @@ from berth.cli.command import (
 from berth.cli.ledger import LedgerReader, as_json, iso, leases_table, parse_time, reader
 from berth.cli.stack import DEFAULT_STACK, add_stack_option
 from berth.history import Answer, Held, State, ask
-from berth.ledger_items import ADDRESS, Fact, latest
+from berth.ledger_items import ADDRESS, latest
 
 if TYPE_CHECKING:
     from berth.cli.command import Commands
@@ -30,10 +31,10 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Which pod had ADDRESS at a time, by the lease ledger, and from when to when. The answer is "held", "none" (no lease is
-recorded then), "unknown" (a lease had begun and nobody told whether it had ended; the reason is given) or "conflict"
-(several nodes claim it). Times are of the node's clock. Without --at the question is about now: a node that was heard
-of within two minutes counts as going on. The same address may be in several networks; --subnet asks about one.
-Exit code 3: the answer is not "held"."""
+recorded then), "unknown" (a lease had begun and nobody told whether it had ended; the reason is given, and who held the
+address beside it) or "conflict" (several nodes claim it). Times are of the node's clock. Without --at the question is
+about now: a node that was heard of within two minutes counts as going on. The same address may be in several networks;
+--subnet asks about one. Exit code 3: the answer is not "held"."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -69,15 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answer(ledger: LedgerReader, address: str, at: float, subnet: str | None, now: float | None) -> Answer:
-    """From one Query, unless a page of 1 MB of later leases lies before the one that was asked for."""
-    facts: list[Fact] = []
-    answer = ask((), at)
-    for page in ledger.pages(None, ADDRESS, address, latest(at)):
-        facts += page
-        answer = ask(_of(ledger.leases(facts), subnet), at, now)
-        if answer.state in (State.HELD, State.CONFLICT):
-            break
-    return answer
+    """From one Query for each MB of leases begun before: the very first of them may have gone on until then."""
+    facts = chain.from_iterable(ledger.pages(None, ADDRESS, address, latest(at)))
+    return ask(_of(ledger.leases([*facts]), subnet), at, now)
 
 
 def _of(leases: Sequence[Held], subnet: str | None) -> list[Held]:
