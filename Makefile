@@ -77,17 +77,17 @@ fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each 
 kernel: dataplane nodes ## tests on real network namespaces, inside a private world
 
 dataplane: setup plugin
-	@echo "dataplane: packets, routing, Services, and the VPC they run in"
-	@$(WORLD) $(PY) -m pytest tests/netns/dataplane tests/netns/fabric
+	@echo "dataplane: packets, routing, Services"
+	@$(WORLD) $(PY) -m pytest tests/netns/dataplane
 
 nodes: setup plugin
 	@echo "nodes: the whole agent, an installation"
 	@$(TIED) $(PY) -m scripts.build_node --arch $$(uname -m) >/dev/null || echo "nodes: no bundle, so its test is skipped"
 	@$(WORLD) $(PY) -m pytest tests/netns/agent
 
-endure: setup plugin ## the agent killed at each of its effects, a short soak, a quick bench, the sandbox's runtime: on real namespaces
-	@echo "endure: kills, soak, bench, the sandbox's own runtime"
-	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench tests/netns/runtime
+endure: setup plugin ## the agent killed at each of its effects, a short soak, a quick bench, the sandbox's VPC and runtime: on real namespaces
+	@echo "endure: kills, soak, bench, the sandbox's own VPC and runtime"
+	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench tests/netns/fabric tests/netns/runtime
 
 runtime: setup plugin ## containerd, podman, the reference plugins and systemd-networkd, in a private world; by apt
 	@$(TIED) scripts/bootstrap.sh runtime
