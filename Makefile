@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit kernel dataplane nodes endure runtime e2e command iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
+.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit long kernel dataplane nodes endure runtime e2e command iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,14 +43,14 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
 	@+$(TIED) $(MAKE) --no-print-directory iam
 
-ci: image-here test endure runtime test-sam luck flat ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules, 300 VPCs
+ci: image-here test long endure command runtime test-sam luck flat ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules, 300 VPCs
 
 # The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
 checks:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit nodes
 
 worlds:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= dataplane e2e command
+	@+$(TIED) $(MAKE) --no-print-directory LANES= dataplane e2e
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "lint: ruff, mypy, import contracts"
@@ -65,7 +65,11 @@ sam-validate: ## sam validate --lint on template.yaml
 
 unit: setup ## unit tests, a little random input, the sandbox's contract tests: no root needed
 	@echo "unit: unit and contract tests"
-	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract tests/fuzz
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract tests/fuzz -m "not long"
+
+long: setup ## unit and contract tests that take their time
+	@echo "long: unit and contract tests that take their time"
+	@$(TIED) $(PY) -m pytest tests/unit tests/contract -m long
 
 fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each kind
 	@BERTH_FUZZ=$(or $(FUZZ),20000) $(TIED) $(PY) -m pytest tests/fuzz --timeout=0
@@ -73,17 +77,17 @@ fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each 
 kernel: dataplane nodes ## tests on real network namespaces, inside a private world
 
 dataplane: setup plugin
-	@echo "dataplane: packets, routing, Services, and the VPC they run in"
-	@$(WORLD) $(PY) -m pytest tests/netns/dataplane tests/netns/fabric
+	@echo "dataplane: packets, routing, Services"
+	@$(WORLD) $(PY) -m pytest tests/netns/dataplane
 
 nodes: setup plugin
-	@echo "nodes: the whole agent, the runtime, an installation"
+	@echo "nodes: the whole agent, an installation"
 	@$(TIED) $(PY) -m scripts.build_node --arch $$(uname -m) >/dev/null || echo "nodes: no bundle, so its test is skipped"
-	@$(WORLD) $(PY) -m pytest tests/netns/agent tests/netns/runtime
+	@$(WORLD) $(PY) -m pytest tests/netns/agent
 
-endure: setup plugin ## the agent killed at each of its effects, a short soak, a quick bench: on real namespaces
-	@echo "endure: kills, soak, bench"
-	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench
+endure: setup plugin ## the agent killed at each of its effects, a short soak, a quick bench, the sandbox's VPC and runtime: on real namespaces
+	@echo "endure: kills, soak, bench, the sandbox's own VPC and runtime"
+	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench tests/netns/fabric tests/netns/runtime
 
 runtime: setup plugin ## containerd, podman, the reference plugins and systemd-networkd, in a private world; by apt
 	@$(TIED) scripts/bootstrap.sh runtime

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -26,6 +25,8 @@ _log = logging.getLogger(__name__)
 _BACKLOG: Final = 512  # a node's whole burst of pods at once
 _AT_ONCE: Final = 16
 """Connections taken in one turn of the event loop: others have work to do in it, too."""
+_PAUSE: Final = 0.1
+"""Seconds until a connection is asked for again that could not be taken."""
 _WATCH_AFTER: Final = 0.05
 """Seconds after which a hang-up is watched for. Sooner, sending the answer tells (EPIPE): most requests are over by
 then, and need no entry in epoll."""
@@ -106,16 +107,32 @@ class Server:
     def _accept(self) -> None:
         if self._listener is None:
             return
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(_AT_ONCE):
+        for _ in range(_AT_ONCE):
+            try:
                 connection, _ = self._listener.accept()
-                connection.setblocking(False)
-                peer = _Peer(connection)
-                task = eager.begin(self._serve(peer, time.perf_counter()))
-                if task:
-                    peer.watch_soon()
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._pause(self._listener, error)
+                return
+            connection.setblocking(False)
+            peer = _Peer(connection)
+            task = eager.begin(self._serve(peer, time.perf_counter()))
+            if task:
+                peer.watch_soon()
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _pause(self, listener: socket.socket, error: OSError) -> None:
+        """No descriptor is left, say: the connection stays where it is, and is asked for again a little later."""
+        _log.warning("a connection cannot be taken", extra={"why": str(error)})
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._listener and self._listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def _serve(self, peer: _Peer, since: float) -> None:
         with peer:

@@ -117,8 +117,12 @@ class Verbs:
         return Turn(self._turns, container_id)
 
     async def _wire(self, call: Callable[[Attachment], _R], attachment: Attachment) -> _R:
-        """Attach or detach: at once if that is over soon and nobody else is at it, else in the data plane's thread."""
-        done = self.at_once(call, attachment) if self.dataplane.prompt() else None
+        """Attach or detach: at once if that is over soon and nobody else is at it, else in the data plane's thread.
+
+        Host ports are not always over soon: their table may have to be loaded.
+        """
+        soon = not attachment.ports and self.dataplane.prompt()
+        done = self.at_once(call, attachment) if soon else None
         return done[0] if done else await self.rtnl(call, attachment)
 
     # ------------------------------------------------------------------------------------------------- ADD

@@ -254,5 +254,6 @@ class Watcher:
         pods = tuple(entry.attachment for entry in self.desk.entries.values() if entry.wired)
         problems = await self.in_rtnl(lambda: self.dataplane.repair(pods))
         # a DEL that came before the repair, and is only now written down, took its own link
-        left = {pod.host_ifname for pod in pods} - {e.attachment.host_ifname for e in self.desk.entries.values()}
+        there = {entry.attachment for entry in self.desk.entries.values()}
+        left = {pod.host_ifname for pod in pods if pod not in there}
         self._pods = tuple(problem for problem in problems if problem.where not in left)

@@ -57,7 +57,7 @@ class Wiring:
 
 def host_requests(ips: tuple[bytes, ...]) -> int:
     """The sequence numbers that :func:`wire_host` takes."""
-    return 2 + 2 * len(ips)
+    return 3 + 2 * len(ips)
 
 
 def pod_requests(ips: tuple[bytes, ...]) -> int:
@@ -111,6 +111,7 @@ def _host(ifname: str, name_length: int, mtu: int, table: int, lengths: tuple[in
     for length in lengths:
         requests.append(messages.host_route(_HOST_INDEX, _ADDRESSES[length], table))
         requests.append(messages.neighbour(_HOST_INDEX, _ADDRESSES[length], _POD_MAC))
+    requests.append(messages.quiet(_HOST_INDEX))
     marks = {
         "host": _U32.pack(_HOST_INDEX),
         "pod": _U32.pack(_POD_INDEX),

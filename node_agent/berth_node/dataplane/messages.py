@@ -113,15 +113,17 @@ def _end(end: VethEnd, mtu: int) -> bytes:
 
 
 def alias(index: int, text: bytes) -> Request:
-    """Write a link's alias, and keep IPv6 link-local addresses off it: the host end needs none."""
-    body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_IFALIAS, text) + _NO_GENERATED
+    """Write a link's alias."""
+    body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_IFALIAS, text)
     return Request(_RTM_SETLINK, 0, body, "writing the host link's alias")
 
 
 def quiet(index: int) -> Request:
-    """Keep the kernel from making a link-local address, which would be tentative for a second; the link is down yet."""
+    """Keep the kernel from making a link-local address: the host end needs none, and in the pod it would be tentative
+    for a second. Before the link can send. EAFNOSUPPORT where a link has no IPv6: by ``ipv6.disable=1``, or with an MTU
+    below 1280 (RFC 8200, section 5)."""
     body = _LINK.pack(0, 0, index, 0, 0) + _NO_GENERATED
-    return Request(_RTM_SETLINK, 0, body, "keeping generated addresses off the pod's link")
+    return Request(_RTM_SETLINK, 0, body, "keeping generated addresses off a pod's link")
 
 
 def link_up(index: int) -> Request:

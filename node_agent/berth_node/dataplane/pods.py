@@ -33,6 +33,8 @@ FIRST_INDEX: Final = 1 << 20
 """Pods' links have higher indexes; those that the kernel numbers by itself never come near."""
 _ATTEMPTS: Final = 4
 _CARRIER_SECONDS: Final = 2.5
+_SLOW_SECONDS: Final = 60.0
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT})
 _GONE: Final = frozenset({errno.ESRCH, errno.ENODEV})
 _TEMPORARY: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
 
@@ -59,11 +61,16 @@ class PodWiring:
         """Host links that this process made, by attachment: no other link ever gets such an index while it lives."""
         self.leaving: set[int] = set()
         """Indexes of host links that this process takes away: what the kernel tells of them is no news."""
-        self.prompt = True
-        """The kernel makes links able to send as soon as it is asked about them: nothing here ever sleeps."""
+        self._slow_until = 0.0
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
         self._index = max([FIRST_INDEX, *(link.index for link in self._links())])
+
+    @property
+    def prompt(self) -> bool:
+        """The kernel makes links able to send as soon as it is asked about them: nothing here sleeps. After a link that
+        was late, not for a while."""
+        return time.monotonic() >= self._slow_until
 
     @property
     def port(self) -> int:
@@ -98,7 +105,9 @@ class PodWiring:
         gateways = tuple([_GATEWAYS[len(ip)] for ip in ips])
         wiring = Wiring(host, pod, netns_fd, attachment.mtu, ips, gateways, PODS_TABLE, alias.encode(attachment))
         try:
-            self._rtnl.send(batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring))
+            batch = batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring)
+            self._rtnl.send(batch, _NO_IPV6 if len(ips[-1]) == 4 else frozenset())
+            sysctl.hear_no_router(host.name)
         except RtnlError as error:
             if error.index == 0 and error.errno == errno.EEXIST:
                 return None
@@ -138,7 +147,7 @@ class PodWiring:
         while messages.operstate(self._rtnl.get(messages.get_link(index=index))) != messages.OPERSTATE_UP:
             if time.monotonic() > deadline:
                 raise OSError(errno.EAGAIN, "the host link did not come up")
-            self.prompt = False
+            self._slow_until = time.monotonic() + _SLOW_SECONDS
             time.sleep(0.002)
 
     def _give_way(self, attachment: Attachment, pod_side: Rtnl) -> Wired | None:
@@ -174,6 +183,7 @@ class PodWiring:
     def _delete(self, index: int) -> None:
         self.leaving.add(index)
         self._rtnl.batch([messages.link_delete(index)], ignore=_GONE)
+        self.leaving.discard(index)  # newer kernels name us as the cause, and then nobody hears of it
 
     # ------------------------------------------------------------------------------------------------- detach
 

@@ -46,7 +46,7 @@ class HostSide:
 def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Problem:
     """What must be sent to make a pod's host side whole; a Problem if only a new pod can help."""
     link = found.links.get(attachment.host_ifname)
-    if link is None or link.kind != "veth":
+    if link is None or link.kind != "veth" or link.group == messages.REAP_GROUP:
         return Problem(attachment.host_ifname, f"the host link of {attachment.address} is gone; delete the pod")
     index, (host_mac, pod_mac) = link.index, macs(link.index)
     named, right_mac = index in found.told, link.mac == host_mac.hex(":")

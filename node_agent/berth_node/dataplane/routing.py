@@ -134,12 +134,15 @@ class _Run:
     def _say(self, where: str, message: str) -> None:
         self._problems.append(Problem(where, message))
 
-    def _try(self, where: str, function: Callable[..., Any], *arguments: Any) -> None:
+    def _try(self, where: str, function: Callable[..., Any], *arguments: Any) -> bool:
+        """Whether it was done. That it is so already is no failure to be told."""
         try:
             function(*arguments)
         except OSError as error:
             if error.errno not in _ALREADY_SO:
                 self._say(where, str(error))
+            return False
+        return True
 
     def _add_rule(self, rule: Rule) -> None:
         """The kernel takes ``not from X`` for the same rule as ``from X`` (fib_rules.c, rule_exists)."""
@@ -167,14 +170,19 @@ class _Run:
 
         Before forwarding is on, since the kernel drops the default routes that it has heard of when that changes
         (kernel's ip-sysctl). 0 stays: then somebody else listens to them, such as systemd-networkd. What a secondary
-        interface hears is nobody's business: traffic that is not a pod's leaves by the primary.
+        interface hears is nobody's business: traffic that is not a pod's leaves by the primary. No forwarding while the
+        primary may not be listening: better no pod by IPv6 than no node.
         """
+        heard = False
         for interface in self._layout.interfaces:
             link = self._links.get(interface.mac.lower())
             if link is not None:
                 name = f"conf/{link.name}/accept_ra"
-                self._try(f"net/ipv6/{name}", _hear_router if interface is self._first else _ignore_router, name)
-        self._try("net/ipv6/conf/all/forwarding", sysctl.ensure, "conf/all/forwarding", "1", "ipv6")
+                first = interface is self._first
+                done = self._try(f"net/ipv6/{name}", _hear_router if first else _ignore_router, name)
+                heard = heard or (first and done)
+        if heard:
+            self._try("net/ipv6/conf/all/forwarding", sysctl.ensure, "conf/all/forwarding", "1", "ipv6")
 
     def _interface(self, interface: InterfaceLayout) -> None:
         link = self._links.get(interface.mac.lower())

@@ -6,14 +6,17 @@ own is read-only unless it is privileged; BERTH_PROC_SYS_NET names a mount of th
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOOSE", "ensure", "read"]
+__all__ = ["LOOSE", "ensure", "hear_no_router", "read"]
 
 LOOSE: Final = "2"
 """``rp_filter``: accept a source that is reachable by any interface (kernel's ip-sysctl)."""
+_log = logging.getLogger(__name__)
 _ROOT: Final = Path(os.environ.get("BERTH_PROC_SYS_NET", "/proc/sys/net"))
 
 
@@ -29,3 +32,24 @@ def ensure(name: str, value: str, family: str = "ipv4") -> bool:
         return False
     path.write_text(value)
     return True
+
+
+def hear_no_router(link: str) -> None:
+    """Take no router advertisement from a link: a pod may send raw packets, and a node that does not forward IPv6 would
+    route by it (compare CVE-2020-10749). A link without IPv6 hears none."""
+    try:
+        file = os.open(f"{_ROOT}/ipv6/conf/{link}/accept_ra", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _cannot(str(error))
+        return
+    try:
+        os.write(file, b"0")
+    finally:
+        os.close(file)
+
+
+@functools.lru_cache(maxsize=8)  # once for each reason, not for each pod
+def _cannot(why: str) -> None:
+    _log.warning("pods' links cannot be kept from sending router advertisements to the node", extra={"why": why})

@@ -140,7 +140,7 @@ def _leave_node(config: Config) -> list[Step]:
 
 def _state(folder: Path) -> Sequence[Path]:
     found: list[Path] = []
-    for pattern in ("node.json", "record.*.json", ".*.new"):
+    for pattern in ("node.json", "leases.json", "record.*.json", ".*.new"):
         with contextlib.suppress(OSError):
             found += sorted(folder.glob(pattern))
     return found

@@ -6,6 +6,7 @@ import ipaddress
 import random
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -96,5 +97,5 @@ class LedgerMachine(RuleBasedStateMachine):
         }
 
 
-TestLedger = LedgerMachine.TestCase
+TestLedger = pytest.mark.long(LedgerMachine.TestCase)
 TestLedger.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)

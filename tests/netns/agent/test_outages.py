@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import subprocess
 import time
@@ -47,6 +48,16 @@ def test_without_an_agent_version_is_answered_del_is_kept_and_status_says_so(sit
     assert len(spooled()) == 1
     status = site.call("STATUS")
     assert (status.code, status.body["code"]) == (1, 50)
+
+
+@pytest.mark.parametrize(("age", "code"), [(0, 0), (50, 0), (70, 1), (-70, 1)])
+def test_status_of_a_node_without_an_agent_goes_by_a_mark_of_the_last_minute(site: Site, age: int, code: int) -> None:
+    mark = RUN / "ready"
+    mark.touch()
+    os.utime(mark, (time.time() - age,) * 2)
+    status = site.call("STATUS")
+    assert status.code == code
+    assert code == 0 or status.body["code"] == 50
 
 
 def test_a_del_kept_while_the_agent_was_down_is_done_before_it_serves(ready: Site) -> None:

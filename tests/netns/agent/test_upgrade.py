@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from berth_node.cli import main
+from berth_node.dataplane.messages import REAP_GROUP
 
 from tests.netns.agent.conftest import ROOT, Answer, Site, eventually
 from tests.netns.agent.real import NODE, real_node
@@ -129,5 +130,5 @@ def test_no_add_and_no_del_fails_while_agent_and_plugin_are_replaced(site: Site,
     assert [text for r in runtimes for text in r.failed] == []
     assert [(p["container_id"], p["address"]) for p in site.ask("pods")["pods"]] == [("kept", kept)]
     assert site.ask("check")["same"] is True
-    eventually(lambda: "berth-" not in netns.run(NODE, ["ip", "-br", "link"]).stdout, "no dead link is left")
+    eventually(lambda: str(REAP_GROUP) not in netns.run(NODE, ["ip", "link"]).stdout, "no dead link is left")
     print(f"{rounds(runtimes)} pods over {UPGRADES} upgrades", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 
 import pytest
+from berth_node.dataplane.messages import REAP_GROUP
 from berth_node.seams import Change, Notices
 
 from tests.netns.dataplane.site import A, Node, attachment, layout_of, two_nodes
@@ -114,7 +115,7 @@ def test_wiring_and_unwiring_pods_and_mending_them_is_not_told(node: Node) -> No
     assert node.call(node.dataplane.repair, pods) == ()
     for pod in pods:
         node.call(node.dataplane.detach, pod)
-    assert eventually(lambda: "berth-" not in node.sh("ip", "link"))
+    assert eventually(lambda: str(REAP_GROUP) not in node.sh("ip", "link"))
     assert _told(notices) == []
 
 

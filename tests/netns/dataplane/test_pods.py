@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from berth_node.seams import Attachment, DataplaneError
 from tests.netns.dataplane.site import Node, attachment
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
+from tests.sandbox.fabric.ndp import router_advertisement
 from tests.sandbox.ping import ping
 from tests.sandbox.waiting import eventually
 
@@ -29,6 +31,13 @@ def _links(node: Node) -> list[str]:
 
 def _routes(node: Node) -> list[str]:
     return node.sh("ip", "-4", "route", "show", "table", str(PODS_TABLE)).splitlines()
+
+
+def advertise(pod: str, ifname: str, mac: str) -> None:
+    """A pod with CAP_NET_RAW, which containers have by default, says that it is the router."""
+    with netns.inside(pod), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((ifname, 0))
+        raw.send(router_advertisement(mac, []))
 
 
 def test_a_pod_gets_its_address_a_gateway_and_permanent_neighbours(bare: Node, wanted: Attachment) -> None:
@@ -125,6 +134,26 @@ def test_a_failure_in_the_pod_leaves_nothing(bare: Node, wanted: Attachment) -> 
     assert _links(bare) == []
     assert _routes(bare) == []
     assert "eth0" not in netns.run("dp-web-1", ["ip", "link"]).stdout
+
+
+@pytest.mark.parametrize("mtu", [576, 1279, 1280])
+def test_an_mtu_too_small_for_ipv6_serves_ipv4(bare: Node, mtu: int) -> None:
+    small = attachment("web-1", "10.0.1.33", mtu=mtu, netns_fd=bare.pod("dp-web-1"))
+    bare.call(bare.dataplane.attach, small)
+    assert bare.call(bare.dataplane.check, small) == ()
+    assert "inet6" not in bare.sh("ip", "addr", "show", "dev", small.host_ifname)
+
+
+def test_a_pods_router_advertisement_is_not_heard_by_the_node(bare: Node, wanted: Attachment) -> None:
+    bare.sh("sysctl", "-qw", "net.ipv6.conf.default.accept_ra=1", "net.ipv6.conf.default.disable_ipv6=0")
+    wired = bare.call(bare.dataplane.attach, wanted)
+    advertise("dp-web-1", "eth0", wired.pod_mac)
+    assert bare.sh("cat", f"/proc/sys/net/ipv6/conf/{wanted.host_ifname}/accept_ra").strip() == "0"
+    assert "proto ra" not in bare.sh("ip", "-6", "route")
+    # what the node would have done: the same advertisement on a link that hears it
+    bare.sh("sysctl", "-qw", f"net.ipv6.conf.{wanted.host_ifname}.accept_ra=1")
+    advertise("dp-web-1", "eth0", wired.pod_mac)
+    assert eventually(lambda: "proto ra" in bare.sh("ip", "-6", "route"))
 
 
 def test_an_mtu_that_the_kernel_refuses_is_named(bare: Node, wanted: Attachment) -> None:

@@ -122,12 +122,21 @@ def test_the_link_of_another_container_is_left_alone(pair: Pair) -> None:
     later = attachment("dp-first", "10.0.1.40", container_id="later", netns_fd=pair.node.pod("dp-later"))
     pair.node.call(pair.node.dataplane.detach, first)
     pair.node.call(pair.node.dataplane.attach, later)
-    assert eventually(lambda: "berth-" not in pair.node.sh("ip", "link"))
+    assert eventually(lambda: str(REAP_GROUP) not in pair.node.sh("ip", "link"))
     with changes(NODE) as seen:
         found = pair.mend()  # with the list of before
     assert found == [f"{HOST}: the link belongs to 10.0.1.40 of another container; delete the pod"]
     assert seen == []
     assert pair.node.call(pair.node.dataplane.check, later) == ()
+
+
+def test_a_link_that_a_del_has_just_taken_down_is_not_taken_up_again(pair: Pair) -> None:
+    first = pair.pods[0]
+    pair.node.sh("ip", "link", "set", first.host_ifname, "down", "group", str(REAP_GROUP))
+    with changes(NODE) as seen:
+        found = pair.mend()  # with the list of before
+    assert found == [f"{HOST}: the host link of {first.address} is gone; delete the pod"]
+    assert seen == []
 
 
 def test_a_pod_that_the_list_does_not_have_yet_is_left_alone(pair: Pair) -> None:

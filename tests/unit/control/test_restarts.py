@@ -105,7 +105,9 @@ class Node:
         return Counter(type(c).__name__ for c in self.scene.ec2.calls)
 
 
-@pytest.mark.parametrize(("pods", "seconds"), [(1, 2.0), (1, 20.0), (7, 15.0), (100, 60.0)])
+@pytest.mark.parametrize(
+    ("pods", "seconds"), [(1, 2.0), (1, 20.0), (7, 15.0), pytest.param(100, 60.0, marks=pytest.mark.long)]
+)
 def test_a_pod_restarted_a_thousand_times_on_a_steady_node_costs_no_mutating_call(
     tmp_path: Path, pods: int, seconds: float
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_pod_restarted_a_thousand_times_on_a_steady_node_costs_no_mutating_cal
     assert node.desk.order().sequence > reports + 1000, "the Lambda was told of each restart"
 
 
+@pytest.mark.long
 def test_at_a_slow_pace_the_first_prefix_is_the_only_call_there_ever_is(tmp_path: Path) -> None:
     node = Node(tmp_path, Policy())
     node.start()

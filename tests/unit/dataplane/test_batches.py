@@ -46,6 +46,7 @@ def test_wiring_a_pods_host_side(first: int, w: Wiring) -> None:
     for ip in w.ips:
         requests.append(messages.host_route(w.host.index, ip, w.table))
         requests.append(messages.neighbour(w.host.index, ip, w.pod.mac))
+    requests.append(messages.quiet(w.host.index))
     requests.append(messages.alias(w.host.index, w.alias))
     filled = batches.wire_host(first, w)
     assert filled.data == plain(first, requests)

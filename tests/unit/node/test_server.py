@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -119,6 +120,44 @@ def test_a_hang_up_is_noticed_while_the_request_waits(tmp_path: Path, monkeypatc
             return bool(verbs.hung_up)
 
     assert asyncio.run(main())
+
+
+def test_a_connection_that_cannot_be_taken_waits_without_a_spinning_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+
+    class Exhausted:
+        """A listener that finds no descriptor the first time."""
+
+        def __init__(self, real: socket.socket) -> None:
+            self.real, self.tries = real, 0
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            self.tries += 1
+            if self.tries == 1:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self.real.accept()
+
+        def fileno(self) -> int:
+            return self.real.fileno()
+
+        def close(self) -> None:
+            self.real.close()
+
+    async def main() -> None:
+        with opened(tmp_path) as (server, _), asking(tmp_path / "cni.sock") as peer:
+            real: Any = server._listener
+            exhausted: Any = Exhausted(real)
+            server._listener = exhausted
+            send(peer)
+            server._accept()
+            assert exhausted.tries == 1
+            assert not asyncio.get_running_loop().remove_reader(real)  # nobody asks for it meanwhile
+            assert await answered(peer) == b"berth/1 0"
+            await server.close()
+
+    asyncio.run(main())
 
 
 def test_connections_beyond_a_turns_share_are_served_in_the_next(tmp_path: Path) -> None:
