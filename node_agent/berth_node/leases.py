@@ -22,8 +22,8 @@ from berth_node.seams import Attachment
 __all__ = ["RETELL_SECONDS", "Leases", "new_epoch", "read_row", "row_fields"]
 
 RETELL_SECONDS: Final = 6 * 86_400.0
-"""So often the leases that are as old as that are told again: each first after 6 to 12 days. The ledger keeps an item for
-14 days at the least."""
+"""So often the leases that are as old as that are told again: each first after 6 to 12 days. The ledger keeps an item
+for 14 days at the least."""
 _MOST_ROWS: Final = 200
 _MOST_BYTES: Final = 100_000
 """Of leases in one report. SQS takes 262,144 bytes, and the rest of the largest node's report is a third of that."""

@@ -59,11 +59,10 @@ BODY: Final = "body"
 RECORD_KIND: Final = "record"
 REPORT_KIND: Final = "report"
 LEASES: Final = "leases"
-
-Mode = Literal["prefixes", "addresses"]
 HOLD_SECONDS: Final = 120.0
 """For so long at the most surrenders wait for leases to be told: a ledger that fails must not keep addresses."""
 
+Mode = Literal["prefixes", "addresses"]
 MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
 IpFamilies = Literal["ipv4", "dual", "ipv6"]
 IP_FAMILIES: Final[tuple[IpFamilies, ...]] = ("ipv4", "dual", "ipv6")

@@ -155,10 +155,15 @@ def _storable(name: str) -> bool:
         return False
 
 
+def _plain(text: str) -> str:
+    """For a log: whatever a node makes up can be written."""
+    return text[:300].encode("ascii", "backslashreplace").decode()
+
+
 def _refuse(fact: Fact) -> None:
     logger.warning(
         "lease not believed: the node's record does not list the address, or its times or names cannot be",
-        extra={"node": fact.instance_id, "address": f"{fact.lease.address!a:.80}", "pod": f"{fact.lease.name!a:.300}"},
+        extra={"node": fact.instance_id, "address": _plain(fact.lease.address), "pod": _plain(fact.lease.name)},
     )
 
 
