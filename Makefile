@@ -83,11 +83,12 @@ dataplane: setup plugin
 nodes: setup plugin
 	@echo "nodes: the whole agent, an installation"
 	@$(TIED) $(PY) -m scripts.build_node --arch $$(uname -m) >/dev/null || echo "nodes: no bundle, so its test is skipped"
-	@$(WORLD) $(PY) -m pytest tests/netns/agent
+	@$(WORLD) $(PY) -m pytest tests/netns/agent -m "not long"
 
-endure: setup plugin ## the agent killed at each of its effects, a short soak, a quick bench, the sandbox's VPC and runtime: on real namespaces
+endure: setup plugin ## the agent killed at each of its effects, upgraded under load, a short soak, a quick bench, the sandbox's VPC and runtime: on real namespaces
 	@echo "endure: kills, soak, bench, the sandbox's own VPC and runtime"
 	@$(WORLD) $(PY) -m pytest tests/netns/crash tests/netns/soak tests/netns/bench tests/netns/fabric tests/netns/runtime
+	@$(WORLD) $(PY) -m pytest tests/netns/agent -m long
 
 runtime: setup plugin ## containerd, podman, the reference plugins and systemd-networkd, in a private world; by apt
 	@$(TIED) scripts/bootstrap.sh runtime

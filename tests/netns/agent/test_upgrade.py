@@ -20,6 +20,7 @@ from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
 
+pytestmark = pytest.mark.long
 PLUGIN = Path("/opt/cni/bin/berth")
 LOOPS, UPGRADES = 3, 3
 
