@@ -50,10 +50,11 @@ def prod(project: Project, deployed: Deployed) -> Iterator[dict[str, str]]:
     boundary = iam.create_policy(PolicyName="boundary", Path="/team/", PolicyDocument=document)["Policy"]["Arn"]
     project.deploy("prod", "--no-confirm-changeset", RolePath="/team/berth/", PermissionsBoundaryArn=boundary)
     yield {**project.outputs("prod"), "boundary": boundary}
-    # the table outlives its stack, and is nobody's now
-    table = project.outputs("prod")["TableName"]
+    # its tables outlive the stack, and are nobody's now
+    outputs = project.outputs("prod")
     project.sam("delete", "--config-env", "prod", "--no-prompts")
-    project.client("dynamodb").delete_table(TableName=table)
+    for name in ("TableName", "LedgerTableName"):
+        project.client("dynamodb").delete_table(TableName=outputs[name])
     iam.delete_policy(PolicyArn=boundary)
 
 
