@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from berth.contract import PodLease
 
+from berth_node import compact
 from berth_node.leases import Leases, read_row, row_fields
 from berth_node.pool import Key
 from berth_node.seams import Attachment, Wired
@@ -240,11 +241,8 @@ class Journal:
         self._fd, self._size, self._lines = fd, len(content), len(events)
 
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
-
-
 def _line(event: Mapping[str, Any]) -> bytes:
-    return _encode(event).encode() + b"\n"
+    return compact.encode(event).encode() + b"\n"
 
 
 def _lent(attachment: Attachment) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from berth_node import pod_annotations, portmap
+from berth_node import compact, pod_annotations, portmap
 from berth_node.portmap import PortMapping
 from berth_node.seams import POD_GATEWAY, POD_GATEWAY6
 from berth_node.wire import Request
@@ -243,12 +243,9 @@ def read_spooled_delete(environment: Mapping[str, str]) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------- answers
 
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
-
-
 def encode(body: Mapping[str, Any]) -> bytes:
     """An answer as the plugin prints it."""
-    return _encode(body).encode() + b"\n"
+    return compact.encode(body).encode() + b"\n"
 
 
 def error_body(error: CniError, version: str = VERSIONS[-1]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import json
 from functools import lru_cache
 from typing import Any, Final
 
+from .. import compact
 from ..ipv6 import beside, prefix_of
 from ..names import short_id
 from ..seams import Attachment
@@ -88,8 +89,5 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
     )
 
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
-
-
 def _dump(fields: dict[str, Any]) -> bytes:
-    return _encode(fields).encode()
+    return compact.encode(fields).encode()
