@@ -184,13 +184,18 @@ def _finder(record: Record | None) -> Callable[[str], Interface | None]:
 
 
 def _closings(tellings: Iterable[Telling]) -> Iterable[Closing]:
-    """Each report is compared with the one before it, be that the last one kept or one of these."""
+    """Each report is compared with the one before it, be that the last one kept or one of these.
+
+    A report of an epoch that began before the last one's ends nothing: it is late, and its order is higher only because
+    its agent has lost its files since, and with them the count. The last one's epoch goes on, and so may its leases.
+    """
     lasts: dict[str, Report | None] = {}
     for telling in sorted(tellings, key=lambda t: t.report.order):
         report, last = telling.report, lasts.setdefault(telling.instance_id, telling.state.report)
         if last is not None and report.order <= last.order:
             continue
-        if last is not None and last.epoch and report.epoch != last.epoch:
+        late = last is not None and report.epoch and report.epoch_since < last.epoch_since
+        if last is not None and last.epoch and report.epoch != last.epoch and not late:
             yield Closing(telling.instance_id, last.epoch, last.leases_until, report.epoch_since, _why(last, report))
         lasts[telling.instance_id] = replace(report, leases_until=told_until(report, telling.received))
 
