@@ -124,6 +124,7 @@ def _block(s: Snapshot, block: Block) -> dict[str, Any]:
     addresses = addresses_of(block.cidr)
     given_up = any(x.assignment == block.assignment for x in s.pool.surrendered)
     state = "usable" if block.usable else "releasing" if block.releasing else "unusable" if block.shown else "not shown"
+    state = "spared" if block.spared and state == "unusable" else state
     return {
         "cidr": block.cidr,
         "assignment": block.assignment,

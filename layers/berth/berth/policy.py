@@ -22,6 +22,7 @@ POLICY_TAGS: Final = (
     "berth:max-pods",
     "berth:minimum-addresses",
     "berth:mode",
+    "berth:primary-serves-pods",
     "berth:security-groups",
     "berth:subnets",
     "berth:unmanaged",
@@ -72,6 +73,8 @@ def parse_policy(tags: Mapping[str, str], defaults: Policy) -> NodePolicy:
     """Read the ``berth:`` tags of an instance."""
     problems: list[PolicyProblem] = []
     policy = _families(tags, _mode(tags, _numbers(tags, defaults, problems), problems), problems)
+    serves = _flag(tags, "berth:primary-serves-pods", problems, default=not defaults.spare_primary)
+    policy = replace(policy, spare_primary=not serves)
     return NodePolicy(
         policy=policy,
         subnets=_selector(tags, problems),
@@ -147,14 +150,14 @@ def _groups(tags: Mapping[str, str], problems: list[PolicyProblem]) -> tuple[str
     return None
 
 
-def _flag(tags: Mapping[str, str], tag: str, problems: list[PolicyProblem]) -> bool:
+def _flag(tags: Mapping[str, str], tag: str, problems: list[PolicyProblem], *, default: bool = False) -> bool:
     text = tags.get(tag)
     if text is None:
-        return False
+        return default
     word = _WORDS.get(text.lower())
     if word is None:
-        problems.append(PolicyProblem(tag, text, "expected true or false; using false"))
-    return bool(word)
+        problems.append(PolicyProblem(tag, text, f"expected true or false; using {str(default).lower()}"))
+    return default if word is None else word
 
 
 def _unknown(tags: Mapping[str, str]) -> Iterable[PolicyProblem]:

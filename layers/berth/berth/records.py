@@ -14,7 +14,7 @@ from functools import lru_cache
 from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
 from berth.model import LAG_SECONDS, InterfaceView, NodeView
 
-__all__ = ["next_record", "pod_subnets", "tombstone", "usable_addresses"]
+__all__ = ["lent_from", "next_record", "pod_subnets", "tombstone", "usable_addresses"]
 
 
 def next_record(
@@ -77,8 +77,13 @@ def usable_addresses(record: Record | None) -> int:
     """Addresses the node may lend, by the record alone."""
     if record is None:
         return 0
-    blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
-    return sum(address_count(a.cidr) for a in blocks)
+    return sum(address_count(a.cidr) for a in lent_from(record) if not a.releasing)
+
+
+def lent_from(record: Record) -> list[Assignment]:
+    """The assignments of interfaces that serve pods."""
+    spared = record.policy.spare_primary
+    return [a for i in record.interfaces for a in i.assignments if not (spared and i.primary)]
 
 
 def _in_force(policy: Policy, view: NodeView) -> Policy:

@@ -65,6 +65,7 @@ class Settings:
                 max_pods=int(environ["DEFAULT_MAX_PODS"]),
                 cooldown_seconds=int(environ["DEFAULT_COOLDOWN_SECONDS"]),
                 ip_families=families,
+                spare_primary=environ.get("DEFAULT_PRIMARY_SERVES_PODS", "true") == "false",
             ),
             no_snat_cidrs=_networks(environ, "NO_SNAT_CIDRS"),
             snat_cidrs=_networks(environ, "SNAT_CIDRS"),
