@@ -175,6 +175,8 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     if pool.surplus_since is not None:
         lines.append(f"more than wanted for {s.now - pool.surplus_since:.0f} s; idle blocks are given back if it lasts")
     lines += _unknown_annotations(s)
+    if s.record:
+        lines.append(f"pods keep their addresses for: {', '.join(s.record.no_snat_cidrs) or 'nobody'}")
     for interface in _interfaces(s):
         for b in interface["blocks"]:
             lines.append(

@@ -30,7 +30,8 @@ def _gone(route: Any) -> bool:
     if route.nat_gateway is not None:
         return bool(route.nat_gateway.state == "deleted")
     if isinstance(route.gateway, VpnGateway):
-        return route.route_table.vpc_id not in route.gateway.attachments
+        here = route.gateway.attachments.get(route.route_table.vpc_id)
+        return here is None or here.state != "attached"
     return False
 
 
