@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
 import pytest
 
-from tests.e2e.scenes import BusListener, dead_letters, new_scene, settle
+from tests.e2e.scenes import BusListener, ask_for_look, dead_letters, new_scene, settle
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, launch, remove_pods, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
@@ -129,20 +128,6 @@ def test_no_packet_was_dropped_for_its_source(site: Scene) -> None:
 # ------------------------------------------------------------------------------------------- a node that changes over
 
 
-def look(scene: Scene, name: str) -> None:
-    """Have the node looked at, as the next sweep would."""
-    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
-    detail = {"instance-id": scene.machines[name].id, "addresses": 1, "until": until}
-    entry = {
-        "EventBusName": scene.stack.outputs["BusName"],
-        "Source": "berth.request",
-        "DetailType": "Node Capacity Requested",
-        "Detail": json.dumps(detail),
-    }
-    assert scene.stack.client("events").put_events(Entries=[entry])["FailedEntryCount"] == 0
-    settle(scene)
-
-
 def test_a_primary_interface_that_is_spared_later_gives_back_what_pods_use_no_more(site: Scene) -> None:
     """A pod that has an address of it keeps it for as long as it lives."""
     mixed = site.machines["mixed"]
@@ -150,7 +135,7 @@ def test_a_primary_interface_that_is_spared_later_gives_back_what_pods_use_no_mo
     assert old.interface == 0
     tags = [{"Key": "berth:primary-serves-pods", "Value": "false"}]
     site.stack.client("ec2").create_tags(Resources=[mixed.id], Tags=tags)
-    look(site, "mixed")
+    ask_for_look(site, mixed.id)
     wait_for("addresses of a pod subnet", lambda: len(site.stack.interfaces(mixed.id)) > 1)
     record = wait_for("the record", lambda: (r := site.stack.record(mixed.id)) and r.policy.spare_primary and r)
     wait_for("the agent to have it", partial(_new_ones_elsewhere, site))

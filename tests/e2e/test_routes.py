@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.scenes import dead_letters, new_scene, settle, tell
+from tests.e2e.scenes import dead_letters, new_scene, settle, tell, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, launch, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
@@ -66,16 +66,7 @@ class Site:
             assert udp_echo(pod.pod.netns, address).told == f"{server} {self.node_of(pod)}"
 
     def trail_tells(self, call: str) -> None:
-        """What a trail says of a call, put by hand, as EventBridge has it: the account here has no trail."""
-        detail = {
-            "eventSource": "ec2.amazonaws.com",
-            "eventName": call,
-            "userIdentity": {"type": "IAMUser", "userName": "alice"},
-            "requestParameters": {"routeTableId": self.table},
-            "responseElements": {"_return": True},
-        }
-        event = {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail}
-        tell(self.scene, "events", event)
+        trail_tells(self.scene, call, {"routeTableId": self.table})
 
     def time_to_follow(self) -> None:
         """What the schedule does, without waiting for its time."""
