@@ -30,6 +30,7 @@ class Settings:
     defaults: Policy
     no_snat_cidrs: tuple[str, ...] = ()
     snat_cidrs: tuple[str, ...] = ()
+    default_subnets: str = ""
     delay: float = 15.0
     subnet_low_percent: int = 10
     launch_hook: str = ""
@@ -69,6 +70,7 @@ class Settings:
             ),
             no_snat_cidrs=_networks(environ, "NO_SNAT_CIDRS"),
             snat_cidrs=_networks(environ, "SNAT_CIDRS"),
+            default_subnets=environ.get("DEFAULT_SUBNETS", ""),
             delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),
             subnet_low_percent=int(environ.get("SUBNET_LOW_PERCENT", "10")),
             brake_parameter=environ.get("BRAKE_PARAMETER", ""),

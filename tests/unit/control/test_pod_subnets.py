@@ -253,6 +253,23 @@ def test_a_tag_overrides_the_stacks_default_both_ways(tag: str) -> None:
     assert parse_policy({}, defaults).policy == defaults
 
 
+def test_the_stacks_default_selects_subnets_where_no_tag_does_or_a_bad_one() -> None:
+    assert parse_policy({}, Policy(), "pods=yes").subnets == ("pods", "yes")
+    assert parse_policy({"berth:subnets": "mine"}, Policy(), "pods=yes").subnets == ("mine", None)
+    bad = parse_policy({"berth:subnets": "=x"}, Policy(), "pods=yes")
+    assert bad.subnets == ("pods", "yes")
+    assert bad.problems[0].message.endswith("using pods=yes")
+
+
+def test_a_node_without_tags_gets_its_interfaces_in_the_subnets_that_the_stack_names() -> None:
+    scene = Scene(Policy(spare_primary=True))
+    scene.edges = replace(scene.edges, settings=replace(scene.edges.settings, default_subnets="pods=yes"))
+    scene.ec2.launch()
+    scene.ec2.add_subnet("subnet-pods", "100.64.1.0/26", pods="yes")
+    look(scene)
+    assert [c.subnet_id for c in scene.ec2.calls if isinstance(c, CreateInterface)] == ["subnet-pods"]
+
+
 # ------------------------------------------------------------------------------------------------------- capacity
 
 
