@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from berth.absent import Unlimited
 from berth.budget import Budget, Priority
-from berth.ec2_wire import Ec2Error, Trouble
+from berth.ec2_wire import Ec2Error, Trouble, ec2_name
 from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, Looks
 from berth.model import Instance
 from berth.policy import cluster_of, parse_policy
@@ -93,10 +93,11 @@ def follow_routes(edges: FollowEdges) -> Counter[str]:
         counts["RouteLooksPutOff"] = 1
         return counts
     except Ec2Error as error:
-        if error.trouble is Trouble.THROTTLED:
-            counts["RouteLooksPutOff"] = 1
-            return counts
-        raise
+        if error.trouble is not Trouble.THROTTLED:
+            raise
+        edges.budget.throttled(ec2_name(error.action), edges.clock())
+        counts["RouteLooksPutOff"] = 1
+        return counts
     for start in range(0, len(nodes), _BATCH):
         delay = FRESH_SECONDS + min(start // LOOKS_PER_SECOND, SPREAD_SECONDS)
         edges.looks.ask(nodes[start : start + _BATCH], ROUTES_CHANGED, delay)
