@@ -115,6 +115,8 @@ class Problem:
 
     where: str
     message: str
+    fatal: bool = False
+    """Pods cannot work here as long as it lasts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,10 @@ class Node(Protocol):
     def ready(self) -> bool:
         """An address of this boot was usable once."""
 
+    @property
+    def refusal(self) -> str:
+        """Why no pod is to be made here, in words; "" if pods may be."""
+
     def pool_changed(self) -> None:
         """Addresses were lent, returned or are missing: report, poll, serve."""
 
@@ -112,7 +116,7 @@ class Verbs:
                     await self._collect(call)
                     reply(None)
                 case "STATUS":
-                    if not self.node.ready:
+                    if not self.node.ready or self.node.refusal:
                         raise CniError(skel.NOT_AVAILABLE, self.node.why_not_ready())
                     reply(None)
                 case _:
@@ -141,6 +145,8 @@ class Verbs:
     async def _add(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         if netns_fd is None:
             raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} cannot be opened")
+        if self.node.refusal:
+            raise CniError(skel.TRY_AGAIN_LATER, self.node.refusal)
         pod = Pod(
             call.key,
             namespace=call.pod.get("K8S_POD_NAMESPACE", ""),

@@ -251,6 +251,9 @@ class PodWiring:
             yield Problem(link.name, "the host link is down")
         elif link.operstate != messages.OPERSTATE_UP:
             yield Problem(link.name, "the pod's end of the link is down")
+        if link.mtu != attachment.mtu:
+            # the pod's end may have been given another one by a chained plugin
+            yield Problem(link.name, f"the host link's MTU is {link.mtu}, and was made {attachment.mtu}")
         mac = self._pod_mac(link, attachment)
         for address in attachment.addresses:
             ip = packed(address)

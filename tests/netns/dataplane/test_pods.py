@@ -283,6 +283,8 @@ SABOTAGE = {
     "the host link is gone": ("dp-bare", "link del HOST"),
     "belongs to another": ("dp-bare", "link set HOST alias something"),
     "host link is down": ("dp-bare", "link set HOST down"),
+    "host link's MTU": ("dp-bare", "link set HOST mtu 1400"),
+    "pod's end of the link is down": ("dp-web-1", "link set eth0 down"),
     "no route": ("dp-bare", f"route del 10.0.1.33 table {PODS_TABLE}"),
     "no permanent neighbour": ("dp-bare", "neigh del 10.0.1.33 dev HOST"),
     "interface is gone": ("dp-web-1", "link set eth0 name eth7"),

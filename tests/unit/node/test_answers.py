@@ -28,6 +28,7 @@ RECORD = record(interface(0, "10.0.0.16/28"))
 
 class Node:
     ready = True
+    refusal = ""
 
     def pool_changed(self) -> None:
         pass
