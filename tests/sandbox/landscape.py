@@ -27,6 +27,7 @@ __all__ = [
     "build_landscape",
     "client",
     "launch_node",
+    "pod_routes",
     "private_routes",
 ]
 
@@ -181,7 +182,7 @@ def add_pod_subnets(endpoint: str, landscape: Landscape) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PrivateRoutes:
-    """The route table of the private subnets, and where it leads: the VPN's gateway, and the NAT gateway."""
+    """The route table of private subnets, and where it leads: the VPN's gateway, and a NAT gateway."""
 
     table: str
     vpn: str
@@ -199,8 +200,18 @@ class PrivateRoutes:
 
 
 def private_routes(ec2: Any, landscape: Landscape) -> PrivateRoutes:
-    """What the private subnets' route table is."""
-    of_subnet = [{"Name": "association.subnet-id", "Values": [landscape.subnets["a"]]}]
+    """Of the nodes' private subnets."""
+    return _routes_of(ec2, landscape.subnets["a"])
+
+
+def pod_routes(ec2: Any) -> PrivateRoutes:
+    """Of the subnets that :func:`add_pod_subnets` made."""
+    tagged = [{"Name": "tag:pods", "Values": ["yes"]}]
+    return _routes_of(ec2, ec2.describe_subnets(Filters=tagged)["Subnets"][0]["SubnetId"])
+
+
+def _routes_of(ec2: Any, subnet: str) -> PrivateRoutes:
+    of_subnet = [{"Name": "association.subnet-id", "Values": [subnet]}]
     (table,) = ec2.describe_route_tables(Filters=of_subnet)["RouteTables"]
     vpn = next(r["GatewayId"] for r in table["Routes"] if r.get("GatewayId", "").startswith("vgw-"))
     nat = next(r["NatGatewayId"] for r in table["Routes"] if r.get("NatGatewayId"))

@@ -1,0 +1,78 @@
+"""The lease ledger and flow logs with names: what an operator learns of pods, also of those that are gone."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from tests.sandbox.account import wait_for
+from tests.sandbox.demo.asking import berth, found
+from tests.sandbox.demo.stages import PlacedPod, remove_pods
+from tests.sandbox.demo.vpc.site import Site
+from tests.sandbox.echo import EchoServers
+
+__all__ = ["show_ledger"]
+
+
+def _name(pod: PlacedPod) -> str:
+    return f"{pod.pod.namespace}/{pod.pod.name}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _leases(site: Site, pod: PlacedPod, *, over: bool = False) -> list[dict[str, Any]]:
+    """The pod's leases, once they are recorded."""
+    known: list[dict[str, Any]] = found(site.scene, "where", _name(pod))["leases"]
+    return [lease for lease in known if lease["to"] or not over]
+
+
+def show_ledger(site: Site) -> None:
+    """Two pods that had the same address, one after the other; the ledger tells who called at which time."""
+    telling, scene, db = site.telling, site.scene, site.pods["db"]
+    with telling.section(5, "Lease ledger", "docs/ledger.md"), EchoServers() as servers:
+        servers.add(db.pod.netns, name="db")
+        (first,) = site.add("tiny", "first")
+        wait_for("the first pod's lease", partial(_leases, site, first), 60, every=0.5)
+        when = _moment()
+        site.sees(f"db is called at {when} by {_name(first)}", first, db.address, f"db {first.address}")
+        remove_pods(scene, scene.machines["tiny"], [first])
+        wait_for("its end", partial(_leases, site, first, over=True), 60, every=0.5)
+        second = _again(site, first.address)
+        telling.did(f"{_name(first)} is deleted; a while later {_name(second)} gets its address")
+        later = _moment()
+        site.sees(f"db is called at {later} by {_name(second)}", second, db.address, f"db {first.address}")
+        wait_for("the second pod's lease", partial(_leases, site, second), 60, every=0.5)
+        for at, pod in ((when, first), (later, second)):
+            asked = ("who", first.address, "--at", at)
+            telling.command(f"berth {' '.join(asked)}", berth(scene, *asked)[1].partition("\n")[0])
+            held = found(scene, *asked)
+            names = [f"{lease['namespace']}/{lease['name']}" for lease in held["leases"]]
+            telling.holds(f"who had {first.address} at {at}: {', '.join(names)}", names == [_name(pod)])
+        (lease,) = _leases(site, first)
+        telling.command(f"berth where {_name(first)}")
+        columns = ("address", "node", "interface", "from", "to")
+        telling.table([c.upper() for c in columns], [[lease[c] for c in columns]])
+        right = (lease["address"], lease["uid"], lease["node"])
+        expected = (first.address, first.pod.uid, scene.machines["tiny"].id)
+        telling.holds("where knows the pod that is gone: its address, uid, node, from, to", right == expected)
+
+
+def _moment() -> str:
+    """A whole second within which something will be done: a time that an operator would type."""
+    now = time.time()
+    time.sleep(1 - now % 1)  # until the next second, so that all before it was in another one
+    return _now()
+
+
+def _again(site: Site, address: str) -> PlacedPod:
+    """A pod that has an address which another one had. The node may have got more meanwhile: it may take some."""
+    for number in range(12):
+        (pod,) = site.add("tiny", f"second-{number}")
+        if pod.address == address:
+            return pod
+        remove_pods(site.scene, site.scene.machines["tiny"], [pod])
+    raise AssertionError(f"{address} was never lent again")
