@@ -1,0 +1,143 @@
+"""The join: who is in an object, and the pods' columns for each batch of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from berth.flows.ends import Subnets, canonical, end_of, judge
+from berth.flows.fields import ENDS
+from berth.flows.reading import FlowFile
+from berth.flows.window import Attribution, Window
+from berth.flows.writing import SCHEMA
+from berth.history import Held
+
+__all__ = ["Joiner", "survey"]
+
+_TIMES: Final = ("start", "end")
+_ADDRESSES: Final = ("srcaddr", "dstaddr", "pkt_srcaddr", "pkt_dstaddr")
+
+
+def survey(file: FlowFile, subnets: Subnets) -> dict[str, Window]:
+    """The addresses of an object that are in ``subnets``, each with the window that all of its records are in."""
+    found: dict[str, Window] = {}
+    for batch in file.batches([*_TIMES, *_ADDRESSES]):
+        times = [batch.column(name) for name in _TIMES]
+        for side in ENDS:
+            grouped = pa.table([_address(batch, side), *times], names=["address", *_TIMES]).group_by(
+                "address", use_threads=False
+            )
+            shown = grouped.aggregate([("start", "min"), ("end", "max")]).to_pydict()
+            for address, start, end in zip(shown["address"], shown["start_min"], shown["end_max"], strict=True):
+                if address is not None and start is not None and end is not None and subnets.of(address):
+                    window, known = Window.of(start, end), found.get(canonical(address))
+                    found[canonical(address)] = known.with_(window) if known else window
+    return found
+
+
+def _address(batch: pa.RecordBatch, side: str) -> pa.Array:
+    """The packet's address, else the interface's."""
+    columns = [batch.column(name) for name in (f"pkt_{side}addr", f"{side}addr") if name in batch.schema.names]
+    return pc.coalesce(*columns)
+
+
+@dataclass(slots=True)
+class Joiner:
+    """``leases`` by address; ``source`` names the object in each row. Rows are counted in ``counts``."""
+
+    leases: Mapping[str, Sequence[Held]]
+    subnets: Subnets
+    source: str
+    now: float
+    counts: Counter[str]
+
+    def join(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch's records with all columns of the output. Left out: records of no data, and those without time."""
+        batch = self._kept(batch)
+        columns: dict[str, pa.Array] = {name: batch.column(name) for name in batch.schema.names}
+        for side in ENDS:
+            columns |= self._pods(batch, side)
+        columns["source_object"] = pa.repeat(pa.scalar(self.source), len(batch))
+        self.counts["FlowRows"] += len(batch)
+        missing = SCHEMA.names - columns.keys()
+        columns |= {name: pa.nulls(len(batch), SCHEMA.field(name).type) for name in missing}
+        return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+    def _kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        timed = pc.and_(batch.column("start").is_valid(), batch.column("end").is_valid())
+        timed = pc.and_(
+            timed, pc.and_(pc.greater_equal(batch.column("start"), 0), pc.less(batch.column("start"), 1 << 35))
+        )
+        timed = pc.fill_null(timed, False)
+        self.counts["FlowRowsMalformed"] += len(batch) - _true(timed)
+        if "log_status" not in batch.schema.names:
+            return batch.filter(timed)
+        status = batch.column("log_status")
+        nothing = pc.and_(pc.fill_null(pc.equal(status, "NODATA"), False), timed)
+        self.counts["FlowRowsNoData"] += _true(nothing)
+        self.counts["FlowRowsSkipped"] += _true(pc.fill_null(pc.equal(status, "SKIPDATA"), False))
+        return batch.filter(pc.and_not(timed, nothing))
+
+    def _pods(self, batch: pa.RecordBatch, side: str) -> dict[str, pa.Array]:
+        found: list[Attribution] = []
+        places: dict[tuple[Any, ...], int] = {}
+        networks = _Remembered(self.subnets.of)
+        indices = []
+        has_packet = f"pkt_{side}addr" in batch.schema.names
+        for key in zip(*self._keys(batch, side), strict=True):
+            place = places.get(key)
+            if place is None:
+                start, end, *of_end = key
+                about = end_of(side, *of_end, has_packet=has_packet)
+                near = networks[about.address] if about.address else ()
+                found.append(judge(about, Window.of(start, end), self.leases, near, self.now))
+                place = places[key] = len(found) - 1
+            indices.append(place)
+        columns = _pod_columns(found, pa.array(indices, pa.int32()))
+        for state, number in Counter(columns["pod_state"].to_pylist()).items():
+            self.counts[f"FlowEnds{state.capitalize()}"] += number
+        return {f"{side}_address": _address(batch, side), **{f"{side}_{name}": a for name, a in columns.items()}}
+
+    def _keys(self, batch: pa.RecordBatch, side: str) -> Iterable[Iterable[Any]]:
+        names = (*_TIMES, f"{side}addr", f"pkt_{side}addr", "flow_direction", "interface_id", "vpc_id")
+        for name in names:
+            yield batch.column(name).to_pylist() if name in batch.schema.names else repeat(None, len(batch))
+
+
+class _Remembered(dict[str, Any]):
+    """The answers of a function, for the length of a batch."""
+
+    def __init__(self, ask: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def __missing__(self, key: str) -> Any:
+        self[key] = answer = self._ask(key)
+        return answer
+
+
+def _true(mask: pa.Array) -> int:
+    return int(pc.sum(mask).as_py() or 0)
+
+
+def _pod_columns(found: Sequence[Attribution], indices: pa.Array) -> dict[str, pa.Array]:
+    """Each answer is made once, and taken as often as it is the answer."""
+    pods = [a.lease for a in found]
+    texts: dict[str, list[str | None]] = {
+        "pod_state": [a.state.value for a in found],
+        "pod_reason": [a.reason or None for a in found],
+        "pod_namespace": [(p.namespace or None) if p else None for p in pods],
+        "pod_name": [(p.name or None) if p else None for p in pods],
+        "pod_uid": [(p.uid or None) if p else None for p in pods],
+        "pod_node": [p.instance_id if p else None for p in pods],
+    }
+    columns = {name: pa.array(values, pa.string()).take(indices) for name, values in texts.items()}
+    candidates = [sorted(c.pod for c in a.candidates) or None for a in found]
+    columns["pod_candidates"] = pa.array(candidates, pa.list_(pa.string())).take(indices)
+    return columns
