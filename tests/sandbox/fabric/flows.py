@@ -148,6 +148,8 @@ class FlowRecorder:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         self._configure(struct.pack("=HHB3x", 5, 1, _COMMAND_BIND))
         self._configure(struct.pack("=HH", 10, 2) + struct.pack("!IB", _SNAP_BYTES, _COPY_PACKET) + b"\0\0\0")
+        # each packet at once: the kernel would keep them back for up to a second
+        self._configure(struct.pack("=HH", 8, 5) + struct.pack("!I", 1))
         self._stop = os.pipe()
         self._thread = threading.Thread(target=self._listen, name="flow recorder", daemon=True)
         self._thread.start()
@@ -168,10 +170,19 @@ class FlowRecorder:
             ready, _, _ = select.select([self._socket.fileno(), self._stop[0]], [], [])
             if self._stop[0] in ready:
                 return
+            with self._lock:
+                self._drain()
+
+    def _drain(self) -> None:
+        """Take in what the kernel has told so far. The lock must be held."""
+        assert self._socket is not None
+        while True:
             try:
-                data = self._socket.recv(1 << 17)
+                data = self._socket.recv(1 << 17, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
             except OSError:
-                continue  # more came than the buffer holds: as AWS has it, flow logs then miss some
+                continue  # more came than the buffer holds: flow logs then miss some, as on AWS
             self._take_in(data, time.time())
 
     def _take_in(self, data: bytes, now: float) -> None:
@@ -187,12 +198,11 @@ class FlowRecorder:
 
     def _count(self, flow: Flow, packet: Seen | None, now: float) -> None:
         assert packet is not None
-        with self._lock:
-            traffic = self._kept.setdefault(flow, Traffic(now, now))
-            traffic.last = now
-            traffic.packets += 1
-            traffic.octets += packet.length
-            traffic.tcp_flags |= packet.tcp_flags
+        traffic = self._kept.setdefault(flow, Traffic(now, now))
+        traffic.last = now
+        traffic.packets += 1
+        traffic.octets += packet.length
+        traffic.tcp_flags |= packet.tcp_flags
 
     def _eni(self, index: int) -> str | None:
         if index not in self._names:
@@ -203,6 +213,7 @@ class FlowRecorder:
     def take(self) -> dict[Flow, Traffic]:
         """What was seen since the last time."""
         with self._lock:
+            self._drain()
             taken, self._kept = self._kept, {}
         return taken
 
