@@ -26,7 +26,7 @@ logger = Logger()
 copy_config_to_registered_loggers(logger, include={"berth"})
 metrics = Metrics()
 meters = Meters()
-edges = connect_flows(Settings.from_environment(os.environ), os.environ["FLOWS_BUCKET"], meters)
+edges = connect_flows(Settings.from_environment(os.environ), os.environ, meters)
 berth.coldstart.started()
 
 

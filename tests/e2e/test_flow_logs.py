@@ -255,7 +255,7 @@ def one_flow(pod: PlacedPod, to: PlacedPod) -> None:
 
 
 def again(scene: Scene, address: str) -> PlacedPod:
-    """A pod that has an address which another one had. The node may have got another one meanwhile: it may take some."""
+    """A pod that has an address which another one had. The node may have got more meanwhile: it may take some."""
     gamma = scene.machines["gamma"]
     for number in range(12):
         (pod,) = add_pods(scene, gamma, 1, f"second-{number}")

@@ -16,6 +16,8 @@ from tests.sandbox.cloud.iam import Access, evaluate, parse_policy
 
 _BY_LAMBDA = "Lambda itself asks with the function's role; the sandbox keeps logs and visibility without asking"
 UNUSED: Final[dict[str, str]] = {
+    "AttributeRole/attribute/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "AttributeRole/attribute/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "DriftRole/drift/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "DriftRole/drift/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "FillRole/fill/Logs: logs:CreateLogStream": _BY_LAMBDA,

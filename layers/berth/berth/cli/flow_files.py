@@ -18,7 +18,7 @@ from berth.cli.command import CliError, UsageError
 from berth.cli.ledger import parse_time
 from berth.cli.stack import DEFAULT_STACK, add_stack_option, stack_outputs
 
-__all__ = ["Span", "add_source_options", "batches", "span_of"]
+__all__ = ["Span", "add_source_options", "batches", "require_pyarrow", "span_of"]
 
 _HOUR: Final = timedelta(hours=1)
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
@@ -68,19 +68,25 @@ def span_of(arguments: argparse.Namespace) -> Span:
     return Span(since, until)
 
 
+def require_pyarrow() -> None:
+    """Raises :class:`CliError` where it is not installed: no other command needs it."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise CliError(
+            "flows are Parquet files, and pyarrow, which reads them, is not installed: pip install 'berth[flows]'"
+        ) from None
+
+
 def batches(arguments: argparse.Namespace, columns: tuple[str, ...]) -> Iterator[Any]:
     """Arrow batches with these columns, of records that end within the time that is asked about.
 
     Raises :class:`CliError`.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise CliError(
-            "flows are Parquet files, and pyarrow, which reads them, is not installed: pip install 'berth[flows]'"
-        ) from None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     span = span_of(arguments)
     for name, opened in _in_folder(arguments.folder, span) if arguments.folder else _in_bucket(arguments, span):
         try:

@@ -16,7 +16,7 @@ from berth.cli.command import (
     show_json,
     table,
 )
-from berth.cli.flow_files import add_source_options, batches, span_of
+from berth.cli.flow_files import add_source_options, batches, require_pyarrow, span_of
 from berth.cli.ledger import iso
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def top(arguments: argparse.Namespace) -> int:
     """Print who sends and gets the most."""
     if arguments.limit < 1:
         raise UsageError(f"--limit {arguments.limit}: expected 1 or more")
+    require_pyarrow()
     from berth.flows.totals import COLUMNS, Totals
 
     totals = Totals(arguments.by)
@@ -118,6 +119,7 @@ def _protocol(number: int | None) -> str:
 
 def denied(arguments: argparse.Namespace) -> int:
     """Print what was denied."""
+    require_pyarrow()
     from berth.flows.totals import COLUMNS, Denials
 
     denials = Denials(arguments.to, arguments.source)

@@ -90,7 +90,7 @@ def _attribute(edges: FlowEdges, thing: FlowObject, path: Path, counts: Counter[
     file, subnets, now = FlowFile(path), edges.subnets(), edges.clock()
     wanted = survey(file, subnets)
     counts["FlowAddressesAsked"] = len(wanted)
-    leases = ask_ledger(edges.ledger, wanted, subnets, now, counts)
+    leases = ask_ledger(edges.ledger, wanted, now, counts)
     joiner = Joiner(leases, subnets, f"s3://{thing.bucket}/{thing.key}", now, counts)
     hours = HourlyFiles(path.parent)
     for batch in file.batches():

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from botocore.config import Config
+
 from berth.budget import Budget, Priority
 from berth.clients import make_client
 from berth.connect import connect_budget, count_calls
@@ -25,19 +27,24 @@ _REMEMBERED_SECONDS: Final = 300.0
 _PAGE: Final = 1000
 """Subnets of one answer (DescribeSubnets, API reference)."""
 _PATIENCE_SECONDS: Final = 20.0
+S3_CONFIG: Final = Config(
+    connect_timeout=2, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3}, max_pool_connections=10
+)
 
 
 class RememberedSubnets:
-    """The region's subnets, with their VPCs. Asked for again after five minutes: a new one has no pods before."""
+    """The region's subnets, or a VPC's. Asked for again after five minutes: a new one has no pods before."""
 
     def __init__(
         self,
         ec2: Any,
         budget: Budget,
+        vpc_id: str = "",
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._ec2, self._budget, self._clock, self._sleep = ec2, budget, clock, sleep
+        self._filters = [{"Name": "vpc-id", "Values": [vpc_id]}] if vpc_id else []
         self._known: Subnets | None = None
         self._until = 0.0
 
@@ -53,7 +60,7 @@ class RememberedSubnets:
         more: dict[str, str] = {}
         while True:
             self._pay()
-            answer = self._ec2.describe_subnets(MaxResults=_PAGE, **more)
+            answer = self._ec2.describe_subnets(MaxResults=_PAGE, Filters=self._filters, **more)
             found += answer["Subnets"]
             if not answer.get("NextToken"):
                 return found
@@ -74,15 +81,16 @@ def _subnet(shown: Mapping[str, Any]) -> Subnet:
     return Subnet(shown["SubnetId"], shown["VpcId"], (*ipv4, *ipv6))
 
 
-def connect_flows(settings: Settings, bucket: str, meters: Meters) -> FlowEdges:
-    """In the region and with the credentials of the environment. ``bucket`` is where flows are written to."""
+def connect_flows(settings: Settings, environ: Mapping[str, str], meters: Meters) -> FlowEdges:
+    """In the region and with the credentials of the environment. ``FLOWS_BUCKET`` is where flows are written to,
+    ``FLOWS_VPC`` the VPC of the pods, or ``*``. Raises KeyError, which names what is missing."""
     from botocore.session import Session
 
     ec2 = make_client("ec2", config=CLIENT_CONFIG)
     count_calls(ec2, meters)
     return FlowEdges(
         # S3's handlers and whole model, which the quick clients leave out
-        objects=S3Objects(Session().create_client("s3", config=CLIENT_CONFIG), bucket),
+        objects=S3Objects(Session().create_client("s3", config=S3_CONFIG), environ["FLOWS_BUCKET"]),
         ledger=LedgerReader(make_client("dynamodb", config=CLIENT_CONFIG), settings),
-        subnets=RememberedSubnets(ec2, connect_budget(settings)),
+        subnets=RememberedSubnets(ec2, connect_budget(settings), environ["FLOWS_VPC"].strip("*")),
     )

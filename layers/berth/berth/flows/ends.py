@@ -51,6 +51,11 @@ class Subnets:
                 self._found.setdefault(key, []).append(subnet)
         self._lengths = sorted({(version, length) for version, length, _ in self._found})
 
+    def near(self, address: str, vpc_id: str | None) -> tuple[Subnet, ...]:
+        """Those of a record's VPC where it has the address: two VPCs that reach each other share none."""
+        found = self.of(address)
+        return tuple(s for s in found if s.vpc_id == vpc_id) or found
+
     def of(self, address: str) -> tuple[Subnet, ...]:
         """Empty for an address of elsewhere, and for what is none."""
         try:

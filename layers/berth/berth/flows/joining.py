@@ -11,6 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from berth.flows.asking import Wanted
 from berth.flows.ends import Subnets, canonical, end_of, judge
 from berth.flows.fields import ENDS
 from berth.flows.reading import FlowFile
@@ -21,23 +22,26 @@ from berth.history import Held
 __all__ = ["Joiner", "survey"]
 
 _TIMES: Final = ("start", "end")
+_VPC: Final = "vpc_id"
 _ADDRESSES: Final = ("srcaddr", "dstaddr", "pkt_srcaddr", "pkt_dstaddr")
 
 
-def survey(file: FlowFile, subnets: Subnets) -> dict[str, Window]:
-    """The addresses of an object that are in ``subnets``, each with the window that all of its records are in."""
-    found: dict[str, Window] = {}
-    for batch in file.batches([*_TIMES, *_ADDRESSES]):
+def survey(file: FlowFile, subnets: Subnets) -> dict[str, Wanted]:
+    """The addresses of an object that are in ``subnets``, with the window that all records of one are in."""
+    found: dict[str, Wanted] = {}
+    for batch in file.batches([*_TIMES, *_ADDRESSES, _VPC]):
         times = [batch.column(name) for name in _TIMES]
+        vpcs = batch.column(_VPC) if _VPC in batch.schema.names else pa.nulls(len(batch), pa.string())
         for side in ENDS:
-            grouped = pa.table([_address(batch, side), *times], names=["address", *_TIMES]).group_by(
-                "address", use_threads=False
-            )
-            shown = grouped.aggregate([("start", "min"), ("end", "max")]).to_pydict()
-            for address, start, end in zip(shown["address"], shown["start_min"], shown["end_max"], strict=True):
-                if address is not None and start is not None and end is not None and subnets.of(address):
-                    window, known = Window.of(start, end), found.get(canonical(address))
-                    found[canonical(address)] = known.with_(window) if known else window
+            table = pa.table([_address(batch, side), vpcs, *times], names=["address", "vpc", *_TIMES])
+            grouped = table.group_by(["address", "vpc"], use_threads=False)
+            for row in grouped.aggregate([("start", "min"), ("end", "max")]).to_pylist():
+                address, start, end = row["address"], row["start_min"], row["end_max"]
+                near = subnets.near(address, row["vpc"]) if address is not None else ()
+                if near and start is not None and end is not None:
+                    wanted = Wanted(Window.of(start, end), frozenset(s.id for s in near))
+                    known = found.get(canonical(address))
+                    found[canonical(address)] = known.with_(wanted) if known else wanted
     return found
 
 
