@@ -24,7 +24,7 @@ ROOT: Final = build_plugin.ROOT
 OUTPUT: Final = ROOT / "build" / "node"
 LOCK: Final = ROOT / "requirements" / "node.lock"
 _MAIN: Final = "import sys\n\nfrom berth_node.cli import main\n\nsys.exit(main())\n"
-_WIRE_FORMATS: Final = ("__init__.py", "_reading.py", "contract.py")
+_WIRE_FORMATS: Final = ("__init__.py", "_pods.py", "_reading.py", "contract.py")
 
 
 class BuildError(Exception):

@@ -2,7 +2,7 @@
 
 Both are JSON. The *record* (written by Lambdas alone) says what a node may use; the *report* (written by the
 agent) is a full snapshot of what the node does with it. This is the only module of ``berth`` that the node agent
-imports, so it and its helper ``berth._reading`` depend on the standard library alone.
+imports, so it and its helpers ``berth._reading`` and ``berth._pods`` depend on the standard library alone.
 
 Evolution: a reader ignores fields it does not know and refuses a ``schema`` above its own. A field is added with a
 default; a field's meaning never changes.
@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from berth._pods import PodGrant, PodLease, PodRequest, read_epoch, read_grant, read_lease, read_request
 from berth._reading import ContractError, Reader
 
 __all__ = [
@@ -39,7 +39,9 @@ __all__ = [
     "IpFamilies",
     "Mode",
     "Order",
+    "PodGrant",
     "PodLease",
+    "PodRequest",
     "Policy",
     "Record",
     "Report",
@@ -66,8 +68,6 @@ Mode = Literal["prefixes", "addresses"]
 MODES: Final[tuple[Mode, ...]] = ("prefixes", "addresses")
 IpFamilies = Literal["ipv4", "dual", "ipv6"]
 IP_FAMILIES: Final[tuple[IpFamilies, ...]] = ("ipv4", "dual", "ipv6")
-
-_EPOCH: Final = re.compile(r"[0-9a-z-]{0,64}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -98,7 +98,8 @@ class Assignment:
 class Interface:
     """One interface of ours or the primary one. ``gateway`` is the subnet's first host address (VPC router).
 
-    ``ipv6_assignments`` are its /80 prefixes. None is ever released while the interface lives.
+    ``ipv6_assignments`` are its /80 prefixes. None is ever released while the interface lives. ``pod`` is the request
+    (:class:`PodRequest`) that has the interface for itself: nothing of it is lent to others.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Interface:
     network_card: int = 0
     assignments: tuple[Assignment, ...] = ()
     ipv6_assignments: tuple[Assignment, ...] = ()
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Record:
 
     ``accepted`` is the order of the last accepted report that was worth a look: its boot counter is always that of the
     last accepted one, so an agent that lost its files starts above all of them by taking the next boot.
-    ``no_snat_cidrs`` are destinations that see the pod's own address.
+    ``no_snat_cidrs`` are destinations that see the pod's own address. ``grants`` answer the reports' requests.
     """
 
     instance_arn: str
@@ -140,6 +142,7 @@ class Record:
     interfaces: tuple[Interface, ...] = ()
     no_snat_cidrs: tuple[str, ...] = ()
     accepted: Order = field(default_factory=Order)
+    grants: tuple[PodGrant, ...] = ()
     schema: int = SCHEMA
 
 
@@ -150,28 +153,6 @@ class Surrender:
     mac: str
     cidr: str
     assignment: str
-
-
-@dataclass(frozen=True, slots=True)
-class PodLease:
-    """One pod's hold of one address, as far as it has gone: a row with ``ended`` says all that the one without said.
-
-    ``id`` counts up within the node's epoch (:class:`Report`); a lease that ends is told again under a new one. Times
-    are Unix seconds of the node's clock, to the millisecond; ``ended`` 0 is a pod that has the address still.
-    ``held_until`` is when it last was known to have it, where the end was not seen: it ended between that and
-    ``ended``; 0 where it was. ``epoch`` is an earlier one of the node, or "" for the report's. Addresses may be IPv4 or
-    IPv6.
-    """
-
-    id: int
-    address: str
-    began: float
-    ended: float = 0.0
-    held_until: float = 0.0
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +184,8 @@ class Report:
     before goes on. ``leases`` are some of those that the ledger may not have, in the order of their ids; those up to
     ``leases_told`` are either among them or acknowledged. ``leases_until``: every begin and end before that time, by
     the node's clock, is told by this report or was acknowledged. So each report bounds all of its node's open leases.
+
+    ``requests`` are all that its pods ask of the VPC now, those that were granted too.
     """
 
     order: Order
@@ -217,6 +200,7 @@ class Report:
     leases: tuple[PodLease, ...] = ()
     leases_told: int = 0
     leases_until: float = 0.0
+    requests: tuple[PodRequest, ...] = ()
     schema: int = SCHEMA
 
 
@@ -264,6 +248,7 @@ def _interface(r: Reader) -> Interface:
         primary_address=r.address("primary_address"),
         assignments=r.many("assignments", _assignment),
         ipv6_assignments=r.many("ipv6_assignments", _ipv6_assignment),
+        pod=r.optional("pod"),
     )
 
 
@@ -288,32 +273,12 @@ def decode_record(text: str) -> Record:
         interfaces=r.many("interfaces", _interface),
         no_snat_cidrs=r.blocks("no_snat_cidrs"),
         accepted=_order(r.child("accepted")),
+        grants=r.many("grants", read_grant),
     )
 
 
 def _surrender(r: Reader) -> Surrender:
     return Surrender(mac=r.text("mac").lower(), cidr=r.block("cidr"), assignment=r.text("assignment"))
-
-
-def _epoch(r: Reader) -> str:
-    epoch = r.optional("epoch")
-    if not _EPOCH.fullmatch(epoch):
-        raise ContractError("report.epoch", f"expected at most 64 of 0-9, a-z and -, got {epoch!r:.80}")
-    return epoch
-
-
-def _pod_lease(r: Reader) -> PodLease:
-    return PodLease(
-        id=r.count("id"),
-        address=r.any_address("address"),
-        began=r.time("began"),
-        ended=r.time("ended"),
-        held_until=r.time("held_until"),
-        namespace=r.optional("namespace"),
-        name=r.optional("name"),
-        uid=r.optional("uid"),
-        epoch=_epoch(r),
-    )
 
 
 def decode_report(text: str) -> Report:
@@ -330,11 +295,12 @@ def decode_report(text: str) -> Report:
         cooling=r.count("cooling", 0),
         unusable=r.blocks("unusable"),
         surrendered=r.many("surrendered", _surrender),
-        epoch=_epoch(r),
+        epoch=read_epoch(r),
         epoch_since=r.time("epoch_since"),
-        leases=r.many("leases", _pod_lease),
+        leases=r.many("leases", read_lease),
         leases_told=r.count("leases_told", 0),
         leases_until=r.time("leases_until"),
+        requests=r.many("requests", read_request),
     )
 
 

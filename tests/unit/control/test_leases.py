@@ -11,12 +11,16 @@ from berth.contract import (
     ContractError,
     Interface,
     Order,
+    PodGrant,
     PodLease,
+    PodRequest,
     Record,
     Report,
     Surrender,
     Told,
+    decode_record,
     decode_report,
+    encode_record,
     encode_report,
 )
 from berth.events import Signal
@@ -123,6 +127,14 @@ def test_a_begin_that_comes_after_its_end_opens_nothing(site: Site) -> None:
     site.takes(site.report(1, BEGUN))
     (lease,) = site.ledger.histories()
     assert (lease.over_by, lease.live) == (150.0, False)
+
+
+def test_grants_and_a_pods_own_interface_survive_a_records_encoding() -> None:
+    granted = PodGrant("c1/eth0", "10.0.1.17", "198.51.100.7", "eipalloc-1", "eni-2")
+    grants = (granted, PodGrant("c2/eth0", problem="no address is left"))
+    given = record(BLOCK)
+    given = replace(given, grants=grants, interfaces=(replace(given.interfaces[0], pod="c1/eth0"),))
+    assert decode_record(encode_record(given)) == given
 
 
 @pytest.mark.parametrize(
@@ -311,7 +323,9 @@ def test_an_agent_that_knows_no_leases_is_served_as_ever(site: Site) -> None:
 
 
 def test_a_report_survives_its_encoding() -> None:
-    report = Report(Order(1, 1), 0, 0, (), 0, (), (), "boot-1", 5.5, (BEGUN, replace(ENDED, epoch="boot-0")), 7, 9.25)
+    asked = (PodRequest("c1/eth0", "10.0.1.17", "shop", "db-0", "uid", "auto", "sg-1,sg-2"), PodRequest("c2/eth0"))
+    leases = (BEGUN, replace(ENDED, epoch="boot-0"))
+    report = Report(Order(1, 1), 0, 0, (), 0, (), (), "boot-1", 5.5, leases, 7, 9.25, asked)
     assert decode_report(encode_report(report)) == report
 
 
