@@ -11,14 +11,13 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.scenes import dead_letters, new_scene, settle, tell
+from tests.e2e.scenes import dead_letters, new_scene, tell
 from tests.e2e.test_ledger import berth, found, leases, one_that
 from tests.sandbox import netns
 from tests.sandbox.account import wait_for
-from tests.sandbox.cloud.deploy import deploy, this_runtime
-from tests.sandbox.demo.stages import REPOSITORY, PlacedPod, Scene, add_pods, remove_pods, start_agents
+from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, remove_pods, start_agents
 from tests.sandbox.echo import PORT, EchoServers, Failure, tcp_echo, udp_echo
-from tests.sandbox.landscape import CLUSTER, NodeSpec
+from tests.sandbox.landscape import NodeSpec
 
 TAGS: Final = {"mode": "prefixes", "max-pods": "16", "warm-addresses": "8", "cooldown-seconds": "2"}
 ONE: Final = {"mode": "addresses", "max-pods": "1", "warm-addresses": "1", "cooldown-seconds": "2"}
@@ -30,21 +29,10 @@ BY_GROUP, BY_ACL = 9991, 9992
 def scene() -> Iterator[Scene]:
     specs = [NodeSpec("alpha", "a", "t3.small", TAGS), NodeSpec("beta", "b", "t3.small", TAGS)]
     specs += [NodeSpec("gamma", "a", "t3.micro", ONE)]
-    with new_scene(specs) as scene:
-        attribute(scene)
+    with new_scene(specs, parameters={"FlowAttribution": "true", "VpcId": "{vpc}"}) as scene:
         start_agents(scene)
         yield scene
         assert dead_letters(scene) == {}
-
-
-def attribute(scene: Scene) -> None:
-    """What an operator does to a stack that is there: an update, with the VPC's id."""
-    assert scene.landscape is not None
-    given = {"ClusterNames": CLUSTER, "LambdaRuntime": this_runtime(), "VpcId": scene.landscape.vpc}
-    template = REPOSITORY / "template.yaml"
-    outputs = deploy(scene.endpoint, template, "berth", {**given, "FlowAttribution": "true"})
-    scene.stack.outputs.update(outputs)
-    settle(scene)
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ class FakeLedger:
         self, index: str | None, key: str, value: str, sort: str | None = None, limit: int | None = None
     ) -> Iterator[list[Fact]]:
         def place(one: Fact) -> str:
-            item = begin_key(one.lease.address, one.lease.began, one.instance_id, one.lease.epoch)["lease"]["S"]
+            item: str = begin_key(one.lease.address, one.lease.began, one.instance_id, one.lease.epoch)["lease"]["S"]
             return item if not one.lease.ended else item.rpartition("#b#")[0] + "#e"
 
         assert (index, key) == (None, "address")

@@ -59,6 +59,9 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     with mock_aws():
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)
+        ec2: Any
+        s3: Any
+        dynamo: Any
         ec2, s3, dynamo = (boto3.client(s, region_name="eu-west-1") for s in ("ec2", "s3", "dynamodb"))
         vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.control.stack_template import ROOT, load_template
 
-SMALL, LARGE = 20_000, 600_000
+SMALL, LARGE = 150_000, 900_000
 SCRIPT = """
 import gzip, json, resource, sys, time
 from pathlib import Path
@@ -85,13 +85,14 @@ def run(rows: int, kind: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["text", "parquet"])
-def test_an_object_thirty_times_as_large_takes_the_same_memory(kind: str, tmp_path: Path) -> None:
+def test_an_object_six_times_as_large_takes_the_same_memory(kind: str, tmp_path: Path) -> None:
     small, large = run(SMALL, kind, tmp_path / "small"), run(LARGE, kind, tmp_path / "large")
     print(kind, small, large)
+    # the small one fills a row group of the output, which is what is kept in memory
     assert (small["rows"], large["rows"], large["held"]) == (SMALL, LARGE, 2 * LARGE)
     assert large["queries"] == small["queries"], "each address is asked about once, however many rows it has"
     grown = large["peak"] - small["peak"]
-    assert grown < 120 << 20, f"{grown >> 20} MiB more for {LARGE - SMALL} rows"
+    assert grown < 40 << 20, f"{grown >> 20} MiB more for {LARGE - SMALL} rows"
     function = load_template()["Resources"]["AttributeFlows"]["Properties"]
     assert large["peak"] < function["MemorySize"] << 20
     assert large["input"] + large["written"] < function["EphemeralStorage"]["Size"] << 20

@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from berth.flows.window import SLACK_SECONDS, PodState, Window, attribute, concerning, settled
+from berth.flows.window import SLACK_SECONDS, PodState, Window, attribute, concerning, constant, settled
 from berth.history import Held
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +125,16 @@ def test_the_order_of_leases_and_those_of_other_times_do_not_matter(
         found = attribute(some, window)
         assert (found.state, found.lease) == (expected.state, expected.lease)
         assert set(found.candidates) == set(expected.candidates)
+
+
+@given(_leases(), TIMES, st.integers(0, 120), st.integers(0, 200), st.integers(0, 200))
+def test_what_is_constant_is_so_for_every_record_within(
+    leases: list[Held], start: int, length: int, before: int, after: int
+) -> None:
+    within, whole = Window.of(start, start + length), Window.of(start - before, start + length + after)
+    found = attribute(leases, whole)
+    if constant(found, whole):
+        assert attribute(leases, within) == found
 
 
 @given(_leases(), TIMES, st.integers(0, 120))

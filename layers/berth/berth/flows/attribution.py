@@ -91,7 +91,8 @@ def _attribute(edges: FlowEdges, thing: FlowObject, path: Path, counts: Counter[
     wanted = survey(file, subnets)
     counts["FlowAddressesAsked"] = len(wanted)
     leases = ask_ledger(edges.ledger, wanted, now, counts)
-    joiner = Joiner(leases, subnets, f"s3://{thing.bucket}/{thing.key}", now, counts)
+    windows = {address: about.window for address, about in wanted.items()}
+    joiner = Joiner(leases, windows, subnets, f"s3://{thing.bucket}/{thing.key}", now, counts)
     hours = HourlyFiles(path.parent)
     for batch in file.batches():
         hours.add(joiner.join(batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Final
@@ -15,13 +15,14 @@ from berth.flows.asking import Wanted
 from berth.flows.ends import Subnets, canonical, end_of, judge
 from berth.flows.fields import ENDS
 from berth.flows.reading import FlowFile
-from berth.flows.window import Attribution, Window
+from berth.flows.window import Attribution, Window, constant
 from berth.flows.writing import SCHEMA
 from berth.history import Held
 
 __all__ = ["Joiner", "survey"]
 
 _TIMES: Final = ("start", "end")
+_NEVER: Final = Window(0.0, 0.0)
 _VPC: Final = "vpc_id"
 _ADDRESSES: Final = ("srcaddr", "dstaddr", "pkt_srcaddr", "pkt_dstaddr")
 
@@ -53,9 +54,11 @@ def _address(batch: pa.RecordBatch, side: str) -> pa.Array:
 
 @dataclass(slots=True)
 class Joiner:
-    """``leases`` by address; ``source`` names the object in each row. Rows are counted in ``counts``."""
+    """``leases`` and ``windows`` by address, as :func:`survey` and the ledger gave them; ``source`` names the object in
+    each row. Rows are counted in ``counts``."""
 
     leases: Mapping[str, Sequence[Held]]
+    windows: Mapping[str, Window]
     subnets: Subnets
     source: str
     now: float
@@ -89,41 +92,60 @@ class Joiner:
         return batch.filter(pc.and_not(timed, nothing))
 
     def _pods(self, batch: pa.RecordBatch, side: str) -> dict[str, pa.Array]:
-        found: list[Attribution] = []
-        places: dict[tuple[Any, ...], int] = {}
-        networks = _Remembered(self.subnets.of)
-        indices = []
-        has_packet = f"pkt_{side}addr" in batch.schema.names
-        for key in zip(*self._keys(batch, side), strict=True):
-            place = places.get(key)
-            if place is None:
-                start, end, *of_end = key
-                about = end_of(side, *of_end, has_packet=has_packet)
-                near = networks[about.address] if about.address else ()
-                found.append(judge(about, Window.of(start, end), self.leases, near, self.now))
-                place = places[key] = len(found) - 1
-            indices.append(place)
-        columns = _pod_columns(found, pa.array(indices, pa.int32()))
+        answers = _Answers(self, side, f"pkt_{side}addr" in batch.schema.names)
+        names = (f"{side}addr", f"pkt_{side}addr", "flow_direction", "interface_id", "vpc_id")
+        ends = zip(*(_values(batch, name) for name in names), strict=True)
+        times = zip(*(batch.column(name).to_pylist() for name in _TIMES), strict=True)
+        indices = [answers.place(end, time) for end, time in zip(ends, times, strict=True)]
+        columns = _pod_columns(answers.found, pa.array(indices, pa.int32()))
         for state, number in Counter(columns["pod_state"].to_pylist()).items():
             self.counts[f"FlowEnds{state.capitalize()}"] += number
         return {f"{side}_address": _address(batch, side), **{f"{side}_{name}": a for name, a in columns.items()}}
 
-    def _keys(self, batch: pa.RecordBatch, side: str) -> Iterable[Iterable[Any]]:
-        names = (*_TIMES, f"{side}addr", f"pkt_{side}addr", "flow_direction", "interface_id", "vpc_id")
-        for name in names:
-            yield batch.column(name).to_pylist() if name in batch.schema.names else repeat(None, len(batch))
+
+class _Answers:
+    """Whose the ends of a batch's records are: each answer once, and rows by its place among them.
+
+    Most addresses had one pod, or none, for as long as the object is about. Only the others are judged by each record's
+    own times.
+    """
+
+    def __init__(self, joiner: Joiner, side: str, has_packet: bool) -> None:
+        self._joiner, self._side, self._has_packet = joiner, side, has_packet
+        self._always: dict[tuple[Any, ...], int | None] = {}
+        self._at_times: dict[tuple[Any, ...], int] = {}
+        self.found: list[Attribution] = []
+
+    def place(self, key: tuple[Any, ...], times: tuple[int, int]) -> int:
+        """``key`` is what :func:`end_of` takes."""
+        place = self._always.get(key, -1)
+        if place == -1:
+            place = self._always[key] = self._whole(key)
+        if place is None:
+            place = self._at_times.get((key, times))
+        if place is None:
+            place = self._at_times[key, times] = self._add(self._judged(key, Window.of(*times)))
+        return place
+
+    def _whole(self, key: tuple[Any, ...]) -> int | None:
+        """The place of what is so for all of the object, or None if it depends on the time."""
+        address = key[1] or key[0]
+        window = self._joiner.windows.get(canonical(address)) if address else None
+        answer = self._judged(key, window or _NEVER)
+        return self._add(answer) if window is None or constant(answer, window) else None
+
+    def _judged(self, key: tuple[Any, ...], window: Window) -> Attribution:
+        joiner, end = self._joiner, end_of(self._side, *key, has_packet=self._has_packet)
+        near = joiner.subnets.of(end.address) if end.address else ()
+        return judge(end, window, joiner.leases, near, joiner.now)
+
+    def _add(self, answer: Attribution) -> int:
+        self.found.append(answer)
+        return len(self.found) - 1
 
 
-class _Remembered(dict[str, Any]):
-    """The answers of a function, for the length of a batch."""
-
-    def __init__(self, ask: Callable[[str], Any]) -> None:
-        super().__init__()
-        self._ask = ask
-
-    def __missing__(self, key: str) -> Any:
-        self[key] = answer = self._ask(key)
-        return answer
+def _values(batch: pa.RecordBatch, name: str) -> Iterable[Any]:
+    return batch.column(name).to_pylist() if name in batch.schema.names else repeat(None, len(batch))
 
 
 def _true(mask: pa.Array) -> int:

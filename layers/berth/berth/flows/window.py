@@ -17,7 +17,7 @@ from typing import Final
 
 from berth.history import FRESH_SECONDS, Held
 
-__all__ = ["SLACK_SECONDS", "Attribution", "PodState", "Window", "attribute", "concerning", "settled"]
+__all__ = ["SLACK_SECONDS", "Attribution", "PodState", "Window", "attribute", "concerning", "constant", "settled"]
 
 SLACK_SECONDS: Final = 60.0
 
@@ -85,6 +85,14 @@ def attribute(leases: Sequence[Held], window: Window, now: float = 0.0) -> Attri
         why = f"nobody told whether its lease went on: {unsure.why}"
         return Attribution(PodState.UNKNOWN, why, candidates=candidates)
     return Attribution(PodState.HELD, lease=candidates[0])
+
+
+def constant(found: Attribution, window: Window) -> bool:
+    """Whether ``found``, which is so for ``window``, is so for every window within it."""
+    if found.state is PodState.NONE:
+        return True
+    lease = found.lease
+    return lease is not None and lease.began <= window.begin and (not lease.over_by or lease.over_by > window.end)
 
 
 def concerning(leases: Sequence[Held], window: Window, now: float = 0.0) -> tuple[Held, ...]:

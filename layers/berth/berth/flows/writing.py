@@ -17,7 +17,7 @@ from berth.flows.reading import ARROW_TYPES
 __all__ = ["SCHEMA", "HourlyFiles", "hour_of"]
 
 SCHEMA: Final = pa.schema([pa.field(name, ARROW_TYPES[kind]) for name, kind in COLUMNS.items()])
-_GROUP_ROWS: Final = 1 << 17
+_GROUP_ROWS: Final = 1 << 16
 _HOURS: Final = 96
 """Hours of one object at the most. It has those of some minutes; more are broken times, and would be as many files."""
 _HOUR: Final = 3600
