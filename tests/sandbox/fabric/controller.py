@@ -56,7 +56,6 @@ class Fabric:
         try:
             build_edges()
             self._responder = Responder()
-            self.flows.start()
         except FileExistsError:
             raise
         except BaseException:
@@ -85,6 +84,8 @@ class Fabric:
             if world == self._world and self._attempted is None:
                 return
             after = lay_out(world)
+            if world.flow_logs:
+                self.flows.start()
             before = self._layout if self._attempted is None else self._recover(self._attempted)
             self._attempted = replace(
                 after,

@@ -140,7 +140,9 @@ class FlowRecorder:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Listen in the router's namespace."""
+        """Listen in the router's namespace; nothing if that is so already. OSError where the kernel has no NFLOG."""
+        if self._socket is not None:
+            return
         with netns.inside("vpc"):
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NFNETLINK)
         self._socket.bind((0, 0))
@@ -213,15 +215,19 @@ class FlowRecorder:
     def take(self) -> dict[Flow, Traffic]:
         """What was seen since the last time."""
         with self._lock:
-            self._drain()
+            if self._socket is not None:
+                self._drain()
             taken, self._kept = self._kept, {}
         return taken
 
     def close(self) -> None:
+        """Safe to repeat."""
         if self._thread is not None:
             os.write(self._stop[1], b".")
             self._thread.join(timeout=5)
             for descriptor in self._stop:
                 os.close(descriptor)
+            self._thread = None
         if self._socket is not None:
             self._socket.close()
+            self._socket = None

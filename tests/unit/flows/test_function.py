@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -19,6 +17,7 @@ from berth.ledger import DynamoLedger
 from moto import mock_aws
 
 from tests.unit.control.stack_template import ROOT
+from tests.unit.control.test_functions import Context, load
 from tests.unit.dynamo import make_ledger, make_table
 from tests.unit.flows.flow_world import START, fact, line, text_object
 
@@ -49,11 +48,6 @@ ENVIRONMENT = {
 }
 
 
-class Context:
-    function_name, memory_limit_in_mb, aws_request_id = "attribute-flows", 1769, "r-1"
-    invoked_function_arn = "arn:aws:lambda:eu-west-1:123456789012:function:attribute-flows"
-
-
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     with mock_aws():
@@ -73,15 +67,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         lease = fact("web", "10.0.1.20", START - 500.0, START + 500.0, subnet_id=subnet)
         DynamoLedger(dynamo, "ledger", 9000).write([lease])
         s3.put_object(Bucket="flow-logs", Key=KEY, Body=text_object(line(vpc_id=vpc)))
-        spec = importlib.util.spec_from_file_location(
-            "attribute_app", ROOT / "functions" / "attribute_flows" / "app.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "attribute_app", module)
-        spec.loader.exec_module(module)
-        yield module
+        yield load("attribute_flows")
 
 
 def event(key: str = KEY, etag: str | None = None) -> dict[str, Any]:

@@ -67,12 +67,18 @@ class RememberedSubnets:
             more = {"NextToken": answer["NextToken"]}
 
     def _pay(self) -> None:
-        now = self._clock()
-        wait = self._budget.reserve("DescribeSubnets", 1, Priority.WARM, now).at - now
-        if wait > _PATIENCE_SECONDS:
-            raise TimeoutError(f"the EC2 budget has no token for DescribeSubnets for {wait:.0f} s")
-        if wait > 0:
-            self._sleep(wait)
+        waited = 0.0
+        while True:
+            now = self._clock()
+            slot = self._budget.reserve("DescribeSubnets", 1, Priority.WARM, now)
+            wait = slot.at - now
+            if wait > 0:
+                waited += wait
+                if waited > _PATIENCE_SECONDS:
+                    raise TimeoutError(f"the EC2 budget has no token for DescribeSubnets for {waited:.0f} s")
+                self._sleep(wait)
+            if wait <= 0 or slot.reserved:
+                return
 
 
 def _subnet(shown: Mapping[str, Any]) -> Subnet:
