@@ -39,6 +39,7 @@ from berth.overlay import apply, fresh_blocks, just_tagged, leaving_blocks, list
 from berth.plan import Plan
 from berth.purse import Purse, priority_of
 from berth.records import next_record
+from berth.routes import Routing
 from berth.setbacks import set_back
 from berth.store import NodeState
 from berth.unfinished import assigns, releases, take_up, unanswered
@@ -65,7 +66,7 @@ class Convergence:
     planner: Callable[[NodeView], Plan]
     policy: Policy
     subnet_cidrs: dict[str, str]
-    no_snat_cidrs: tuple[str, ...]
+    routing: Routing
     deadline: float
     keeps_record: bool = True
     level: Level = Level.NORMAL
@@ -295,4 +296,8 @@ class Convergence:
 
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
-        return next_record(self.view, self.policy, self.subnet_cidrs, self.no_snat_cidrs)
+        return next_record(self.view, self.policy, self.subnet_cidrs, self._no_snat)
+
+    def _no_snat(self, subnets: tuple[str, ...]) -> tuple[str, ...]:
+        settings = self.edges.settings
+        return self.routing.no_snat(subnets, settings.no_snat_cidrs, settings.snat_cidrs)
