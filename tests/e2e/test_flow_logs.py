@@ -157,7 +157,8 @@ def test_flows_denied_tells_what_a_group_and_an_acl_stopped(
             servers.add(db.pod.netns, port, name="db")
         assert wait_for("a port that is open", lambda: tcp_echo(web.pod.netns, db.address, timeout=1).ok)
         for port in (BY_GROUP, BY_ACL):
-            assert tcp_echo(web.pod.netns, db.address, port, timeout=0.5).failure is Failure.TIMEOUT
+            # the fabric follows the account a moment later
+            wait_for(f"port {port} to be denied", partial(_denied, web, db, port))
     delivered(scene)
     answer = found(scene, "flows", "denied", "--to", name(db))
     assert {(d["from"], d["port"], d["at"]) for d in answer["denied"]} == {
@@ -166,6 +167,10 @@ def test_flows_denied_tells_what_a_group_and_an_acl_stopped(
     assert berth(scene, "flows", "denied", "--to", name(web))[0] == 3
     code, text = berth(scene, "flows", "denied", "--to", db.pod.uid, "--source", name(web))
     assert (code, str(BY_GROUP) in text, name(web) in text) == (0, True, True)
+
+
+def _denied(pod: PlacedPod, to: PlacedPod, port: int) -> bool:
+    return tcp_echo(pod.pod.netns, to.address, port, timeout=0.5).failure is Failure.TIMEOUT
 
 
 def test_an_event_that_comes_twice_leaves_the_same_files(scene: Scene, pair: tuple[PlacedPod, PlacedPod]) -> None:
