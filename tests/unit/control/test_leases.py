@@ -130,7 +130,8 @@ def test_a_begin_that_comes_after_its_end_opens_nothing(site: Site) -> None:
 
 
 def test_grants_and_a_pods_own_interface_survive_a_records_encoding() -> None:
-    grants = (PodGrant("c1/eth0", "10.0.1.17", "198.51.100.7", "eipalloc-1", "eni-2"), PodGrant("c2/eth0", problem="no"))
+    granted = PodGrant("c1/eth0", "10.0.1.17", "198.51.100.7", "eipalloc-1", "eni-2")
+    grants = (granted, PodGrant("c2/eth0", problem="no address is left"))
     given = record(BLOCK)
     given = replace(given, grants=grants, interfaces=(replace(given.interfaces[0], pod="c1/eth0"),))
     assert decode_record(encode_record(given)) == given
