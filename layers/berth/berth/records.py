@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
+from berth.contract import Assignment, Interface, Order, PodGrant, Policy, Record, Report, address_count
 from berth.model import LAG_SECONDS, InterfaceView, NodeView
+from berth.publics import public_grants
 
 __all__ = ["next_record", "tombstone", "usable_addresses"]
 
@@ -48,6 +49,7 @@ def next_record(
         interfaces=tuple(interfaces),
         no_snat_cidrs=tuple(sorted(set(no_snat_cidrs))),
         accepted=accepted,
+        grants=_grants(view, old),
     )
     if view.record is not None and replace(new, revision=old.revision, accepted=old.accepted) == old:
         return replace(old, accepted=accepted), view.marked
@@ -68,6 +70,11 @@ def usable_addresses(record: Record | None) -> int:
         return 0
     blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
     return sum(address_count(a.cidr) for a in blocks)
+
+
+def _grants(view: NodeView, old: Record) -> tuple[PodGrant, ...]:
+    """The answers to what pods ask for: as they were, while it is not known what there is."""
+    return public_grants(view) if view.publics is not None else old.grants
 
 
 def _in_force(policy: Policy, view: NodeView) -> Policy:

@@ -37,6 +37,8 @@ class Settings:
     ledger_table: str = ""
     ledger_days: int = 0
     flat_cidrs: tuple[str, ...] = ()
+    public_pools: tuple[str, ...] = ()
+    """Which values of the tag ``berth:public-pool`` the stack may use, with ``*`` and ``?``."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -74,6 +76,7 @@ class Settings:
             ledger_table=environ.get("LEDGER_TABLE_NAME", ""),
             ledger_days=int(environ.get("LEDGER_RETENTION_DAYS", "0")),
             flat_cidrs=_names(environ.get("FLAT_CHECK_CIDRS", "")),
+            public_pools=_names(environ.get("PUBLIC_POOLS", "")),
         )
 
     @property
