@@ -17,6 +17,7 @@ from berth.calls import (
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
     Unassign,
 )
 from berth.contract import Order, Report, Surrender
