@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from berth.contract import PodGrant
 
-from tests.e2e.scenes import BusListener, FunctionLog, dead_letters, faults, new_scene, tell
+from tests.e2e.scenes import FunctionLog, dead_letters, new_scene
 from tests.sandbox.account import wait_for
 from tests.sandbox.cni import CniError
 from tests.sandbox.demo.connectivity import INTERNET, ON_PREMISES
