@@ -74,7 +74,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    """Nodes in the public subnet: of prefixes, of addresses, and one whose ADDs wait for a few seconds alone."""
+    """Nodes in the public subnet: of prefixes, of addresses, one whose ADDs wait for a few seconds alone, and one
+    whose interfaces have room for a prefix or an address each, so that a pod's single one is on another interface."""
     with new_scene(parameters={"PublicPools": ",".join(POOLS)}) as scene:
         assert scene.landscape is not None
         public = scene.landscape.public_subnet
@@ -84,7 +85,8 @@ def site() -> Iterator[Site]:
         ec2.create_tags(Resources=[public], Tags=[{"Key": "berth:allowed", "Value": "true"}])
         ec2.modify_subnet_attribute(SubnetId=public, MapPublicIpOnLaunch={"Value": True})
         tags = {"prefixes": PREFIXES, "addresses": ADDRESSES, "impatient": PREFIXES}
-        launch(scene, [NodeSpec(name, "p", "m5.large", policy) for name, policy in tags.items()])
+        small = NodeSpec("small", "p", "t3.micro", PREFIXES)
+        launch(scene, [*(NodeSpec(name, "p", "m5.large", policy) for name, policy in tags.items()), small])
         start_agents(scene)
         _make_impatient(scene, "impatient")
         yield Site(scene)
@@ -101,7 +103,7 @@ def _make_impatient(scene: Scene, name: str) -> None:
     wait_for("its STATUS", lambda: scene.machines[name].runtime.status() is None)
 
 
-@pytest.mark.parametrize("machine", ["prefixes", "addresses"])
+@pytest.mark.parametrize("machine", ["prefixes", "addresses", "small"])
 def test_the_internet_sees_exactly_the_pods_public_address_and_reaches_the_pod_through_it(
     site: Site, machine: str
 ) -> None:
@@ -109,6 +111,9 @@ def test_the_internet_sees_exactly_the_pods_public_address_and_reaches_the_pod_t
     pod = site.add(machine, "seen", public_address="pool:seen")
     plain = site.add(machine, "plain")
     assert site.at(allocation) == pod
+    holder = site.scene.stack.holder(pod)
+    assert holder is not None
+    assert holder["Attachment"]["DeviceIndex"] == (1 if machine == "small" else 0)
     with EchoServers() as servers:
         servers.add("internet", address=INTERNET, name="internet")
         servers.add("onprem", address=ON_PREMISES, name="onprem")

@@ -1,4 +1,4 @@
-"""Pods with a public address of their own, with real packets: seen as it, reached by it, through their own interface."""
+"""Pods with a public address of their own, with real packets: seen as it, reached by it, by their own interface."""
 
 from __future__ import annotations
 
