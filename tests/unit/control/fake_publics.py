@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from berth.calls import AssociatePublic, DisassociatePublic
 from berth.ec2_wire import Ec2Error, Trouble, classify
-from berth.model import Intent, Outcome, PublicAddress
+from berth.model import Intent, InterfaceView, Outcome, PublicAddress
 from berth.node_items import NodeState
 
 from tests.unit.control.fakes import ARN_PREFIX, FakeEc2, FakeStore, Machine, Scene
@@ -58,6 +59,15 @@ class PublicEc2(FakeEc2):
             if e.association_id and (view is None or e.private_address not in (*view.addresses, view.primary_address)):
                 self.disassociate(e.association_id)
         return list(self.elastic.values())
+
+    def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
+        """As EC2 shows them: with what of their addresses has a public one."""
+        at = {(e.interface_id, e.private_address) for e in self.shown() if e.association_id}
+        found = super().interfaces(ids)
+        return {
+            node: tuple(replace(v, public=tuple(sorted(a for i, a in at if i == v.id))) for v in views)
+            for node, views in found.items()
+        }
 
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         call = intent.call

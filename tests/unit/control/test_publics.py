@@ -12,12 +12,15 @@ from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import Signal
 from berth.ingest import SentReport, ingest
 from berth.reconcile import reconcile
+from berth.sweep import sweep
+from berth.sweep_store import Claim
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.unit.control.fake_publics import public_scene
 from tests.unit.control.fakes import ARN_PREFIX, NODE, Died, Machine, Scene
+from tests.unit.control.sweeping import FakeSurvey, FakeSweepStore, sweep_edges
 
 OTHER = "i-0123456789abcdef1"
 SECONDS = 50.0
@@ -332,6 +335,58 @@ def _whole(site: Site, asked: str) -> None:
     assert (site.grant(asked) is not None) == bool(asked)
 
 
+def swept(site: Site) -> dict[str, str]:
+    """Nodes that a sweep asks looks for, and why."""
+    table = FakeSweepStore(site.scene.store)
+    table.claims = tuple(Claim(name, node, site.machine.now - 300) for name, (node, *_) in site.publics.claims.items())
+    site.scene.looks.asked.clear()
+    scene = site.scene
+    edges = sweep_edges(FakeSurvey(site.ec2), table, scene.looks, scene.bus, scene.edges.settings, site.machine.clock)
+    sweep(edges, 300)
+    return {node: reason.removeprefix("sweep: ") for node, reason, _ in scene.looks.asked}
+
+
+def test_a_sweep_finds_nothing_where_grants_claims_and_associations_agree(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.ask("web")
+    site.settle()
+    site.machine.now += 300
+    assert swept(site) == {}
+
+
+def test_a_sweep_finds_what_was_taken_off_by_hand_and_what_sits_at_a_pods_address_unasked(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.ask("web")
+    site.settle()
+    site.machine.now += 300
+    where = site.ec2.elastic["eipalloc-1"]
+    site.ec2.disassociate(where.association_id)
+    assert swept(site) == {NODE: "NodesPublicDiffers"}
+    site.look()
+    assert site.ec2.elastic["eipalloc-1"].association_id
+    site.machine.now += 300
+    site.ec2.allocate("eipalloc-2")
+    view = next(i for i in site.ec2.all_interfaces.values() if i.is_primary_of(OTHER))
+    site.ec2.all_interfaces[view.id] = replace(view, addresses=(*view.addresses, "10.0.1.250"))
+    site.look(OTHER)
+    site.machine.now += 300
+    site.ec2.associate("eipalloc-2", view.id, "10.0.1.250")
+    assert swept(site) == {OTHER: "NodesPublicDiffers"}
+    site.look(OTHER)
+    assert site.ec2.elastic["eipalloc-2"].association_id == ""
+
+
+def test_a_sweep_finds_a_claim_that_nobody_was_granted(site: Site) -> None:
+    site.settle()
+    site.machine.now += 300
+    site.ec2.allocate("eipalloc-1")
+    site.publics.claims["eipalloc-1"] = (NODE, "gone/eth0", "10.0.1.77")
+    site.publics.pointers[NODE] = {"eipalloc-1"}
+    assert swept(site) == {NODE: "PublicClaimsUnused"}
+    site.look()
+    assert site.publics.claims == {}
+
+
 class Histories(RuleBasedStateMachine):
     """Two nodes, few addresses, functions that are killed, others who take things: never has one address two pods."""
 
@@ -388,6 +443,10 @@ class Histories(RuleBasedStateMachine):
         site = self.site
         site.ec2.loses_answers = 0
         site.settle()
+        site.machine.now += 300
+        for node in swept(site):
+            site.look(node)
+        site.settle()
         here = {r.id for listed in site.requests.values() for r in listed}
         assert {request for _, request, _ in site.publics.claims.values()} <= here
         used = {e.id for e in site.ec2.elastic.values() if e.association_id}
@@ -397,4 +456,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestHistories.settings = hypothesis_settings(max_examples=30, stateful_step_count=15, deadline=None)
