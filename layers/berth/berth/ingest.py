@@ -265,13 +265,16 @@ def believe(report: Report | None, record: Record | None) -> Report | None:
 
 
 def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[PodRequest, ...]:
-    """Requests for addresses that the record lists, one for each and no more than the node may have pods."""
+    """Requests with addresses that the record lists, one for each, and no more than the node may have pods.
+
+    One with another address is still made, since its pod may only be ahead of a record that was lost.
+    """
     interfaces = record.interfaces if record else ()
     listed = {a.cidr.removesuffix("/32") for i in interfaces for a in i.assignments if a.cidr.endswith("/32")}
-    listed |= {i.primary_address for i in interfaces if i.pod} | {""}
+    listed |= {i.primary_address for i in interfaces if i.pod}
     found: dict[str, PodRequest] = {}
     for r in sorted(requests, key=lambda r: r.id):
-        if r.address in listed and (not r.address or all(r.address != f.address for f in found.values())):
-            found.setdefault(r.id, r)
-    most = record.policy.max_pods if record else 0
+        found.setdefault(r.id, r if r.address in listed else replace(r, address=""))
+        listed.discard(r.address)
+    most = record.policy.max_pods if record else len(found)
     return tuple(found.values())[:most]

@@ -68,8 +68,8 @@ def _case(view: NodeView, request: PodRequest, wanted: set[str]) -> Case:
     where = _holder(view, request.address)
     if request.address and where is None:
         return Case(request, problem=f"EC2 does not show {request.address} on the node as an address of its own")
-    if mine is not None and where is not None:
-        return _with_claim(view, request, mine, where)
+    if mine is not None:
+        return _with_claim(view, request, mine, where) if where is not None else Case(request)
     choice, problem = _choose(view, request, where, wanted)
     if choice is None or where is None:
         return Case(request, problem=problem)
@@ -209,7 +209,9 @@ def lacking_addresses(view: NodeView) -> int:
     """Requests that need an address of their own on a node of prefixes, and could then have a public one."""
     if view.report is None:
         return 0
-    return sum(not case.request.address and not case.problem for case in cases(view))
+    served = {p.request for p in claimed(view)}
+    waiting = (c.request for c in cases(view) if not c.request.address and not c.problem)
+    return sum(request.id not in served for request in waiting)
 
 
 def public_grants(view: NodeView) -> tuple[PodGrant, ...]:

@@ -79,6 +79,7 @@ def test_a_pod_asks_for_a_single_address_then_for_the_public_one_and_starts_when
     assert (answer.code, answer.body["ips"][0]["address"]) == (0, "10.0.1.40/32"), answer.text
     (row,) = [p for p in ready.ask("pods")["pods"] if p["name"] == "pod-a"]
     assert (row["public_address"], row["missing"]) == (EIP, "")
+    assert ready.ask("explain", "default/pod-a")["lines"][1] == f"its public address is {EIP}"
     assert ready.ask("status")["requests_unmet"] == []
 
 

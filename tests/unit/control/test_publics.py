@@ -322,6 +322,29 @@ def test_an_answer_that_is_lost_is_asked_for_again(site: Site) -> None:
     assert site.ec2.elastic["eipalloc-1"].association_id
 
 
+def test_a_record_that_is_lost_takes_no_address_from_a_pod(site: Site) -> None:
+    """It is made anew. Until the next report nothing is believed of pods' addresses, but that they ask is."""
+    site.ec2.allocate("eipalloc-1")
+    asked = site.ask("web")
+    site.settle(NODE)
+    item = site.scene.store.items[ARN_PREFIX + NODE]
+    item.body, item.revision = "", 0
+    site.machine.now += 70
+    site.look()
+    assert site.made == ["AssociatePublic"]
+    site.settle(NODE)
+    assert site.made == ["AssociatePublic"]
+    assert site.grant(asked)
+
+
+def test_an_address_that_the_node_has_not_is_no_reason_to_associate_anything(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.requests[NODE].append(PodRequest("c/eth0", "10.0.1.200", "default", "liar", "u", "auto"))
+    site.requests[OTHER].append(PodRequest("d/eth0", "10.0.1.200", "default", "liar", "u", "auto"))
+    site.settle()
+    assert site.made == []
+
+
 def test_what_sits_at_an_address_of_a_pod_that_nobody_asks_for_is_taken_off(site: Site) -> None:
     """The next pod at that address would get it."""
     site.ec2.allocate("eipalloc-1")
