@@ -54,6 +54,7 @@ from berth.public_claims import write_claim
 from berth.publics import apply_public
 from berth.purse import Purse, priority_of
 from berth.records import next_record
+from berth.routes import Routing
 from berth.setbacks import PUBLIC_TROUBLES, set_back, without_public
 from berth.store import NodeState
 from berth.unfinished import assigns, releases, take_up, unanswered
@@ -80,7 +81,7 @@ class Convergence:
     planner: Callable[[NodeView], Plan]
     policy: Policy
     subnet_cidrs: dict[str, str]
-    no_snat_cidrs: tuple[str, ...]
+    routing: Routing
     deadline: float
     keeps_record: bool = True
     level: Level = Level.NORMAL
@@ -328,4 +329,8 @@ class Convergence:
 
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
-        return next_record(self.view, self.policy, self.subnet_cidrs, self.no_snat_cidrs)
+        return next_record(self.view, self.policy, self.subnet_cidrs, self._no_snat)
+
+    def _no_snat(self, subnets: tuple[str, ...]) -> tuple[str, ...]:
+        settings = self.edges.settings
+        return self.routing.no_snat(subnets, settings.no_snat_cidrs, settings.snat_cidrs)

@@ -50,9 +50,11 @@ def adoptable(view: NodeView, limits: Limits) -> list[InterfaceView]:
     return able[: len(free_positions(view, limits))] if able else []
 
 
-def serving(view: NodeView, limits: Limits) -> list[InterfaceView]:
-    """Interfaces whose blocks the node has or will have, the primary first. One that is being detached is left out."""
-    held = [i for i in view.managed if i.attachment is not None and i.attachment.status in HELD]
+def serving(view: NodeView, limits: Limits, *, spare_primary: bool = False) -> list[InterfaceView]:
+    """Interfaces whose blocks the node has or will have, the primary first, or left out if it is spared. One that is
+    being detached is left out too."""
+    mine = view.ours if spare_primary else view.managed
+    held = [i for i in mine if i.attachment is not None and i.attachment.status in HELD]
     return [*held, *adoptable(view, limits)]
 
 

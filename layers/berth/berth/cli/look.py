@@ -115,7 +115,7 @@ def _describe(decision: Decision) -> list[str]:
         policy = rules.policy.policy
         facts += [
             ("policy", f"{policy.mode}, minimum {policy.minimum_addresses}, warm {policy.warm_addresses}, "
-                       f"max-pods {policy.max_pods}"),
+                       f"max-pods {policy.max_pods}{', the primary serves no pods' if policy.spare_primary else ''}"),
             ("missing", f"{deficit(view, rules.policy)} addresses"),
             *(("bad value", f"{p.key}={p.value}: {p.message}") for p in rules.policy.problems),
         ]  # fmt: skip
