@@ -20,6 +20,8 @@ _BY_INSTANCE = (
     "about the interface and the Elastic IP address. Limited to instances of the stack's clusters"
 )
 UNUSED: Final[dict[str, str]] = {
+    "AttributeRole/attribute/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "AttributeRole/attribute/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "DriftRole/drift/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "DriftRole/drift/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "FillRole/fill/Logs: logs:CreateLogStream": _BY_LAMBDA,

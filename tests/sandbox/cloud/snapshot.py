@@ -16,7 +16,7 @@ from .ec2_events import instance_arn
 from .ec2_routes import listed
 from .lock import API_LOCK
 from .patching import announce
-from .snapshot_rules import RULE_CALLS, acl_of, acls, groups, peerings, spaces
+from .snapshot_rules import RULE_CALLS, acl_of, acls, flow_logs, groups, peerings, spaces
 
 __all__ = ["ACCOUNT", "REGION", "backend_of", "install", "snapshot", "subscribe"]
 
@@ -52,6 +52,7 @@ def snapshot(account: str = ACCOUNT, region: str = REGION) -> World:
             groups=groups(backend, shown),
             vpcs=spaces(backend, vpcs, {vpc.id: tuple(_cidrs(vpc)) for vpc in vpcs}),
             peerings=peerings(backend, shown),
+            flow_logs=flow_logs(backend),
         )
 
 
