@@ -15,6 +15,8 @@ __all__ = [
     "INSTANCE_TAG",
     "LAG_SECONDS",
     "NODE_TAG_PREFIX",
+    "POD_ASKS_TAG",
+    "POD_TAG",
     "PREFIX_SIZE",
     "STANDBY_TAG",
     "Attachment",
@@ -29,6 +31,8 @@ CLUSTER_TAG: Final = "berth:cluster"
 INSTANCE_TAG: Final = "berth:instance"
 CREATED_TAG: Final = "berth:created-at"
 STANDBY_TAG: Final = "berth:standby"
+POD_TAG: Final = "berth:pod"
+POD_ASKS_TAG: Final = "berth:pod-asks"
 LAG_SECONDS: Final = 60.0
 """One describe may show a moment before that of another (EC2 developer guide, "Eventual consistency"), by less than
 this. What a record has listed for longer and EC2 does not show is gone; what it has listed for less is there, and
@@ -94,6 +98,10 @@ class InterfaceView:
     standby: str | None = None
     """The key of the standby pool that it was made for, also once it is a node's."""
     ipv6_prefixes: tuple[str, ...] = ()
+    pod: str = ""
+    """The pod's request (:class:`berth.contract.PodRequest`) that has it for itself: it is no supply of the pool."""
+    pod_asks: str = ""
+    """What that request asked for: its namespace, ``/``, and the groups or the profile that it named."""
 
     @property
     def blocks(self) -> tuple[str, ...]:

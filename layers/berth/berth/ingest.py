@@ -19,6 +19,7 @@ from berth.events import Signal
 from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
+from berth.own_interfaces import asks
 from berth.store import NodeState, Store
 
 __all__ = [
@@ -183,6 +184,8 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     if report.waiting or report.surrendered or notes.unmet or notes.wanted_since or notes.hook_name or notes.unwanted:
         return True
     if 0 < notes.requested <= record.policy.minimum_addresses and 0 <= now - notes.requested_until < _ENDED_SECONDS:
+        return True
+    if asks(report, record):
         return True
     if any(i.outcome is None for i in state.intents):
         return True  # a function was killed: the message that it died of may be an older report, which starts no look

@@ -25,7 +25,8 @@ __all__ = ["bring"]
 def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     """Bring a living node to its plan. Returns what came of it, in words."""
     state = world.states[instance.id]
-    policy = parse_policy(dict(instance.tags), visit.edges.settings.defaults)
+    settings = visit.edges.settings
+    policy = replace(parse_policy(dict(instance.tags), settings.defaults), pod_groups=settings.pod_groups)
     if policy.unmanaged:
         visit.counts["Unmanaged"] += 1
         return "unmanaged, by its tag"

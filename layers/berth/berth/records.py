@@ -11,20 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
+from berth.contract import Assignment, Interface, Order, PodGrant, Policy, Record, Report, address_count
 from berth.model import LAG_SECONDS, InterfaceView, NodeView
+from berth.own_interfaces import kept
 
 __all__ = ["next_record", "tombstone", "usable_addresses"]
 
 
 def next_record(
-    view: NodeView, policy: Policy, subnet_cidrs: Mapping[str, str], no_snat_cidrs: Sequence[str]
+    view: NodeView,
+    policy: Policy,
+    subnet_cidrs: Mapping[str, str],
+    no_snat_cidrs: Sequence[str],
+    grants: Sequence[PodGrant] = (),
 ) -> tuple[Record, tuple[tuple[str, int], ...]]:
     """The record ``view`` calls for, and the revision at which each releasing assignment was marked.
 
     ``subnet_cidrs`` maps subnet ids to CIDRs; an interface in a subnet that is missing there waits for the next look.
     Blocks in ``view.leaving`` are left out. New assignments get ids that no earlier one of this node had. Interfaces
     that the record began to list a moment ago stay in it although EC2 does not show them (:data:`LAG_SECONDS`).
+    One that is a pod's own is in it for as long as the newest report lists the pod's request, and without blocks.
     """
     old = view.record or Record(instance_arn=view.instance.arn, revision=0)
     known = {(i.id, a.cidr): a for i in old.interfaces for a in (*i.assignments, *i.ipv6_assignments)}
@@ -32,12 +38,17 @@ def next_record(
     marked = dict(view.marked)
     interfaces: list[Interface] = []
     young = old.interfaces if view.now - view.notes.listed_at < LAG_SECONDS else ()
+    own = {i.id for i in kept(view).values()}
     for shown in sorted(view.managed, key=_position):
         if shown.attachment is None or shown.attachment.status not in ("attaching", "attached"):
             continue
+        if shown.pod and shown.id not in own:
+            continue
         if shown.subnet_id in subnet_cidrs:
-            made = _interface(shown, subnet_cidrs[shown.subnet_id], _assignments(view, shown, known, marked, revision))
-            interfaces.append(replace(made, ipv6_assignments=_ipv6(shown, known, revision)))
+            blocks = () if shown.pod else _assignments(view, shown, known, marked, revision)
+            made = _interface(shown, subnet_cidrs[shown.subnet_id], blocks)
+            ipv6 = () if shown.pod else _ipv6(shown, known, revision)
+            interfaces.append(replace(made, ipv6_assignments=ipv6, pod=shown.pod))
     interfaces += _not_shown_any_more(view, young, marked)
     interfaces.sort(key=lambda i: (i.network_card, i.device_index, i.id))
     accepted = max(old.accepted, view.report.order) if view.report else old.accepted
@@ -48,6 +59,7 @@ def next_record(
         interfaces=tuple(interfaces),
         no_snat_cidrs=tuple(sorted(set(no_snat_cidrs))),
         accepted=accepted,
+        grants=tuple(grants),
     )
     if view.record is not None and replace(new, revision=old.revision, accepted=old.accepted) == old:
         return replace(old, accepted=accepted), view.marked

@@ -13,8 +13,10 @@ __all__ = ["SUBNET_TROUBLES", "set_back"]
 SUBNET_TROUBLES = (Trouble.FRAGMENTED, Trouble.EXHAUSTED)
 
 
-def set_back(view: NodeView, call: Call, trouble: Trouble) -> tuple[Setbacks, str]:
-    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none)."""
+def set_back(view: NodeView, call: Call, trouble: Trouble, said: str = "") -> tuple[Setbacks, str]:
+    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none). ``said`` is why."""
+    if isinstance(call, CreateInterface) and call.pod and trouble not in (*SUBNET_TROUBLES, Trouble.LIMIT):
+        return replace(view.setbacks, pods=(*view.setbacks.pods, (call.pod, said))), "PodInterfacesRefused"
     if isinstance(call, AssignIpv6Prefixes) and trouble is not Trouble.STATE:
         # the node has its IPv4 addresses by now, and goes on with them
         back = view.setbacks
