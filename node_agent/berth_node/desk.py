@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from berth.contract import Order, Policy, Record
+from berth.contract import Order, PodRequest, Policy, Record
 
+from berth_node import pod_annotations
+from berth_node.asking import Requests, request_id, request_of
 from berth_node.durable import Durable, DurableFile
 from berth_node.ipv6 import Prefixes, in_force
 from berth_node.journal import Entry, Journal
@@ -38,6 +40,9 @@ __all__ = ["Desk", "Pod"]
 _log = logging.getLogger(__name__)
 _REMEMBERED: Final = 30.0
 """Seconds that a refused pod counts: kubelet tries a sandbox again 10 to 20 s after it failed."""
+_ORPHANED: Final = 60.0
+"""Seconds, at least, that an address which had a public one rests, and then until the record says no more that it has:
+several looks, so that no other pod gets that public address with it."""
 _UNKNOWN: Wired = Wired(host_mac="", pod_mac="", host_ifindex=0)
 
 
@@ -56,6 +61,11 @@ class Pod:
     @property
     def waiter(self) -> Waiter:
         return Waiter(self.key, self.uid or self.key[0])
+
+    @property
+    def asked(self) -> pod_annotations.Asked:
+        """What its annotations ask of the VPC."""
+        return pod_annotations.asked(self.annotations)
 
 
 @dataclass(slots=True)
@@ -77,6 +87,7 @@ class Desk:
     """When an agent of this boot last was known to run, 0 if that is not known."""
     lease_file: LeaseFile | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
+    requests: Requests = field(default_factory=Requests)
     random: Callable[[int], int] = secrets.randbelow
     _sequence: int = 0
     _lost: str = ""
@@ -100,6 +111,7 @@ class Desk:
         for key, entry in self.journal.entries.items():
             if _in_pool(entry.attachment):
                 pool = pool.lend(key, entry.attachment.address)
+            self._ask_for(entry.attachment)
         for cooling in (self.journal.cooling, known.cooling):
             for address, until in cooling.items():
                 pool = pool.cool([address], min(until, latest), flush=True)  # whether it was, nobody knows
@@ -172,6 +184,9 @@ class Desk:
         self.prefixes = prefixes or Prefixes()
         policy = in_force(record.policy, self.prefixes.families)
         self.pool = self.pool.cooled(now).refreshed(blocks, policy)
+        self.requests.take(record)
+        if orphans := self.requests.orphans():
+            self.pool = self.pool.cool(orphans, now + _ORPHANED)
         # An agent reported from here before and its file is gone, or the journal of this boot is: what was cooling
         # then is unknown, so all of it is. A node whose record never saw a report is simply new.
         if self._lost == "journal" or (self._lost and record.accepted > Order()):
@@ -209,6 +224,8 @@ class Desk:
         """
         now = self.clock()
         self.pool = self.pool.cooled(now)
+        if pod.annotations and self.apart(pod):
+            return self._lend_apart(pod, now)
         if self.pool.waiting and self.pool.waiting[0].key != pod.key:
             return None
         if self.prefixes.families == "ipv6":
@@ -217,8 +234,9 @@ class Desk:
             address, address6 = self.pool.choose(), ""
             if address is not None and self.prefixes.families == "dual":
                 address, address6 = self._choose_both(address)
-        if address is None:
-            return None
+        return self._hand(pod, address, address6, now) if address is not None else None
+
+    def _hand(self, pod: Pod, address: str, address6: str, now: float) -> Attachment:
         attachment = Attachment(
             container_id=pod.key[0],
             ifname=pod.key[1],
@@ -239,7 +257,42 @@ class Desk:
             self.dirty = True
         else:
             self.pool = self.pool.served(pod.key, pod.waiter.uid)
+        if pod.annotations:
+            self._ask_for(attachment)
         return attachment
+
+    def apart(self, pod: Pod) -> bool:
+        """Whether a pod's address is none of those that all pods share: others never wait behind it, nor it behind
+        them. On a node of prefixes one with a public address needs a single one."""
+        return bool(pod.asked.public) and self.pool.policy.mode == "prefixes"
+
+    def _lend_apart(self, pod: Pod, now: float) -> Attachment | None:
+        address, address6 = self.pool.choose_single(), ""
+        if address is not None and self.prefixes.families == "dual":
+            address, address6 = self._choose_both(address)
+        return self._hand(pod, address, address6, now) if address is not None else None
+
+    def why_not_apart(self, pod: Pod, seconds: float) -> str:
+        """Why such a pod got no address in its time, in words for its events."""
+        grant = self.requests.grants.get(request_id(pod.key))
+        told = grant.problem if grant else "the node's record lists no single address that is free"
+        return f"no address of its own for a public one within {seconds:g} s: {told}"
+
+    def _ask_for(self, attachment: Attachment) -> None:
+        if attachment.annotations and (request := request_of(attachment)):
+            self.requests.add((attachment.container_id, attachment.ifname), request)
+
+    def ask(self, pod: Pod) -> None:
+        """Have reports say what a pod asks for that has no address yet."""
+        asked = pod.asked
+        who = (pod.namespace, pod.name, pod.uid)
+        request = PodRequest(request_id(pod.key), "", *who, public=asked.public, groups=asked.groups)
+        self.requests.add(pod.key, request)
+
+    def unask(self, key: Key) -> None:
+        """Such a pod waits no more; what it was lent meanwhile asks by itself."""
+        if key not in self.journal.entries:
+            self.requests.drop(key)
 
     @property
     def can_lend(self) -> bool:
@@ -272,6 +325,9 @@ class Desk:
         now = self.clock()
         until = now + self.pool.policy.cooldown_seconds if used else now
         attachment = self.journal.entries[key].attachment
+        if key in self.requests.of:
+            until = max(until, now + _ORPHANED)
+            self.requests.drop(key)
         self.journal.free(key, until, at=now, held_until=held_until)
         self._returned.add(attachment, used=used)
         if not _in_pool(attachment):

@@ -57,6 +57,7 @@ class NodeLayout:
 
     ``snat``: rewrite pod traffic that leaves for destinations outside ``no_snat_cidrs`` to the node's primary address;
     off where a NAT gateway does it all. ``ipv6``: pods have IPv6 addresses, or will; else nothing of IPv6 is there.
+    ``public``: pods' addresses that have a public one of their own, which EC2 puts in their place: not rewritten.
     """
 
     interfaces: tuple[InterfaceLayout, ...]
@@ -65,6 +66,7 @@ class NodeLayout:
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
     ipv6: bool = False
+    public: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

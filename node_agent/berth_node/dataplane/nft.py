@@ -6,7 +6,8 @@ Order of the chains, by the priorities of others (netfilter's ``NF_IP_PRI_*``; c
   own address, gets the connection mark: its answers must leave where it came in (NodePort, host ports).
 * ``choose`` (prerouting, -95, after iptables', nftables' and CNI portmap's DNAT): the first packet of a pod's flow
   is judged by where it really goes. If we are to SNAT it, its connection is marked. Marked connections are routed by
-  ``main``; a single address of an interface is marked for that interface's table. Prefixes have rules instead.
+  ``main``; a single address of an interface is marked for that interface's table. Prefixes have rules instead. Pods
+  with a public address of their own are not judged: their traffic leaves by the interface that has their address.
 * ``answer`` (output, ``type route``, -145, after iptables' mangle): what the node itself sends in a pod's name (resets
   of REJECT rules, IPVS, transparent proxies) has been routed already, so a changed mark routes it again.
 * ``rewrite`` (postrouting, 110): SNAT, after kube-proxy's masquerade (100): whoever binds a connection's source first
@@ -55,6 +56,7 @@ def ruleset(layout: NodeLayout, marks: Mapping[int, int], primary_link: str) -> 
         *_set("pods", pods),
         *_set("own", _collapsed([*pods, *own])),
         *_set("no_snat", _collapsed([*layout.no_snat_cidrs, *pods])),
+        *(_set("public", sorted(layout.public)) if layout.public else ()),
         *_verdicts("singles", singles),
         *_verdicts("owners", owners),
         *(line for table, mark in sorted(marks.items()) for line in _interface_chain(table, mark, layout)),
@@ -137,7 +139,9 @@ def _choose(layout: NodeLayout, snat: bool) -> Sequence[str]:
         f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
     ]
     if snat:
-        lines.append(f"  {_UNCONFIRMED} ct state new ip daddr != @no_snat fib daddr type unicast goto external")
+        whose = "ip saddr != @public " if layout.public else ""
+        where = "ip daddr != @no_snat fib daddr type unicast"
+        lines.append(f"  {_UNCONFIRMED} ct state new {whose}{where} goto external")
     return (*lines, "  ip saddr vmap @singles", "}")
 
 
