@@ -254,6 +254,8 @@ class Convergence:
     def _done(self, intent: Intent, outcome: Outcome) -> None:
         call, now = intent.call, self.edges.clock()
         self.intents = [replace(i, outcome=outcome, done_at=now) if i is intent else i for i in self.intents]
+        if isinstance(call, Detach):  # what attached it says nothing any more
+            self.intents = [i for i in self.intents if not _attaches(i.call, call.interface_id)]
         gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
         if assigns(call):
             # what EC2 has just assigned had been unassigned before, even if nobody heard of it
@@ -323,3 +325,7 @@ def _is_of(interface: InterfaceView, intent: Intent) -> bool:
     same pod or for none."""
     pod = intent.call.pod if isinstance(intent.call, CreateInterface) else ""
     return interface.created_at == float(int(intent.at)) and interface.pod == pod
+
+
+def _attaches(call: Call, interface_id: str) -> bool:
+    return isinstance(call, Attach) and call.interface_id == interface_id

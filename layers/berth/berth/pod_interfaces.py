@@ -131,7 +131,8 @@ def grants(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence
         if interface is not None:
             # a pod that has its interface and not what it asked for is told, but for what nobody remembers
             problem = problem if request.groups else ""
-            told.append(PodGrant(name, interface_id=interface.id, problem=problem))
+            listed = interface.id if _held(interface) else ""
+            told += [PodGrant(name, interface_id=listed, problem=problem)] if listed or problem else []
             continue
         left -= bool(groups)
         problem = problem or (_full(view, limits) if left < 0 else _refusal(view, subnets, before.get(name), name))
