@@ -141,8 +141,13 @@ class Stock:
 
     @property
     def singles_taken(self) -> int:
-        """Blocks of one address that nothing can be lent from now."""
-        return sum(full == 1 and rank == _NEVER for full, rank in zip(self.full, self.ranks, strict=True))
+        """Blocks of one address that cannot be lent now, but for those that metadata does not show yet."""
+        taken = (
+            b.shown
+            for b, full, rank in zip(self.blocks, self.full, self.ranks, strict=True)
+            if full == 1 and rank == _NEVER
+        )
+        return sum(taken)
 
     def idle(self) -> Iterator[Block]:
         """Blocks that lend and of which no address is used or cools, the last first."""

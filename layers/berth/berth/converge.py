@@ -19,15 +19,19 @@ from dataclasses import dataclass, field, replace
 from berth.brake import Level
 from berth.bus import Event, interface_reclaimed
 from berth.calls import (
+    AssociatePublic,
     Attach,
     Call,
+    ClaimPublic,
     ClaimStandby,
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
     SetGroups,
     TagForNode,
     Unassign,
+    UnclaimPublic,
     action_of,
 )
 from berth.claims import claim, end_claim
@@ -44,12 +48,15 @@ from berth.overlay import (
     leaving_blocks,
     listed_blocks,
     overlay,
+    overlay_publics,
     with_listed,
 )
 from berth.plan import Plan
+from berth.public_claims import write_claim
+from berth.publics import apply_public
 from berth.purse import Purse, priority_of
 from berth.records import next_record
-from berth.setbacks import set_back
+from berth.setbacks import PUBLIC_TROUBLES, set_back, without_public
 from berth.store import NodeState
 from berth.unfinished import assigns, releases, take_up, unanswered
 
@@ -111,7 +118,8 @@ class Convergence:
         shown = with_listed(shown, self.state.record, self.view.notes.listed_at, now)
         if not self.view.instance.dead:
             shown = in_doubt(shown, known, self.view.instance.id, now)
-        self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown))
+        publics = overlay_publics(self.view.publics, self.state.intents, self.view.instance.id, now)
+        self.view = replace(self.view, interfaces=shown, publics=publics, leaving=leaving_blocks(listed, known, shown))
         tagged = just_tagged(known, now) & self.view.claimed
         self.view = replace(self.view, claimed=self.view.claimed - tagged, settling=tagged)
         if self.view.report is not None:
@@ -174,7 +182,9 @@ class Convergence:
         self.intents = take_up(self.state.intents, self.view, listed)
         doubtful = {i.call.interface_id for i in unanswered(self.intents) if assigns(i.call)}
         back = self.view.setbacks
-        self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful))
+        tried = (i.call for i in unanswered(self.intents))
+        unsure = frozenset(call.allocation_id for call in tried if isinstance(call, AssociatePublic))
+        self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful, unsure=unsure))
         if unanswered(self.intents) != unanswered(self.state.intents):
             # an unfinished release that is over must not be found again when its block is back in use
             self._save_intents()
@@ -207,7 +217,14 @@ class Convergence:
             self.counts["StandbyClaimed" if won else "StandbyRacesLost"] += 1
             self.made.append(f"{call}: {'done' if won else 'somebody else has it'}")
             return
+        if isinstance(call, ClaimPublic | UnclaimPublic):
+            self.view, won = write_claim(self.edges, self.view, call)
+            self.counts[type(call).__name__ if won else "PublicRacesLost"] += 1
+            self.made.append(f"{call}: {'done' if won else 'somebody else has it'}")
+            return
         intent = Intent(token=self.edges.token(), call=call, at=self.edges.clock())
+        if isinstance(call, AssociatePublic):
+            self.intents = [i for i in self.intents if i.outcome is not None or i.call != call]
         if isinstance(call, Unassign):
             # an earlier, unfinished intent for the same blocks is replaced, not kept beside this one
             going = {(call.interface_id, b) for b in call.blocks}
@@ -235,7 +252,8 @@ class Convergence:
         except Ec2Error as error:
             self.counts[f"{name}Failed"] += 1
             self.made.append(f"{call}: {error}")
-            settled = error.trouble is Trouble.GONE and isinstance(call, Detach | DeleteInterface | Unassign)
+            taken = Detach | DeleteInterface | Unassign | DisassociatePublic
+            settled = error.trouble is Trouble.GONE and isinstance(call, taken)
             if error.trouble is Trouble.GONE and isinstance(call, Attach | TagForNode):
                 self.view = end_claim(self.edges, self.view, call.interface_id)
             if not settled:
@@ -268,6 +286,10 @@ class Convergence:
             # settled when EC2 shows the tag: until then no describe of ours need show the interface
             done = frozenset({call.interface_id})
             self.view = replace(self.view, claimed=self.view.claimed - done, settling=self.view.settling | done)
+        if isinstance(call, AssociatePublic | DisassociatePublic) and self.view.publics is not None:
+            publics = apply_public(self.view.publics, call, outcome, self.view.instance.id)
+            unsure = self.view.setbacks.unsure - {call.allocation_id}
+            self.view = replace(self.view, publics=publics, setbacks=replace(self.view.setbacks, unsure=unsure))
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone)
 
@@ -280,6 +302,9 @@ class Convergence:
         if not keep:
             self.intents.remove(intent)
             self._save_intents()
+        if isinstance(call, AssociatePublic | DisassociatePublic) and error.trouble in PUBLIC_TROUBLES:
+            self.view = replace(self.view, setbacks=without_public(self.view, call, str(error)))
+            return
         match error.trouble:
             case Trouble.REFUSED if not self._is_of_one_pod(call):
                 raise error

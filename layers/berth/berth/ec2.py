@@ -108,6 +108,7 @@ class Boto3Ec2:
         pay: Callable[[str], None] = lambda _action: None,
     ) -> None:
         self._reader, self._writer, self._arn_prefix, self._pay = reader, writer, arn_prefix, pay
+        self.reader, self.pay = reader, pay
         self._attached: dict[str, tuple[InterfaceView, ...]] = {}
         self._limits = Remembered(TYPES_SECONDS, clock, self._ask_limits)
         self._subnets = Remembered(SUBNETS_SECONDS, clock, self._ask_subnets)

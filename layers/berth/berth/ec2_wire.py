@@ -12,24 +12,30 @@ from berth.calls import (
     AssignAddresses,
     AssignIpv6Prefixes,
     AssignPrefixes,
+    AssociatePublic,
     Attach,
     Call,
+    ClaimPublic,
     ClaimStandby,
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
     SetDeleteOnTermination,
     SetGroups,
     TagForNode,
     Unassign,
+    UnclaimPublic,
 )
 from berth.ec2_errors import Ec2Error, Trouble, classify, ec2_name
 from berth.model import (
     CLUSTER_TAG,
     CREATED_TAG,
     INSTANCE_TAG,
+    NAMESPACES_TAG,
     POD_ASKS_TAG,
     POD_TAG,
+    POOL_TAG,
     STANDBY_TAG,
     Attachment,
     Instance,
@@ -37,6 +43,7 @@ from berth.model import (
     InterfaceView,
     Limits,
     Outcome,
+    PublicAddress,
     SubnetView,
 )
 
@@ -52,6 +59,7 @@ __all__ = [
     "read_interface",
     "read_limits",
     "read_outcome",
+    "read_public_address",
     "read_subnet",
     "read_vpc_cidrs",
     "request",
@@ -114,6 +122,22 @@ def read_interface(item: Mapping[str, Any]) -> InterfaceView:
         standby=tags.get(STANDBY_TAG),
         pod=tags.get(POD_TAG, ""),
         pod_asks=tags.get(POD_ASKS_TAG, ""),
+        public=tuple(sorted(a["PrivateIpAddress"] for a in item.get("PrivateIpAddresses", ()) if a.get("Association"))),
+    )
+
+
+def read_public_address(item: Mapping[str, Any]) -> PublicAddress:
+    """An Elastic IP address as EC2 shows it. Namespaces are separated by spaces or commas: EC2 takes both in a tag."""
+    tags = dict(_tags(item.get("Tags")))
+    return PublicAddress(
+        id=item["AllocationId"],
+        address=item["PublicIp"],
+        pool=tags.get(POOL_TAG, ""),
+        namespaces=tuple(sorted(set(tags.get(NAMESPACES_TAG, "").replace(",", " ").split()))),
+        association_id=item.get("AssociationId") or "",
+        interface_id=item.get("NetworkInterfaceId") or "",
+        instance_id=item.get("InstanceId") or "",
+        private_address=item.get("PrivateIpAddress") or "",
     )
 
 
@@ -216,7 +240,13 @@ def request(intent: Intent, instance_id: str, cluster: str) -> tuple[str, dict[s
         case SetDeleteOnTermination(interface_id=i, attachment_id=a):
             change = {"AttachmentId": a, "DeleteOnTermination": True}
             return "modify_network_interface_attribute", {"NetworkInterfaceId": i, "Attachment": change}
-        case ClaimStandby():
+        case AssociatePublic(interface_id=i, allocation_id=a, address=address):
+            # EC2 would take the address from where it is, if this were left out (AssociateAddress, AllowReassociation)
+            where = {"NetworkInterfaceId": i, "PrivateIpAddress": address}
+            return "associate_address", {"AllocationId": a, **where, "AllowReassociation": False}
+        case DisassociatePublic(association_id=a):
+            return "disassociate_address", {"AssociationId": a}
+        case ClaimStandby() | ClaimPublic() | UnclaimPublic():
             raise ValueError("a claim is a write to the table, not a call of EC2")
         case TagForNode(interface_id=i):
             return "create_tags", {"Resources": [i], "Tags": [{"Key": INSTANCE_TAG, "Value": instance_id}]}
@@ -266,6 +296,8 @@ def read_outcome(call: Call, answer: Mapping[str, Any]) -> Outcome:
             return Outcome(interface=read_interface(answer["NetworkInterface"]))
         case Attach():
             return Outcome(attachment_id=answer["AttachmentId"])
+        case AssociatePublic():
+            return Outcome(attachment_id=answer["AssociationId"])
         case AssignPrefixes():
             return Outcome(blocks=tuple(sorted(p["Ipv4Prefix"] for p in answer.get("AssignedIpv4Prefixes", ()))))
         case AssignIpv6Prefixes():

@@ -11,10 +11,11 @@ from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Cal
 from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.positions import addresses_on, adoptable, free_positions, serving
+from berth.publics import lacking_addresses
 from berth.sources import Choice, Host, Site, choose
 from berth.standby_choice import fitting, with_standby
 
-__all__ = ["Growth", "deficit", "grow", "grow_ipv6", "less_taken", "usable_subnets", "wanted_groups"]
+__all__ = ["Growth", "deficit", "grow", "grow_ipv6", "less_taken", "singles_missing", "usable_subnets", "wanted_groups"]
 
 _UNCOUNTED: Final = 1 << 32
 """Free addresses of a subnet that we were not told of: as many as one likes, EC2 will say."""
@@ -138,6 +139,42 @@ def grow(
 
     ``pods_own`` of the instance's free places are for interfaces that single pods have for themselves.
     """
+    alone = _grow_singles(view, policy, limits, subnets, pods_own)
+    rest = _grow(view, policy, limits, subnets, pods_own)
+    if not alone.calls and not alone.unmet:
+        return rest
+    return Growth((*alone.calls, *rest.calls), rest.unmet or alone.unmet, rest.reason or alone.reason, rest.waiting)
+
+
+def _grow_singles(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int
+) -> Growth:
+    """Single addresses on a node of prefixes, for pods with a public one (docs/decisions/0026)."""
+    missing = singles_missing(view, policy, limits)
+    if missing <= 0:
+        return Growth()
+    single = replace(policy, policy=replace(policy.policy, mode="addresses"))
+    usable, most_new, reason = _room_for_new(view, single, limits, subnets, pods_own)
+    choice = choose(*_sources(view, single, limits, subnets, usable), most_new, missing)
+    left = max(missing - choice.brought, 0)
+    return Growth(_calls(view, single, limits, subnets, choice), left, (reason or _TYPE_IS_FULL) if left else "")
+
+
+def singles_missing(view: NodeView, policy: NodePolicy, limits: Limits) -> int:
+    """How many more single addresses pods wait for which can have no other.
+
+    The report says how many of those that are there are not to be had: lent, cooling, or given up.
+    """
+    wanting = lacking_addresses(view) if policy.policy.mode == "prefixes" else 0
+    if not wanting or view.report is None:
+        return 0
+    here = [(i.id, f"{a}/32") for i in serving(view, limits) for a in i.addresses]
+    singles = {block for pair in here if pair not in view.leaving for block in pair[1:]}
+    unusable = len(singles & set(view.report.unusable))
+    return min(wanting, policy.policy.max_pods) - max(len(singles) - view.report.singles_taken - unusable, 0)
+
+
+def _grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int) -> Growth:
     missing = deficit(view, policy, limits)
     if missing <= 0:
         return Growth()

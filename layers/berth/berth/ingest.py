@@ -14,7 +14,17 @@ from typing import Final
 
 from berth.absent import NoLedger
 from berth.calls import GROWING_ACTIONS
-from berth.contract import HOLD_SECONDS, ContractError, Policy, Record, Report, Told, address_count, decode_report
+from berth.contract import (
+    HOLD_SECONDS,
+    ContractError,
+    PodRequest,
+    Policy,
+    Record,
+    Report,
+    Told,
+    address_count,
+    decode_report,
+)
 from berth.events import Signal
 from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
@@ -185,10 +195,10 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
         return True
     if 0 < notes.requested <= record.policy.minimum_addresses and 0 <= now - notes.requested_until < _ENDED_SECONDS:
         return True
-    if asks(report, record):
-        return True
     if any(i.outcome is None for i in state.intents):
         return True  # a function was killed: the message that it died of may be an older report, which starts no look
+    if _asks_otherwise(report, record):
+        return True
     blocks = [a for i in record.interfaces for a in i.assignments]
     if any(a.releasing for a in blocks) or _lacks_ipv6(record):
         return True
@@ -202,6 +212,12 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
 def _with_boot(state: NodeState, report: Report) -> NodeState:
     """``state`` as if the record said already which boot ``report`` is of."""
     return replace(state, record=replace(state.record, accepted=report.order)) if state.record else state
+
+
+def _asks_otherwise(report: Report, record: Record) -> bool:
+    """What pods ask for is not what the record grants: more, less, or something that could not be had so far."""
+    asked = {(r.id, r.address) for r in report.requests if r.public}
+    return asked != {(g.id, g.address) for g in record.grants if g.public_address} or asks(report, record)
 
 
 def _lacks_ipv6(record: Record) -> bool:
@@ -244,4 +260,24 @@ def believe(report: Report | None, record: Record | None) -> Report | None:
         waiting=tuple(sorted(set(report.waiting))),
         cooling=min(report.cooling, assigned),
         in_use=min(report.in_use, assigned),
+        requests=_believed(report.requests, record),
+        singles_taken=min(report.singles_taken, sum(cidr.endswith("/32") for cidr in blocks)),
     )
+
+
+def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[PodRequest, ...]:
+    """Requests for addresses that the record lists, one for each and no more than the node may have pods.
+
+    One for groups is believed to be made in any case: nobody may take the interface of a pod that is there.
+    """
+    interfaces = record.interfaces if record else ()
+    listed = {a.cidr.removesuffix("/32") for i in interfaces for a in i.assignments if a.cidr.endswith("/32")}
+    listed |= {i.primary_address for i in interfaces if i.pod} | {""}
+    found, own = dict[str, PodRequest](), dict[str, PodRequest]()
+    for r in sorted(requests, key=lambda r: r.id):
+        if r.groups or not r.public:  # with neither, an agent knows no more what its pod asked for
+            own[r.id] = r if r.address in listed else replace(r, address="")
+        elif r.address in listed and (not r.address or all(r.address != f.address for f in found.values())):
+            found.setdefault(r.id, r)
+    most = record.policy.max_pods if record else 0
+    return (*own.values(), *tuple(found.values())[:most])

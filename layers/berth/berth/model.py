@@ -15,15 +15,18 @@ from berth.described import (
     CREATED_TAG,
     INSTANCE_TAG,
     LAG_SECONDS,
+    NAMESPACES_TAG,
     NODE_TAG_PREFIX,
     POD_ASKS_TAG,
     POD_TAG,
+    POOL_TAG,
     PREFIX_SIZE,
     STANDBY_TAG,
     Attachment,
     Instance,
     InterfaceView,
     Limits,
+    PublicAddress,
     SubnetView,
 )
 
@@ -32,9 +35,11 @@ __all__ = [
     "CREATED_TAG",
     "INSTANCE_TAG",
     "LAG_SECONDS",
+    "NAMESPACES_TAG",
     "NODE_TAG_PREFIX",
     "POD_ASKS_TAG",
     "POD_TAG",
+    "POOL_TAG",
     "PREFIX_SIZE",
     "STANDBY_TAG",
     "Attachment",
@@ -48,6 +53,7 @@ __all__ = [
     "Outcome",
     "PodGroups",
     "PolicyProblem",
+    "PublicAddress",
     "Setbacks",
     "SubnetView",
 ]
@@ -140,6 +146,10 @@ class Setbacks:
     no_create: bool = False
     no_ipv6: frozenset[str] = frozenset()
     pods: tuple[tuple[str, str], ...] = ()
+    no_public: tuple[tuple[str, str], ...] = ()
+    """(Elastic IP address, EC2's words): what could not be associated or disassociated now."""
+    unsure: frozenset[str] = frozenset()
+    """Elastic IP addresses that may have been associated a moment ago, which EC2 need not show yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,8 @@ class NodeView:
     """Ids of those it has claimed and that carry no instance tag yet; in ``interfaces`` they look as if they did."""
     settling: frozenset[str] = frozenset()
     """Ids of those that have been tagged, which EC2 does not show yet: their claims end when it does."""
+    publics: tuple[PublicAddress, ...] | None = None
+    """Every Elastic IP address that the stack may use or has claimed; None if they were not looked at."""
     served: frozenset[str] = frozenset()
     """All clusters that the stack serves; ``cluster`` is always one."""
 

@@ -26,6 +26,7 @@ from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.own_interfaces import for_itself, loose
 from berth.pod_interfaces import pods_own
 from berth.positions import HELD, adoptable, free_positions, serving
+from berth.publics import claimed, public_calls
 from berth.shed import shed_blocks, shed_interfaces
 from berth.standby_choice import follow_up
 
@@ -73,9 +74,10 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     if state != "stopping":
         in_step = (*_keep_in_step(view, policy, limits), *own.tidy)
         tidy = [*in_step, *_release(view, limits), *shed_interfaces(view, limits)]
+    public = public_calls(view) if state in ("running", "stopped") else []
     unwanted = _unwanted(view, limits)
     later, unfinished = follow_up(view) if state in ("running", "stopped") else ([], "")
-    wanted = (*settle, *growth.calls, *own.create, *ipv6, *tidy, *_discard(view, unwanted), *later)
+    wanted = (*settle, *growth.calls, *own.create, *ipv6, *public, *tidy, *_discard(view, unwanted), *later)
     calls = tuple(c for c in wanted if _target(c) not in _refused(view))
     waiting = _waiting(view, growth) or growth.waiting or unfinished or own.waiting
     return Plan(calls, growth.unmet, growth.reason, waiting, unwanted)
@@ -113,7 +115,10 @@ def plan_death(view: NodeView) -> Plan:
         waiting = f"EC2 has not let go of {interface.id} yet"
         if at.status == "attached" and not at.delete_on_termination:
             calls.append(Detach(interface.id, at.id))
-    calls = [c for c in calls if _target(c) not in _refused(view)]
+    given_back = public_calls(view)
+    calls = [c for c in (*given_back, *calls) if _target(c) not in _refused(view)]
+    if claimed(view) and not given_back:
+        waiting = "Elastic IP addresses of its pods are not given back yet"
     if view.setbacks.refused:
         waiting = "EC2 refused a call in the present state"
     return Plan(calls=tuple(calls), waiting=waiting)

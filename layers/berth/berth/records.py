@@ -14,6 +14,7 @@ from functools import lru_cache
 from berth.contract import Assignment, Interface, Order, PodGrant, Policy, Record, Report, address_count
 from berth.model import LAG_SECONDS, InterfaceView, NodeView
 from berth.own_interfaces import kept
+from berth.publics import public_grants
 
 __all__ = ["next_record", "tombstone", "usable_addresses"]
 
@@ -59,7 +60,7 @@ def next_record(
         interfaces=tuple(interfaces),
         no_snat_cidrs=tuple(sorted(set(no_snat_cidrs))),
         accepted=accepted,
-        grants=tuple(grants),
+        grants=_grants(view, old, grants),
     )
     if view.record is not None and replace(new, revision=old.revision, accepted=old.accepted) == old:
         return replace(old, accepted=accepted), view.marked
@@ -80,6 +81,21 @@ def usable_addresses(record: Record | None) -> int:
         return 0
     blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
     return sum(address_count(a.cidr) for a in blocks)
+
+
+def _grants(view: NodeView, old: Record, own: Sequence[PodGrant]) -> tuple[PodGrant, ...]:
+    """The answers to what pods ask for: of public addresses as they were, while it is not known what there is; and
+    ``own``, of interfaces. A pod may ask for both."""
+    if view.publics is not None:
+        publics = public_grants(view)
+    else:
+        asked = {r.id for r in view.report.requests if r.public} if view.report else set()
+        publics = tuple(g for g in old.grants if g.public_address or g.id in asked)
+    found = {g.id: g if g.public_address or not g.interface_id else replace(g, interface_id="") for g in publics}
+    for g in own:
+        other = found.get(g.id, g)
+        found[g.id] = replace(other, interface_id=g.interface_id, problem=other.problem or g.problem)
+    return tuple(found[i] for i in sorted(found))
 
 
 def _in_force(policy: Policy, view: NodeView) -> Policy:

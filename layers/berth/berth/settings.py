@@ -40,6 +40,8 @@ class Settings:
     ledger_days: int = 0
     flat_cidrs: tuple[str, ...] = ()
     pod_groups: PodGroups = field(default_factory=PodGroups)
+    public_pools: tuple[str, ...] = ()
+    """Which values of the tag ``berth:public-pool`` the stack may use, with ``*`` and ``?``."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -78,6 +80,7 @@ class Settings:
             ledger_days=int(environ.get("LEDGER_RETENTION_DAYS", "0")),
             flat_cidrs=_names(environ.get("FLAT_CHECK_CIDRS", "")),
             pod_groups=parse_pod_groups(environ),
+            public_pools=_names(environ.get("PUBLIC_POOLS", "")),
         )
 
     @property

@@ -19,10 +19,11 @@ from berth.events import Signal
 from berth.growth import usable_subnets
 from berth.ingest import believe
 from berth.looks import MAX_DELAY_SECONDS, backoff, delay_until, longest
-from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem
+from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem, PublicAddress
 from berth.plan import Plan
 from berth.pod_interfaces import grants
 from berth.policy import fingerprint
+from berth.public_claims import has_publics
 from berth.store import NodeState
 
 __all__ = ["Visit"]
@@ -38,7 +39,7 @@ _SKEW_SECONDS: Final = 2.0
 class Visit:
     """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run.
 
-    ``hooked`` are the nodes whose launch hook has been completed; ``claimed`` and ``at`` as in
+    ``hooked`` are the nodes whose launch hook has been completed; ``claimed``, ``at`` and ``publics`` as in
     :class:`berth.world.World`.
     """
 
@@ -52,6 +53,7 @@ class Visit:
     level: Level = Level.NORMAL
     claimed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     at: float = 0.0
+    publics: tuple[PublicAddress, ...] | None = None
 
     def view(
         self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
@@ -67,6 +69,7 @@ class Visit:
             now=self.at,
             served=frozenset(self.edges.settings.clusters),
             claimed=self.claimed.get(instance.id, frozenset()),
+            publics=self.publics if has_publics(instance.id, interfaces, state) else None,
         )
 
     def convergence(

@@ -50,7 +50,7 @@ def asking(*requests: PodRequest, **changes: object) -> Report:
 
 
 def own(number: int, pod: int = 1, groups: tuple[str, ...] = (WEB,), **changes: object) -> InterfaceView:
-    return eni(number, groups=groups, pod=f"c{pod}/eth0", pod_asks="default/web", **changes)
+    return eni(number, groups=groups, pod=f"c{pod}/eth0", pod_asks="default/web", **changes)  # type: ignore[arg-type]
 
 
 def seen(*interfaces: InterfaceView, said: Report | None, **changes: object) -> NodeView:
@@ -380,7 +380,7 @@ def test_from_a_pods_request_to_its_end_nothing_is_left() -> None:
     assert site.says()
     site.look()
     assert site.scene.ec2.ours() == []
-    assert site.record.grants == ()
+    assert not site.record.grants
     assert [i.pod for i in site.record.interfaces] == [""]
     assert not site.says()
 

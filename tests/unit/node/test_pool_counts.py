@@ -62,10 +62,10 @@ class Reference:
 
     @property
     def singles(self) -> tuple[str | None, int]:
-        """The first that can be lent, and how many cannot."""
+        """The first that can be lent, and how many cannot although metadata shows them."""
         single = [b for b in self.pool.blocks if b.cidr.endswith("/32")]
         free = [b for b in single if b in self.lendable and self.free_of(b)]
-        return (free[0].cidr[:-3] if free else None), len(single) - len(free)
+        return (free[0].cidr[:-3] if free else None), sum(b.shown and b not in free for b in single)
 
     def spare(self) -> list[str]:
         """What a surplus that has lasted surrenders."""
