@@ -52,8 +52,9 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _FRA_DST, _FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN = 1, 2, 6, 10, 14
 _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 15, 16, 21
-_OTHER_SELECTORS: Final = frozenset({3, 4, 11, 12, 13, 17, 19, 20, *range(22, 31)})
-"""Interfaces, goto, realm, tunnel, uid, protocol, ports, DSCP, flow label: no rule of ours has one of these."""
+_FRA_IIFNAME: Final = 3
+_OTHER_SELECTORS: Final = frozenset({4, 11, 12, 13, 17, 19, 20, *range(22, 31)})
+"""Outgoing interface, goto, realm, tunnel, uid, protocol, ports, DSCP, flow label: no rule of ours has one of these."""
 _NO_SUPPRESSION: Final = b"\xff\xff\xff\xff"
 _TO_TABLE: Final = 1
 _INVERT: Final = 2
@@ -106,6 +107,8 @@ def _rule(rule: Rule) -> bytes:
         if cidr:
             address, lengths[place] = _packed(cidr, rule.family)
             selectors += attribute(kind, address)
+    if rule.iif:
+        selectors += attribute(_FRA_IIFNAME, rule.iif.encode() + b"\0")
     if rule.mask:
         selectors += attribute(_FRA_FWMARK, _u32(rule.mark)) + attribute(_FRA_FWMASK, _u32(rule.mask))
     head = _RULE.pack(rule.family, lengths[0], lengths[1], 0, 0, 0, 0, _TO_TABLE, 0)
@@ -143,6 +146,7 @@ def parse_rule(reply: Reply) -> Rule | None:
         mark=_number(found, _FRA_FWMARK),
         mask=_number(found, _FRA_FWMASK),
         family=family,
+        iif=found.get(_FRA_IIFNAME, b"").rstrip(b"\0").decode(errors="replace"),
     )
 
 

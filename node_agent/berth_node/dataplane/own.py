@@ -1,0 +1,84 @@
+"""The one rule of each pod that has an interface for itself: what comes from its host link goes by that interface's table.
+
+By the link's name, so that it is there before the link is, and nothing of the pod ever takes another way. All other
+pods have none: the kernel walks rules one by one for each packet, and such pods are as few as interfaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ..seams import Attachment, Problem
+from . import route_messages
+from .desired import Rule, pod_rule
+from .pods import refused
+from .rtnl import Rtnl
+
+__all__ = ["OwnRules"]
+
+_THERE: Final = frozenset({errno.EEXIST})
+_GONE: Final = frozenset({errno.ENOENT})
+
+
+@dataclass(slots=True)
+class OwnRules:
+    """Used by one thread at a time. ``mask`` is the connection mark in force."""
+
+    kernel: Rtnl
+    mask: int = 0x80
+
+    def add(self, attachment: Attachment) -> None:
+        """Before the pod is wired. Takes away what is left of an earlier pod of the same name.
+
+        Raises :class:`~berth_node.seams.DataplaneError`.
+        """
+        try:
+            wanted = self._rule(attachment)
+            for rule in self._all():
+                if rule.iif == wanted.iif and rule != wanted:
+                    self.kernel.batch([route_messages.delete_rule(rule)], ignore=_GONE)
+            self.kernel.batch([route_messages.add_rule(wanted)], ignore=_THERE)
+        except OSError as error:
+            raise refused(f"adding the rule of {attachment.address}", error) from error
+
+    def remove(self, attachment: Attachment) -> None:
+        """After the pod is unwired. Raises :class:`~berth_node.seams.DataplaneError`."""
+        try:
+            for rule in self._all():
+                if (rule.iif, rule.table) == (attachment.host_ifname, attachment.table):
+                    self.kernel.batch([route_messages.delete_rule(rule)], ignore=_GONE)
+        except OSError as error:
+            raise refused(f"deleting the rule of {attachment.address}", error) from error
+
+    def check(self, attachment: Attachment) -> Iterator[Problem]:
+        """What is missing. Raises OSError."""
+        if self._rule(attachment) not in self._all():
+            yield Problem(attachment.host_ifname, f"no rule from this link to table {attachment.table}")
+
+    def mend(
+        self, attachments: Iterable[Attachment], survey: Callable[[], Iterable[Attachment]]
+    ) -> tuple[Problem, ...]:
+        """Make these pods' rules be there, and no others that go by links but those of pods that ``survey`` finds in the
+        kernel: the list may be a moment old. Raises OSError if the rules cannot be read."""
+        wanted, there = {self._rule(a) for a in attachments if a.table}, self._all()
+        if there - wanted:
+            wanted |= {self._rule(a) for a in survey() if a.table}
+        problems = list[Problem]()
+        for rule in sorted(wanted ^ there):
+            make = route_messages.add_rule if rule in wanted else route_messages.delete_rule
+            try:
+                self.kernel.batch([make(rule)], ignore=_THERE | _GONE)
+            except OSError as error:
+                problems.append(Problem(f"rule {rule.priority} of {rule.iif}", str(error)))
+        return tuple(problems)
+
+    def _rule(self, attachment: Attachment) -> Rule:
+        return pod_rule(attachment.host_ifname, attachment.table, self.mask)
+
+    def _all(self) -> set[Rule]:
+        told = self.kernel.dump(route_messages.dump_rules(socket.AF_INET))
+        return {rule for reply in told if (rule := route_messages.parse_rule(reply)) and rule.iif}
