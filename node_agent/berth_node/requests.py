@@ -64,8 +64,8 @@ def refuse_security_groups(pod: Pod, desk: Desk) -> None:
     if pod.asked.groups and desk.prefixes.families != "ipv4":
         raise CniError(
             skel.INVALID_CONFIG,
-            f"annotation {pod_annotations.GROUPS!r}: this node's pods have IPv6, which a pod with an interface of its own "
-            "cannot have yet; run it on nodes with berth:ip-families=ipv4",
+            f"annotation {pod_annotations.GROUPS!r}: this node's pods have IPv6, which a pod with an interface of its "
+            "own cannot have; run it on nodes with berth:ip-families=ipv4",
         )
 
 

@@ -89,8 +89,8 @@ class Attachment:
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
     DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
     them: text, so that journal and alias keep it as it is. ``annotations`` are text likewise
-    (:func:`berth_node.pod_annotations.read`), but for the journal alone: an alias has no room for them. ``table`` is the
-    routing table of the interface that the pod has for itself; 0 for all other pods.
+    (:func:`berth_node.pod_annotations.read`), but for the journal alone: an alias has no room for them. ``table`` is
+    the routing table of the interface that the pod has for itself; 0 for all other pods.
     """
 
     container_id: str

@@ -105,10 +105,13 @@ class KernelDataplane:
     def _attach_own(self, attachment: Attachment) -> Wired:
         self._own.add(attachment)
         try:
-            return self._pods.attach(attachment)
+            wired = self._pods.attach(attachment)
+            self._own.lodge(wired.host_ifindex, attachment.address)
+            return wired
         except DataplaneError:
             with contextlib.suppress(DataplaneError):
                 self._own.remove(attachment)
+                self._pods.detach(attachment)
             raise
 
     def detach(self, attachment: Attachment) -> None:

@@ -10,6 +10,7 @@ Order of the chains, by the priorities of others (netfilter's ``NF_IP_PRI_*``; c
   with a public address of their own are not judged: their traffic leaves by the interface that has their address.
   What arrives for a pod with an interface of its own, there or by the primary (a node port), is marked for that
   interface's table, which alone has the route to the pod: its neighbours on the node reach it through the VPC.
+* ``deliver`` (output, ``type route``, -95, after DNAT), while there is such a pod: the node's own packets to it.
 * ``answer`` (output, ``type route``, -145, after iptables' mangle): what the node itself sends in a pod's name (resets
   of REJECT rules, IPVS, transparent proxies) has been routed already, so a changed mark routes it again.
 * ``rewrite`` (postrouting, 110): SNAT, after kube-proxy's masquerade (100): whoever binds a connection's source first
@@ -163,10 +164,19 @@ def _answer(layout: NodeLayout, mine: bool) -> Sequence[str]:
     return (
         "chain answer {",
         "  type route hook output priority -145; policy accept;",
-        *(["  ip daddr vmap @mine"] if mine else []),
         "  ip saddr != @own return",
         f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
         "  ip saddr vmap @owners",
+        "}",
+        *(_deliver() if mine else ()),
+    )
+
+
+def _deliver() -> Sequence[str]:
+    return (
+        "chain deliver {",
+        "  type route hook output priority -95; policy accept;",
+        "  ip daddr vmap @mine",
         "}",
     )
 

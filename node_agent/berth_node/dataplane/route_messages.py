@@ -59,7 +59,7 @@ _NO_SUPPRESSION: Final = b"\xff\xff\xff\xff"
 _TO_TABLE: Final = 1
 _INVERT: Final = 2
 _UNICAST, _UNREACHABLE = 1, 7
-_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST, _SCOPE_NOWHERE = 0, 253, 254, 255
 _ONLINK: Final = 4
 
 _LINK: Final = struct.Struct("=BxHiII")
@@ -235,10 +235,11 @@ def dump_addresses(family: int) -> Request:
     return Request(_RTM_GETADDR, 0, _ADDR.pack(family, 0, 0, 0, 0), "listing the addresses")
 
 
-def add_address(address: Address) -> Request:
-    """Add an address. EEXIST if it is there."""
+def add_address(address: Address, *, quiet: bool = False) -> Request:
+    """Add an address, ``quiet`` as one that nothing sends by itself (scope host). EEXIST if it is there."""
     what = f"adding the address {address.address}/{address.length}"
-    return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, _address(address), what)
+    scope = _SCOPE_HOST if quiet else _SCOPE_UNIVERSE
+    return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, _address(address, scope), what)
 
 
 def delete_address(address: Address) -> Request:
@@ -246,9 +247,9 @@ def delete_address(address: Address) -> Request:
     return Request(_RTM_DELADDR, 0, _address(address), f"deleting the address {address.address}/{address.length}")
 
 
-def _address(address: Address) -> bytes:
+def _address(address: Address, scope: int = _SCOPE_UNIVERSE) -> bytes:
     ip = socket.inet_pton(address.family, address.address)
-    head = _ADDR.pack(address.family, address.length, 0, _SCOPE_UNIVERSE, address.link)
+    head = _ADDR.pack(address.family, address.length, 0, scope, address.link)
     return head + attribute(_IFA_LOCAL, ip) + attribute(_IFA_ADDRESS, ip)
 
 

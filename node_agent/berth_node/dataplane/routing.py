@@ -18,6 +18,7 @@ from ..seams import InterfaceLayout, NodeLayout, Problem
 from . import desired, route_messages, sysctl
 from .desired import Route, Rule
 from .messages import Link
+from .own import quiet
 from .pods import FIRST_INDEX, PODS_TABLE
 from .route_messages import Address
 from .rtnl import Request, Rtnl
@@ -212,6 +213,8 @@ class _Run:
         if interface.pod:
             for address in sorted(has):  # it is the pod's, and the kernel would keep its packets
                 self._remove_address(link, address)
+            if quiet(link.index) not in self._state.addresses:
+                self._ask(f"{link.name} address", route_messages.add_address(quiet(link.index), quiet=True))
             return
         self._own_address(link, Address(link.index, interface.primary_address, 32), has)
 
