@@ -44,6 +44,8 @@ class Kind(Enum):
     STUCK = "LeasesStuck"
     ORPHANS = "NodesWithOrphans"
     UNATTACHED = "NodesWithUnattached"
+    PUBLIC = "NodesPublicDiffers"  # public addresses of its pods are others than the record grants
+    CLAIMED = "PublicClaimsUnused"  # claimed for a pod that the record knows nothing of
 
     @property
     def repair(self) -> bool:
@@ -67,6 +69,8 @@ class Shown:
     other_groups: set[tuple[str, ...]] = field(default_factory=set)
     claimed: set[tuple[str, str]] = field(default_factory=set)
     own: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    public: set[str] = field(default_factory=set)
+    """Addresses for pods that have a public one."""
 
     def add(self, interface: InterfaceView, node: str, clusters: Container[str]) -> None:
         """Take note of an interface that is attached to ``node``."""
@@ -83,6 +87,7 @@ class Shown:
             self.own[interface.id] = interface.pod_asks, tuple(sorted(interface.groups))
         else:
             self.blocks.update((interface.id, block) for block in (*interface.blocks, *interface.ipv6_prefixes))
+        self.public |= set(interface.public) - ({interface.primary_address} if primary else set())
         self.unprotected |= not primary and at.status == "attached" and not at.delete_on_termination
         if interface.addresses:
             self.singles.add(interface.subnet_id)
@@ -151,6 +156,8 @@ def judge(
         return Kind.DRIFTED
     if shown.unprotected:
         return Kind.UNPROTECTED
+    if shown.public != {g.address for g in record.grants if g.public_address}:
+        return Kind.PUBLIC
     if 0 < notes.next_look < now - OVERDUE_SECONDS:
         return Kind.NEGLECTED
     if policy_changed(record, notes, policy, now):

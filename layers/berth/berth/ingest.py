@@ -197,7 +197,7 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
         return True
     if any(i.outcome is None for i in state.intents):
         return True  # a function was killed: the message that it died of may be an older report, which starts no look
-    if _asks_otherwise(report, record):
+    if _asks_otherwise(report, record) or state.publics != {g.allocation_id for g in record.grants if g.allocation_id}:
         return True
     blocks = [a for i in record.interfaces for a in i.assignments]
     if any(a.releasing for a in blocks) or _lacks_ipv6(record):

@@ -74,8 +74,8 @@ class Heard:
 class NodeState:
     """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read.
 
-    ``claims``: there may be standby interfaces that it has claimed, so that they are worth reading; ``publics``:
-    likewise Elastic IP addresses.
+    ``claims``: there may be standby interfaces that it has claimed, so that they are worth reading; ``publics``
+    are the Elastic IP addresses that it may have claimed.
     """
 
     record: Record | None = None
@@ -87,7 +87,7 @@ class NodeState:
     slots: tuple[Reservation, ...] = ()
     broken: str = ""
     claims: bool = True
-    publics: bool = False
+    publics: frozenset[str] = frozenset()
     heard: Heard = field(default_factory=Heard)
 
 
@@ -104,7 +104,7 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             buried=EXPIRES in record,
             slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
             claims="claims" in kinds.get(STANDBY_KIND, {}),
-            publics="publics" in kinds.get(STANDBY_KIND, {}),
+            publics=frozenset(kinds.get(STANDBY_KIND, {}).get("publics", {}).get("SS", ())),
             heard=Heard(
                 told(report, "received"),
                 Told.read(report.get(LEASES, {}).get("S", "")),

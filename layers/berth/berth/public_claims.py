@@ -22,7 +22,7 @@ def has_publics(instance_id: str, interfaces: Sequence[InterfaceView], state: No
     """Whether a node has to do with public addresses: it asks for one, or has one, or may have claimed one."""
     asked = state.report.requests if state.report is not None else ()
     granted = any(g.allocation_id or g.problem for g in (state.record.grants if state.record else ()))
-    return state.publics or granted or concerns(interfaces, asked, instance_id)
+    return bool(state.publics) or granted or concerns(interfaces, asked, instance_id)
 
 
 def load_publics(
@@ -38,12 +38,18 @@ def load_publics(
     if not any(has_publics(i, interfaces.get(i, ()), states[i]) for i in ids):
         return None
     try:
-        return edges.publics.load()
+        found = edges.publics.load()
     except Ec2Error as error:
         if error.trouble is not Trouble.REFUSED:
             raise
         logger.exception("Elastic IP addresses cannot be read", extra={"code": error.code})
         return None
+    claimed = {(p.claimed_by, p.id) for p in found}
+    for instance_id in ids:
+        for allocation_id in sorted(states[instance_id].publics):
+            if (instance_id, allocation_id) not in claimed:
+                edges.publics.unclaim(allocation_id, instance_id)  # a pointer that leads nowhere
+    return found
 
 
 def write_claim(edges: Edges, view: NodeView, call: ClaimPublic | UnclaimPublic) -> tuple[NodeView, bool]:

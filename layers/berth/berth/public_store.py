@@ -2,7 +2,7 @@
 
 Partition key ``node``, sort key ``kind``, beside the items of :mod:`berth.node_items`::
 
-    public        <allocation id>  claimed_by (instance id), request, address (the private one), claimed_at
+    public        <allocation id>  claimed_by (instance id), asked_by (PodRequest.id), private_address, claimed_at
     <node's ARN>  standby          publics (string set of allocation ids): the node may have claimed them
 
 The claim's own item is what counts. The node's item is written before it and taken back after it: it only says that
@@ -31,7 +31,7 @@ __all__ = ["PARTITION", "AwsPublics", "Publics"]
 
 PARTITION: Final = "public"
 # boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
-NOBODY_HAS_IT: Final = "attribute_not_exists(claimed_by) OR (claimed_by = :me AND request = :request)"
+NOBODY_HAS_IT: Final = "attribute_not_exists(claimed_by) OR (claimed_by = :me AND asked_by = :request)"
 IT_IS_MINE: Final = "claimed_by = :me"
 
 
@@ -70,15 +70,17 @@ class AwsPublics:
         found = {p.id: p for p in self._shown() if self._usable(p)}
         for item in self._claims():
             known = found.get(item[KIND]["S"], PublicAddress(item[KIND]["S"], shown=False))
-            claimed = {name: item.get(name, {}).get("S", "") for name in ("claimed_by", "request")}
-            found[known.id] = replace(known, **claimed, claimed_for=item.get("address", {}).get("S", ""))
+            claim = {name: item.get(name, {}).get("S", "") for name in ("claimed_by", "asked_by", "private_address")}
+            found[known.id] = replace(
+                known, claimed_by=claim["claimed_by"], request=claim["asked_by"], claimed_for=claim["private_address"]
+            )
         return tuple(sorted(found.values(), key=lambda p: p.id))
 
     def claim(self, public: PublicAddress, instance_id: str, request: str, address: str, now: float) -> bool:
         self._point("ADD", instance_id, public.id)
         won = self._table.update(
             item_key(PARTITION, public.id),
-            "SET claimed_by = :me, request = :request, address = :address, claimed_at = :now",
+            "SET claimed_by = :me, asked_by = :request, private_address = :address, claimed_at = :now",
             {
                 ":me": {"S": instance_id},
                 ":request": {"S": request},

@@ -51,7 +51,7 @@ def _pods_public(interface: InterfaceView, instance_id: str) -> set[str]:
 
 def cases(view: NodeView) -> tuple[Case, ...]:
     """Every request for a public address, in order of their ids."""
-    if view.report is None or view.publics is None:
+    if view.report is None or view.publics is None or view.instance.dead:
         return ()
     found: list[Case] = []
     wanted: set[str] = set()
