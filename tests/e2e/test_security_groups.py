@@ -37,7 +37,9 @@ class Site:
         return self.scene.stack.client("ec2")
 
     def make_group(self, name: str, *ports: int) -> str:
-        vpc = self.ec2.describe_instances()["Reservations"][0]["Instances"][0]["VpcId"]
+        assert self.scene.landscape is not None
+        subnet = self.scene.landscape.subnets["a"]
+        vpc = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
         tags = [{"ResourceType": "security-group", "Tags": [{"Key": "berth:allowed", "Value": "true"}]}]
         made = self.ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc, TagSpecifications=tags)
         rules = [
@@ -96,10 +98,10 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with new_scene(parameters=PARAMETERS) as scene:
+        made = Site(scene)
+        made.group = made.make_group("web", OPEN_PORT)  # before the functions look for groups, once a minute
         launch(scene, [NodeSpec(name, "a", "m5.large", TAGS) for name in ("first", "second", "impatient")])
         start_agents(scene)
-        made = Site(scene)
-        made.group = made.make_group("web", OPEN_PORT)
         made.restart_agent("impatient", add_wait_seconds=12.0, report_interval_seconds=5.0)
         yield made
         assert dead_letters(scene) == {}

@@ -7,7 +7,7 @@ first, then makes as few others as it can, each with all that it is to hold (doc
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from berth.buckets import Buckets
@@ -39,7 +39,8 @@ _BATCH: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class NodeNeed:
-    """What one full node takes. ``blocks`` are prefixes (or single addresses) on ``interfaces``, the primary included.
+    """What one full node takes. ``blocks`` are prefixes (or single addresses) on ``interfaces``, the primary included;
+    those that are single pods' own are among them, and have no block.
 
     ``pods`` may be less than what was asked for: the type cannot have more.
     """
@@ -77,12 +78,19 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is planned."""
+    """What is planned. ``pods_own`` of each node's pods have an interface for themselves (docs/security-groups.md)."""
 
     limits: Limits
     mode: Mode
     max_pods: int
     nodes: int
+    pods_own: int = 0
+
+    @property
+    def shared(self) -> Limits:
+        """What is left of the type's limits for all other pods; the primary interface always is."""
+        left = max(self.limits.interfaces - self.pods_own, 1)
+        return replace(self.limits, interfaces=left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +116,11 @@ def need(demand: Demand) -> NodeNeed:
     """One full node."""
     limits, size = demand.limits, PREFIX_SIZE if demand.mode == "prefixes" else 1
     slots = limits.addresses_per_interface - 1
-    pods = min(demand.max_pods, most_pods(limits, demand.mode))
+    own = limits.interfaces - demand.shared.interfaces
+    pods = min(max(demand.max_pods - own, 0), most_pods(demand.shared, demand.mode))
     blocks = -(-pods // size)
-    interfaces = max(-(-blocks // slots), 1) if slots else 1
-    return NodeNeed(pods, blocks, interfaces, blocks * size + interfaces, blocks + 2 * interfaces - 1)
+    interfaces = own + (max(-(-blocks // slots), 1) if slots else 1)
+    return NodeNeed(pods + own, blocks, interfaces, blocks * size + interfaces, blocks + 2 * interfaces - 1)
 
 
 def calls(demand: Demand, buckets: Buckets | None = None) -> tuple[Calls, ...]:
@@ -171,8 +180,11 @@ def _nodes(demand: Demand, node: NodeNeed, room: Room, *, scattered: bool) -> in
 
 
 def _of_type(demand: Demand, node: NodeNeed) -> Iterable[str]:
-    if node.pods < demand.max_pods:
-        limits = demand.limits
+    if demand.pods_own >= demand.limits.interfaces:
+        free = demand.limits.interfaces - 1
+        yield f"{demand.pods_own} pods with an interface of their own: beside the primary one the type has {free}"
+    elif node.pods < demand.max_pods:
+        limits = demand.shared
         each = f"{limits.interfaces} interfaces × ({limits.addresses_per_interface} − 1)"
         size = f" × {PREFIX_SIZE}" if demand.mode == "prefixes" and limits.prefixes else ""
         why = f"{each}{size}" if node.pods else "no prefixes: it is not on Nitro"
@@ -199,7 +211,7 @@ def _remarks(demand: Demand, node: NodeNeed, short: bool, overfull: bool) -> Ite
         )
     if demand.mode == "prefixes" and demand.limits.prefixes and node.blocks * PREFIX_SIZE >= 2 * node.pods:
         yield f"a prefix is {PREFIX_SIZE} addresses: mode addresses would take half or less of the subnet"
-    if demand.mode == "addresses" and most_pods(demand.limits, "prefixes") >= demand.max_pods > node.pods:
+    if demand.mode == "addresses" and most_pods(demand.shared, "prefixes") >= demand.max_pods > node.pods:
         yield "mode prefixes has room for all these pods on this type"
     if overfull:
         yield (
