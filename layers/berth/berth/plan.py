@@ -201,7 +201,8 @@ def _unwanted(view: NodeView, limits: Limits) -> tuple[str, ...]:
 
     Pods' own are a report's to judge; before there is one, or in another zone, these are too.
     """
-    wanted = {i.id for i in (*adoptable(view, limits), *loose(view))}
+    places = len(free_positions(view, limits))
+    wanted = {i.id for i in (*adoptable(view, limits), *loose(view)[:places])}
     return tuple(
         i.id
         for i in view.ours

@@ -41,7 +41,7 @@ def pods_own(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequen
     if not any(i.pod for i in view.interfaces) and not for_itself(view):
         return PodsOwn(places=policy.pod_interfaces)  # nearly every node
     running = view.instance.state == "running"
-    waiting = loose(view) if running else []
+    waiting = loose(view) if view.instance.state in ("running", "stopped") else []  # pods hibernate with their node
     places = free_positions(view, limits)
     attach = [Attach(i.id, index, card) for i, (card, index) in zip(waiting, places, strict=False)]
     create = _create(view, policy, limits, subnets) if running else []
