@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from berth.contract import Policy, Report
 
+from berth_node import front
 from berth_node.admin import Admin
 from berth_node.aws import AwsClient, endpoint
 from berth_node.chain import Chain
@@ -39,6 +40,7 @@ from berth_node.seams import Dataplane
 from berth_node.server import Server, drain_spool
 from berth_node.settling import Settling
 from berth_node.telling import Telling
+from berth_node.unwritten import resume
 from berth_node.usable import unusable_of
 from berth_node.verbs import Verbs
 from berth_node.watcher import Watcher
@@ -114,11 +116,9 @@ class Agent:
             lease_file=LeaseFile(config.state_dir / "leases.json", identity.instance_id),
         )
         undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
-        for attachment in undo:
-            await threads.wire(self.dataplane.detach, attachment)
-            self.desk.free((attachment.container_id, attachment.ifname))
         held = tuple(entry.attachment for entry in self.desk.entries.values())
         await threads.wire(self.dataplane.adopt_ports, held)
+        await resume(self.desk, undo, self.dataplane, threads.wire)
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
         self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
         await self.chain.refresh()
@@ -268,6 +268,15 @@ class Agent:
                 beat = now
                 self.node.beat()
             await drain_spool(self._spool, self.verbs)
+            self._write_left()
+
+    def _write_left(self) -> None:
+        try:
+            self.verbs.left.again()
+        except JournalError as error:
+            self.watcher.note("journal", error)
+        else:
+            self.watcher.trouble.pop("journal", None)
 
     async def _save(self) -> None:
         value, ticket = self.desk.snapshot()
@@ -313,4 +322,5 @@ def run(config: Config, make_dataplane: Callable[[], Dataplane]) -> None:
     async def whole_life() -> None:
         await Agent(config, make_dataplane, os.environ, steady_clock()).run()
 
-    asyncio.run(whole_life())
+    with asyncio.Runner(loop_factory=front.new_loop) as runner:
+        runner.run(whole_life())

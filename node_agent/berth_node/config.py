@@ -31,7 +31,8 @@ class Config:
 
     ``add_wait_seconds`` must stay below the runtime's own limit on a pod sandbox (kubelet gives a runtime request 2
     minutes), so that a pod that finds no address gets "try again later" and a reason instead of a killed plugin.
-    ``mtu`` 0 is the primary interface's. ``no_snat_cidrs`` adds to the record's list.
+    ``mtu`` 0 is the primary interface's. ``no_snat_cidrs`` adds to the record's list. ``ipvs``: beside kube-proxy's
+    mode of that name pods are refused, or made and the trouble told of.
     ``cni_version`` is for runtimes older than CNI 1.0.0, such as containerd before 1.6.
     """
 
@@ -40,6 +41,7 @@ class Config:
     region: str | None = None
     mtu: int = 0
     snat: bool = True
+    ipvs: str = "refuse"
     no_snat_cidrs: tuple[str, ...] = ()
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
@@ -75,6 +77,7 @@ _POSITIVE: Final = frozenset(
     }
 )
 _CHOICES: Final = {
+    "ipvs": ("refuse", "tell"),
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": FORMATS,
     "cni_version": VERSIONS,

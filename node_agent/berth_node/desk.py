@@ -2,10 +2,11 @@
 
 Everything here is synchronous and runs in the event loop's thread. The order of steps is what makes a kill safe:
 
-* lend: journal, then pool, then (by the caller) the kernel, then journal ``wired``. Killed before ``wired``: the next
-  start detaches whatever the kernel has and lets the address cool. The plugin asks again.
-* return: (by the caller) the kernel, then journal ``free``. Killed in between: the kernel does not know the pod any
-  more, so the next start frees it; the plugin has spooled the DEL, which then finds nothing to do.
+* lend: journal, then pool, then (by the caller) the kernel, the answer, journal ``wired``. Killed before ``wired``: the
+  next start goes by the kernel. A pod that is whole may have been answered, so it stays (:meth:`wired`); any other was
+  not: what there is of it is detached, and the address cools. Its plugin asks again.
+* return: (by the caller) the kernel, the answer, then journal ``free``. Killed in between: the kernel does not know the
+  pod any more, so the next start frees it.
 * a lease begins with journal ``wired`` and ends with journal ``free`` (:mod:`berth_node.leases`): killed before the
   line, it has not begun, or it ends when the next start finds the pod gone; after it, the same line tells it again.
 * surrender: durable file, then pool, then report. Killed in between: the next report lists it.
@@ -35,7 +36,7 @@ from berth_node.returned import Returned
 from berth_node.seams import Attachment, Wired
 from berth_node.usable import Block, Own, addresses_of
 
-__all__ = ["Desk", "Pod"]
+__all__ = ["UNKNOWN", "Desk", "Pod"]
 
 _log = logging.getLogger(__name__)
 _REMEMBERED: Final = 30.0
@@ -43,7 +44,8 @@ _REMEMBERED: Final = 30.0
 _ORPHANED: Final = 60.0
 """Seconds, at least, that an address which had a public one rests, and then until the record says no more that it has:
 several looks, so that no other pod gets that public address with it."""
-_UNKNOWN: Wired = Wired(host_mac="", pod_mac="", host_ifindex=0)
+UNKNOWN: Final = Wired(host_mac="", pod_mac="", host_ifindex=0)
+"""Of a pod that the kernel has and the journal did not know, or not as wired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class Desk:
     # --------------------------------------------------------------------------------------------- starting
 
     def start(self, survey: Iterable[Attachment], policy: Policy) -> tuple[Attachment, ...]:
-        """Take stock from journal, durable file and kernel. Returns what the caller must detach and then :meth:`free`.
+        """Take stock from journal, durable file and kernel. Returns what the caller must look at: what is whole is to
+        be kept (:meth:`wired`), the rest detached and then freed (:meth:`free`).
 
         Raises ``OSError`` if /var/lib/berth cannot be written: without it no order and no surrender can be kept.
         """
@@ -177,7 +180,7 @@ class Desk:
                     "pod found in the kernel alone", extra={"container": key[0], "address": attachment.address}
                 )
                 self.journal.lend(attachment)
-                self.journal.wired(key, _UNKNOWN)
+                self.journal.wired(key, UNKNOWN)
                 self._ask_for(attachment)
                 if _in_pool(attachment):
                     self.pool = self.pool.lend(key, attachment.address)

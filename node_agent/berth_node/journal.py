@@ -17,7 +17,7 @@ import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from berth.contract import PodLease
 
@@ -78,7 +78,7 @@ class Journal:
     _lines: int = 0
 
     @classmethod
-    def open(cls, path: Path) -> Journal:
+    def open(cls, path: Path) -> Self:
         """Replay the file (made if absent), cutting a torn last line off."""
         journal = cls(path, made=not path.exists())
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 __all__ = ["alias_key", "host_ifname", "short_id"]
 
@@ -11,6 +12,14 @@ _PREFIX: Final = "eni"
 _DIGITS: Final = 11  # 3 + 11 = 14 characters; the kernel's IFNAMSIZ allows 15
 _LONGEST_ID: Final = 120
 _DIGEST: Final = 24
+
+
+_sha1: Callable[..., Any]
+try:
+    # Python's own: OpenSSL's takes several times as long to get going, for as few bytes as a name has
+    from _sha1 import sha1 as _sha1  # type: ignore[import-not-found, no-redef]
+except ImportError:
+    _sha1 = hashlib.sha1
 
 
 def short_id(container_id: str) -> str:
@@ -36,5 +45,5 @@ def host_ifname(container_id: str, ifname: str, namespace: str = "", pod: str = 
     its own name gets the same link name for another container: the data plane handles that meeting.
     """
     of = f"{namespace}.{pod}" if ifname == "eth0" and namespace and pod else f"{container_id}/{ifname}"
-    digest = hashlib.sha1(of.encode(), usedforsecurity=False).hexdigest()
+    digest: str = _sha1(of.encode(), usedforsecurity=False).hexdigest()
     return _PREFIX + digest[:_DIGITS]

@@ -129,6 +129,8 @@ class Problem:
 
     where: str
     message: str
+    fatal: bool = False
+    """Pods cannot work here as long as it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,7 @@ class Dataplane(Protocol):
         """Wire a pod and lend it its host ports. Undoes everything it did before it raises :class:`DataplaneError`."""
 
     def detach(self, attachment: Attachment) -> None:
-        """Take back its host ports, unroute the pod, take its host link down, rename it and queue it for reaping. Gone
-        already is fine."""
+        """Take back its host ports, unroute the pod, and queue its host link for reaping. Gone already is fine."""
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made, and what the

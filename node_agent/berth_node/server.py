@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from berth_node import eager, skel
+from berth_node import eager, front, skel, wire
 from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
 from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
@@ -27,6 +27,11 @@ _AT_ONCE: Final = 16
 """Connections taken in one turn of the event loop: others have work to do in it, too."""
 _PAUSE: Final = 0.1
 """Seconds until a connection is asked for again that could not be taken."""
+_MOMENT: Final = 0.0004
+"""Seconds that a request is awaited without letting the processor sleep: plugins connect before they have put it
+together, to wake the agent meanwhile. Longer ones wait in epoll, which costs about as much."""
+_ALONE: Final = 0.002
+"""Seconds since the last connection, after which nobody else is kept waiting by that."""
 _WATCH_AFTER: Final = 0.05
 """Seconds after which a hang-up is watched for. Sooner, sending the answer tells (EPIPE): most requests are over by
 then, and need no entry in epoll."""
@@ -75,10 +80,10 @@ class Server:
         self._path, self._verbs, self._requests = path, verbs, requests
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
+        self._last = 0.0
 
     def open(self) -> None:
         """Start listening. The socket appears at its path only when it listens, so a plugin never meets a dead one."""
-        loop = asyncio.get_running_loop()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         draft = self._path.with_name(f".{self._path.name}.new")
         draft.unlink(missing_ok=True)
@@ -89,14 +94,28 @@ class Server:
             os.umask(before)
         listener.listen(_BACKLOG)
         draft.replace(self._path)
-        loop.add_reader(listener, self._accept)
         self._listener = listener
+        self._hear(listener)
+
+    def _hear(self, listener: socket.socket) -> None:
+        door = front.front_door()
+        if door:
+            door.open(listener, self._accept)
+        else:
+            asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def _hear_no_more(self, listener: socket.socket) -> None:
+        door = front.front_door()
+        if door:
+            door.shut()
+        else:
+            asyncio.get_running_loop().remove_reader(listener)
 
     async def close(self, grace: float = 5.0) -> None:
         """Stop accepting, let requests finish for a moment, then drop them: their plugins ask the next agent."""
         if self._listener:
             self._path.unlink(missing_ok=True)
-            asyncio.get_running_loop().remove_reader(self._listener)
+            self._hear_no_more(self._listener)
             self._listener.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
@@ -116,8 +135,9 @@ class Server:
                 self._pause(self._listener, error)
                 return
             connection.setblocking(False)
-            peer = _Peer(connection)
-            task = eager.begin(self._serve(peer, time.perf_counter()))
+            peer, now = _Peer(connection), time.perf_counter()
+            alone, self._last = now - self._last > _ALONE, now
+            task = eager.begin(self._serve(peer, now, now + _MOMENT if alone else now))
             if task:
                 peer.watch_soon()
                 self._tasks.add(task)
@@ -126,18 +146,17 @@ class Server:
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         """No descriptor is left, say: the connection stays where it is, and is asked for again a little later."""
         _log.warning("a connection cannot be taken", extra={"why": str(error)})
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener)
-        loop.call_later(_PAUSE, self._go_on)
+        self._hear_no_more(listener)
+        asyncio.get_running_loop().call_later(_PAUSE, self._go_on)
 
     def _go_on(self) -> None:
         if self._listener and self._listener.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            self._hear(self._listener)
 
-    async def _serve(self, peer: _Peer, since: float) -> None:
+    async def _serve(self, peer: _Peer, since: float, awake_until: float) -> None:
         with peer:
             try:
-                request = await _receive(peer.connection)
+                request = await _receive(peer.connection, awake_until)
             except (WireError, OSError) as error:
                 _log.warning("a request that cannot be read", extra={"why": str(error)})
                 body = skel.error_body(CniError(skel.DECODING_FAILURE, f"plugin and agent do not match: {error}"))
@@ -155,12 +174,12 @@ class Server:
 
     async def _answer(self, peer: _Peer, request: Request) -> str:
         """Answer, and say for the metrics what came of it."""
-        connection = peer.connection
+        connection, short = peer.connection, wire.takes_short(request)
         answered = False
 
         def reply(body: dict[str, Any] | None) -> bool:
             nonlocal answered
-            answered = _send(connection, 0, skel.encode(body) if body is not None else b"")
+            answered = _send(connection, 0, skel.encode(body) if body is not None else b"", short=short)
             return answered
 
         call: Call | None = None
@@ -182,13 +201,15 @@ class Server:
             return FAILED
 
 
-async def _receive(connection: socket.socket) -> Request | None:
-    """The request is nearly always there already: the plugin sends it right after connecting."""
-    loop = asyncio.get_running_loop()
+async def _receive(connection: socket.socket, awake_until: float) -> Request | None:
+    """The request is nearly always there already, or will be in a moment."""
     while True:
         try:
             return receive_request(connection)
         except BlockingIOError:
+            if time.perf_counter() < awake_until:
+                continue
+            loop = asyncio.get_running_loop()
             readable = asyncio.Event()
             loop.add_reader(connection.fileno(), readable.set)
             try:
@@ -197,9 +218,9 @@ async def _receive(connection: socket.socket) -> Request | None:
                 loop.remove_reader(connection.fileno())
 
 
-def _send(connection: socket.socket, code: int, output: bytes) -> bool:
+def _send(connection: socket.socket, code: int, output: bytes, *, short: bool = False) -> bool:
     try:
-        send_answer(connection, code, output)
+        send_answer(connection, code, output, short=short)
     except OSError:
         return False
     return True

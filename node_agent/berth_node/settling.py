@@ -46,7 +46,7 @@ class Settling:
     def settle(self) -> None:
         """Take back or surrender, serve who waits, become ready, tell."""
         self._asked = False
-        if not self.ready and self.desk.can_lend:
+        if not self.ready and self.desk.can_lend and not self.watcher.refusal:
             self._become_ready()
         surrendered = self.desk.balance()
         self.serve_waiting()
@@ -87,8 +87,15 @@ class Settling:
         self.beat()
         _log.info("ready: addresses can be lent", extra={"free": self.desk.pool.free})
 
+    @property
+    def refusal(self) -> str:
+        """See :attr:`berth_node.watcher.Watcher.refusal`."""
+        return self.watcher.refusal
+
     def why_not_ready(self) -> str:
         """In words, for STATUS, for an ADD that found nothing, and for ``berth-node status``."""
+        if self.refusal:
+            return self.refusal
         watcher, pool, prefixes = self.watcher, self.desk.pool, self.desk.prefixes
         if watcher.applied_revision is None:
             troubles = "; ".join(f"{what}: {why}" for what, why in watcher.trouble.items())

@@ -1,6 +1,9 @@
 """What each CNI command does: validation is done (:mod:`berth_node.skel`), the desk decides, the data plane wires.
 
 Requests of one container run one after the other; a DEL first cancels an ADD that still waits for an address.
+
+An ADD is answered when the kernel has all of the pod, a DEL when it has nothing of it any more: both before the journal
+says so. Killed in between, the next start goes by the kernel: the pod keeps its address, or gives it back.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from berth_node.requests import (
 from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
 from berth_node.skel import Call, CniError
 from berth_node.turns import Turn
+from berth_node.unwritten import Unwritten
 
 __all__ = ["Reply", "Rtnl", "Verbs"]
 
@@ -55,6 +59,10 @@ class AtOnce(Protocol):
     def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> tuple[_R] | None: ...
 
 
+def _key(attachment: Attachment) -> Key:
+    return attachment.container_id, attachment.ifname
+
+
 def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
     return None
 
@@ -65,6 +73,10 @@ class Node(Protocol):
     @property
     def ready(self) -> bool:
         """An address of this boot was usable once."""
+
+    @property
+    def refusal(self) -> str:
+        """Why no pod is to be made here, in words; "" if pods may be."""
 
     def pool_changed(self) -> None:
         """Addresses were lent, returned or are missing: report, poll, serve."""
@@ -86,9 +98,13 @@ class Verbs:
     at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
     grants: Waits = field(default_factory=Waits)
+    left: Unwritten = field(init=False)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.left = Unwritten(self.desk)
 
     async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply."""
@@ -97,8 +113,7 @@ class Verbs:
                 case "ADD":
                     await self._add(call, netns_fd, gone, reply)
                 case "DEL":
-                    await self._delete(call.key)
-                    reply(None)
+                    await self._delete(call.key, lambda: reply(None))
                 case "CHECK":
                     await self._check(call, netns_fd)
                     reply(None)
@@ -106,7 +121,7 @@ class Verbs:
                     await self._collect(call)
                     reply(None)
                 case "STATUS":
-                    if not self.node.ready:
+                    if not self.node.ready or self.node.refusal:
                         raise CniError(skel.NOT_AVAILABLE, self.node.why_not_ready())
                     reply(None)
                 case _:
@@ -135,6 +150,8 @@ class Verbs:
     async def _add(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         if netns_fd is None:
             raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} cannot be opened")
+        if self.node.refusal:
+            raise CniError(skel.TRY_AGAIN_LATER, self.node.refusal)
         pod = Pod(
             call.key,
             namespace=call.pod.get("K8S_POD_NAMESPACE", ""),
@@ -149,10 +166,11 @@ class Verbs:
             refuse_public_address(pod, self.desk)
             refuse_security_groups(pod, self.desk)
         async with self._container(call.container_id):
+            self.left.free_before(self.desk.entry(call.key))
             entry = self.desk.entry(call.key)
             attachment = entry.attachment if entry else await self._lend(pod, gone)
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
-            wired = entry.wired if entry else None
+            known = wired = entry.wired if entry else None
             if wired is None or not wired.pod_mac:
                 wired = await self._attach(replace(attachment, netns_fd=netns_fd), fresh=wired is None)
             body = skel.result_body(
@@ -162,28 +180,29 @@ class Verbs:
                 pod_mac=wired.pod_mac,
                 mtu=attachment.mtu,
             )
-            if (gone.is_set() or not reply(body)) and entry is None:
+            answered = not gone.is_set() and reply(body)
+            if wired is not known:
+                self.left.wired(_key(attachment), wired)
+                self.node.pool_changed()
+            if not answered and entry is None:
                 _log.info("plugin hung up: undoing its ADD", extra={"container": call.container_id})
                 await self._remove(attachment)
 
     async def _attach(self, attachment: Attachment, *, fresh: bool) -> Wired:
-        """Wire a pod, and say so in the journal.
+        """Wire a pod.
 
         Only a refusal frees the address, since attach has undone everything then. After anything else (the agent is
-        stopping, a bug) the entry stays without its ``wired`` mark: the DEL that follows, or the next start, detaches
-        whatever the kernel has. A pod found in the kernel alone (``fresh`` is False) keeps its address in any case.
+        stopping, a bug) the entry stays without its ``wired`` mark: the DEL that follows, the ADD that is asked again,
+        or the next start sees what the kernel has. A pod found in the kernel alone (``fresh`` is False) keeps its
+        address in any case.
         """
-        key = (attachment.container_id, attachment.ifname)
         try:
-            wired = await self._wire(self.dataplane.attach, attachment)
+            return await self._wire(self.dataplane.attach, attachment)
         except DataplaneError:
             if fresh:
-                self.desk.free(key, used=False)
+                self.desk.free(_key(attachment), used=False)
                 self.node.pool_changed()
             raise
-        self.desk.wired(key, wired)
-        self.node.pool_changed()
-        return wired
 
     async def _lend(self, pod: Pod, gone: asyncio.Event) -> Attachment:
         """An address for a pod whose host ports are free: looked at before it waits, and again when it has waited."""
@@ -289,7 +308,7 @@ class Verbs:
 
     # --------------------------------------------------------------------------------------- DEL, GC, CHECK
 
-    async def _delete(self, key: Key) -> None:
+    async def _delete(self, key: Key, gone: Callable[[], object] = lambda: None) -> None:
         cancelled = CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container")
         waiting = self._waiting.get(key)
         if waiting and not waiting[1].done():
@@ -298,13 +317,16 @@ class Verbs:
         async with self._container(key[0]):
             entry = self.desk.entry(key)
             if entry:
-                await self._remove(entry.attachment)
+                await self._remove(entry.attachment, gone)
             else:
+                gone()
                 self.desk.deleted(key)
 
-    async def _remove(self, attachment: Attachment) -> None:
+    async def _remove(self, attachment: Attachment, gone: Callable[[], object] = lambda: None) -> None:
+        """``gone`` is called when the kernel has nothing of it."""
         await self._wire(self.dataplane.detach, attachment)
-        self.desk.free((attachment.container_id, attachment.ifname))
+        gone()
+        self.left.free(_key(attachment))
         self.node.pool_changed()
 
     async def delete_spooled(self, key: Key) -> None:

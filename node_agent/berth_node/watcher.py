@@ -63,6 +63,13 @@ class Watcher:
     _pace: Pace = field(default_factory=Pace)
 
     @property
+    def refusal(self) -> str:
+        """Why no pod is to be made on this node, in words; "" if pods may be."""
+        if self.config.ipvs == "tell":
+            return ""
+        return next((f"{p.where}: {p.message}" for p in self._routing if p.fatal), "")
+
+    @property
     def problems(self) -> tuple[Problem, ...]:
         """What of routing and pods is not as it should be."""
         fight = self._pace.fight(self.desk.clock())

@@ -2,7 +2,8 @@
 
 A request is one SOCK_SEQPACKET message ``berth/1 <errno of opening CNI_NETNS>`` with a memfd (``CNI_A=x NUL … NUL NUL
 standard-input``) and, when it could be opened, the pod's network namespace. An answer is ``berth/1 <exit code>`` with a
-memfd of what to print. A spooled DEL is a file with the memfd's content.
+memfd of what to print; if that is short, and the plugin says among the variables that it takes such an answer, it
+follows in the message itself, after a newline. A spooled DEL is a file with the memfd's content.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import socket
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["MAX_REQUEST", "Request", "WireError", "decode_body", "receive_request", "send_answer"]
+__all__ = ["MAX_REQUEST", "Request", "WireError", "decode_body", "receive_request", "send_answer", "takes_short"]
 
 VERSION: Final = "berth/1"
 MAX_REQUEST: Final = 16 * 1024 * 1024
 """Largest request read into memory, bytes: far above any CNI configuration, far below what would hurt the node."""
 
 _TEXT: Final = 64
+_SHORT: Final = 8192
+"""Bytes to print that go into the message: the plugin reads twice as much at once."""
 _DESCRIPTORS: Final = 2
 _SPACE: Final = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-_FIRST_READ: Final = 16384
+_FIRST_READ: Final = 4096
 """Bytes; nearly every request is shorter, and one read shows it."""
 
 
@@ -98,15 +101,24 @@ def receive_request(connection: socket.socket) -> Request | None:
             os.close(netns)
 
 
-def send_answer(connection: socket.socket, code: int, output: bytes) -> None:
+def takes_short(request: Request) -> bool:
+    """Whether the plugin is of a version that takes an answer without a memfd."""
+    return request.environment.get("BERTH_TAKES") == "short"
+
+
+def send_answer(connection: socket.socket, code: int, output: bytes, *, short: bool = False) -> None:
     """Answer a request. Raises ``OSError`` (EPIPE when the plugin is gone)."""
+    head = f"{VERSION} {code}".encode()
+    if short and len(output) <= _SHORT:
+        connection.sendmsg([head + b"\n" + output], [], socket.MSG_NOSIGNAL)
+        return
     fd = os.memfd_create("berth-answer", os.MFD_CLOEXEC)
     try:
         view = memoryview(output)
         while view:
             view = view[os.write(fd, view) :]
         connection.sendmsg(
-            [f"{VERSION} {code}".encode()],
+            [head],
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))],
             socket.MSG_NOSIGNAL,
         )

@@ -5,8 +5,14 @@
  * runtime's mounts or processes). The answer comes back the same way. See berth_node/wire.py for the other side.
  *
  *   request   "berth/1 <errno of opening CNI_NETNS, 0 if fine or unset>"  + memfd [+ netns]
- *   answer    "berth/1 <exit code>"                                      + memfd with what to print
- *   memfd     CNI_A=x NUL CNI_B=y NUL NUL standard-input
+ *   answer    "berth/1 <exit code>"                                      + memfd with what to print, or if that is short
+ *             "berth/1 <exit code>" newline what-to-print
+ *   memfd     BERTH_TAKES=short NUL CNI_A=x NUL CNI_B=y NUL NUL standard-input
+ *             (BERTH_TAKES: what kinds of answers are understood. An agent of before does not know it.)
+ *
+ * Nearly all that a pod waits for here is processors that have fallen asleep and have to be woken one by one. So it
+ * connects before anything else, which wakes the agent while the request is still being put together; and when a
+ * processor is idle, it looks for the answer in a loop for some milliseconds instead of letting its own fall asleep.
  *
  * What it does by itself, because the agent may be restarting (an upgrade, a crash):
  *   ADD, CHECK, GC  try again for 20 s, then "try again later" (11). An agent that dies in the middle of a request is
@@ -19,6 +25,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +49,7 @@
 #define READY RUN "/ready"
 #define READY_SECONDS 60
 #define PAUSE_MS 50
+#define LOOK_US 4000 /* an ADD takes one or two milliseconds */
 #define TOTAL_MS (120 * SECOND) /* an agent that dies at each request must not hold a runtime's thread for ever */
 
 enum fallback { REFUSE, SPOOL_REQUEST, TRUST_READY, SAY_VERSIONS };
@@ -73,6 +81,12 @@ static int fail(int code, const char *message, int error) {
     return 1;
 }
 
+static long long now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
+}
+
 static int put(int to, const char *data, size_t size) {
     while (size) {
         ssize_t n = write(to, data, size);
@@ -84,22 +98,54 @@ static int put(int to, const char *data, size_t size) {
     return 0;
 }
 
+/* Fills a buffer from a file. What it returns is less than its size at the file's end only; -1 is an error. */
+static ssize_t fill(int from, char *buffer, size_t size) {
+    size_t have = 0;
+    while (have < size) {
+        ssize_t n = read(from, buffer + have, size - have);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return -1;
+        if (!n) break;
+        have += (size_t)n;
+    }
+    return (ssize_t)have;
+}
+
 static int copy(int from, int to) {
     char buffer[16384];
     for (;;) {
-        ssize_t n = read(from, buffer, sizeof buffer);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return (int)n;
-        if (put(to, buffer, (size_t)n)) return -1;
+        ssize_t n = fill(from, buffer, sizeof buffer);
+        if (n < 0 || put(to, buffer, (size_t)n)) return -1;
+        if (n < (ssize_t)sizeof buffer) return 0;
     }
 }
 
+/* The environment in as few writes as fit; standard input goes with it if all of it is short. */
 static int make_request(void) {
+    static const char takes[] = "BERTH_TAKES=short";
+    char buffer[16384];
+    size_t used = sizeof takes;
     int request = memfd_create("berth-request", MFD_CLOEXEC);
     if (request < 0) return -1;
-    for (char **e = environ; *e; e++)
-        if (!strncmp(*e, "CNI_", 4) && put(request, *e, strlen(*e) + 1)) return -1;
-    return put(request, "", 1) || copy(STDIN_FILENO, request) ? -1 : request;
+    memcpy(buffer, takes, used);
+    for (char **e = environ; *e; e++) {
+        size_t size = strlen(*e) + 1;
+        if (strncmp(*e, "CNI_", 4)) continue;
+        if (used + size >= sizeof buffer) {
+            if (put(request, buffer, used)) return -1;
+            used = 0;
+        }
+        if (size >= sizeof buffer) {
+            if (put(request, *e, size)) return -1;
+            continue;
+        }
+        memcpy(buffer + used, *e, size);
+        used += size;
+    }
+    buffer[used++] = 0;
+    ssize_t n = fill(STDIN_FILENO, buffer + used, sizeof buffer - used);
+    if (n < 0 || put(request, buffer, used + (size_t)n)) return -1;
+    return used + (size_t)n == sizeof buffer && copy(STDIN_FILENO, request) ? -1 : request;
 }
 
 /* Opens the pod's network namespace. One that does not open is the agent's to explain: it gets the errno. */
@@ -136,8 +182,37 @@ static int misunderstood(int error) {
     return fail(5, "the answer of Berth's node agent is not understood: install plugin and agent of one release", error);
 }
 
+/* Whether a processor has nothing to do: no more is running than this and the agent. */
+static int processors_idle(void) {
+    char text[64];
+    int file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC), running = 0;
+    ssize_t n = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    cpu_set_t mine;
+    if (file >= 0) close(file);
+    if (n <= 0 || sched_getaffinity(0, sizeof mine, &mine)) return 0;
+    text[n] = 0;
+    return sscanf(text, "%*s %*s %*s %d/", &running) == 1 && running <= CPU_COUNT(&mine) && CPU_COUNT(&mine) > 1;
+}
+
+/* Waits for the answer awake, if nobody else wants the processor, and asleep from then on. */
+static ssize_t receive(int peer, struct msghdr *message) {
+    ssize_t n;
+    if (processors_idle())
+        for (long long until = now_us() + LOOK_US; now_us() < until;) {
+            n = recvmsg(peer, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+            if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) break;
+        }
+    else
+        n = -1, errno = EAGAIN;
+    while (n < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK)) {
+        n = recvmsg(peer, message, MSG_CMSG_CLOEXEC);
+        if (n < 0 && errno != EINTR) break;
+    }
+    return n;
+}
+
 static enum outcome receive_answer(int peer, int *code) {
-    char text[32];
+    char text[16384];
     struct iovec part = {text, sizeof text - 1};
     union {
         struct cmsghdr header;
@@ -145,38 +220,44 @@ static enum outcome receive_answer(int peer, int *code) {
     } control;
     struct msghdr message = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-    ssize_t n;
-    do n = recvmsg(peer, &message, MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
+    ssize_t n = receive(peer, &message);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return TIMED_OUT;
     if (n <= 0) return LOST;
     text[n] = 0;
     struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-    int answer;
+    char *output = strchr(text, '\n');
+    int answer, there = rights && rights->cmsg_type == SCM_RIGHTS;
     /* an exit status has 8 bits: 256 would pass an error off as success */
-    if (!rights || rights->cmsg_type != SCM_RIGHTS || sscanf(text, "berth/%*d %d", code) != 1 || *code < 0 || *code > 255) {
+    if ((!there && !output) || sscanf(text, "berth/%*d %d", code) != 1 || *code < 0 || *code > 255) {
         *code = misunderstood(0);
-        return ANSWERED;
+    } else if (there) {
+        memcpy(&answer, CMSG_DATA(rights), sizeof answer);
+        if (lseek(answer, 0, SEEK_SET) || copy(answer, STDOUT_FILENO)) *code = misunderstood(errno);
+    } else if (put(STDOUT_FILENO, output + 1, (size_t)(text + n - output - 1))) {
+        *code = misunderstood(errno);
     }
-    memcpy(&answer, CMSG_DATA(rights), sizeof answer);
-    if (lseek(answer, 0, SEEK_SET) || copy(answer, STDOUT_FILENO)) *code = misunderstood(errno);
     return ANSWERED;
 }
 
-static enum outcome exchange(const struct command *command, int request, int *code, int *error) {
+/* One attempt. *request is made with the first, after connecting. */
+static enum outcome exchange(const struct command *command, int *request, int *code, int *error) {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET};
     struct timeval limit = {.tv_sec = command->answer_ms / 1000, .tv_usec = command->answer_ms % 1000 * 1000};
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
-    /* Before connect(), which wakes the agent: the message is to be there when it looks. */
-    int why, netns = open_netns(&why);
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */
-    if (peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
-        !setsockopt(peer, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) &&
-        !connect(peer, (struct sockaddr *)&address, sizeof address))
-        outcome = send_request(peer, request, netns, why) ? LOST : receive_answer(peer, code);
-    *error = outcome == ANSWERED ? 0 : errno;
-    if (netns >= 0 && outcome == NOT_CONNECTED) close(netns);
+    int connected = peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
+                    !setsockopt(peer, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) &&
+                    !connect(peer, (struct sockaddr *)&address, sizeof address);
+    int why = errno;
+    if (*request < 0) *request = make_request();
+    if (*request < 0) return NOT_CONNECTED;
+    if (connected) {
+        int unopened, netns = open_netns(&unopened);
+        outcome = send_request(peer, *request, netns, unopened) ? LOST : receive_answer(peer, code);
+        why = errno;
+    }
+    *error = outcome == ANSWERED ? 0 : why;
     if (peer >= 0) close(peer);
     return outcome;
 }
@@ -223,11 +304,11 @@ int main(void) {
     for (size_t i = 0; name && i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(name, commands[i].name)) command = &commands[i];
     if (!command) return fail(4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION", 0);
-    int request = make_request();
-    if (request < 0) return fail(5, "cannot copy standard input and the environment", errno);
+    int request = -1;
     long long started = now_ms(), deadline = started + command->patience_ms;
     for (int code = 1, error = 0;;) {
-        enum outcome outcome = exchange(command, request, &code, &error);
+        enum outcome outcome = exchange(command, &request, &code, &error);
+        if (request < 0) return fail(5, "cannot copy standard input and the environment", errno);
         if (outcome == ANSWERED) return code;
         long long now = now_ms();
         if (outcome == LOST) deadline = now + command->patience_ms; /* it was there: wait for it afresh */

@@ -145,7 +145,7 @@ def test_any_request_reaches_the_agent_whole(agent: Agent, environment: dict[str
         return
     assert (done.returncode, done.stdout, done.stderr) == (0, b"what the agent says", b"")
     assert len(agent.requests) == said + 1
-    assert decode_body(agent.requests[-1]) == (environment, stdin)
+    assert decode_body(agent.requests[-1]) == (environment | {"BERTH_TAKES": "short"}, stdin)
 
 
 _wrong = st.sampled_from([b"", b"berth/1", b"berth/1 -1", b"berth/1 256", b"berth/1 99999999999999999999"])
@@ -162,6 +162,16 @@ _no_answers = st.one_of(
 @given(st.sampled_from(inputs.COMMANDS), st.sampled_from([0, 1]), st.binary(max_size=3000))
 def test_an_answer_is_printed_as_it_is(agent: Agent, command: str, code: int, text: bytes) -> None:
     agent.answer = Answer(b"berth/1 %d" % code, (text, b"not this"))
+    done = agent.run({"CNI_COMMAND": command}, b"")
+    assert (done.returncode, done.stdout, done.stderr) == (code, text, b"")
+
+
+@settings(settings.get_profile("fuzz"))
+@given(st.sampled_from(inputs.COMMANDS), st.sampled_from([0, 1]), st.binary(max_size=8192))
+def test_an_answer_in_the_message_itself_is_printed_as_it_is(
+    agent: Agent, command: str, code: int, text: bytes
+) -> None:
+    agent.answer = Answer(b"berth/1 %d\n%b" % (code, text), ())
     done = agent.run({"CNI_COMMAND": command}, b"")
     assert (done.returncode, done.stdout, done.stderr) == (code, text, b"")
 

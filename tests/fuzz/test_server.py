@@ -38,6 +38,7 @@ _LIMIT = 10.0
 @dataclass
 class Node:
     ready: bool = True
+    refusal: str = ""
 
     def pool_changed(self) -> None:
         pass

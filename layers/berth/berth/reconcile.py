@@ -48,8 +48,9 @@ def reconcile(edges: Edges, signals: Iterable[Signal], seconds: float) -> RunRes
     holder, mine = edges.token(), list[str]()
     try:
         for instance_id in sorted({s.instance_id for s in wanted}):
-            if _take(edges, look, instance_id, holder, deadline + LEASE_SLACK_SECONDS):
-                mine.append(instance_id)
+            mine.append(instance_id)  # first: a request that no answer came to may have taken it, and it is let go of
+            if not _take(edges, look, instance_id, holder, deadline + LEASE_SLACK_SECONDS):
+                mine.remove(instance_id)
         seen, knocked = dict.fromkeys(mine, 0), list[str]()
 
         def done(instance_id: str) -> None:

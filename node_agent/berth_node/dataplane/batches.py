@@ -152,7 +152,7 @@ def _pod(gateways: tuple[bytes, ...], lengths: tuple[int, ...]) -> Template:
 
 
 def unwire(first: int, index: int, ips: tuple[bytes, ...], table: int) -> Filled:
-    """Take the routes away and the host link down, and put it where the reaper finds it."""
+    """Take the routes away, and put the host link where the reaper finds it."""
     return _unwire(table, _lengths(ips)).fill(first, {"host": _U32.pack(index)} | _values(ips))
 
 

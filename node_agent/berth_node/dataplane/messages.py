@@ -132,10 +132,15 @@ def link_up(index: int) -> Request:
 
 
 def link_bury(index: int) -> Request:
-    """Take a link down and put it where the reaper finds it. It keeps its name until then: renaming waits for RCU
-    (0.15 to 0.6 ms), and nearly always nobody asks for the name so soon."""
-    body = _LINK.pack(0, 0, index, 0, IFF_UP) + attribute(_IFLA_GROUP, _u32(REAP_GROUP))
+    """Put a link where the reaper finds it. It stays up and keeps its name until then: both would have the kernel do
+    half a millisecond of other work first (docs/decisions/0028), and nearly always nobody asks for the name so soon."""
+    body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_GROUP, _u32(REAP_GROUP))
     return Request(_RTM_SETLINK, 0, body, "queueing the host link")
+
+
+def link_down(index: int) -> Request:
+    """Take a link down."""
+    return Request(_RTM_SETLINK, 0, _LINK.pack(0, 0, index, 0, IFF_UP), "taking a dead link down")
 
 
 def link_rename(index: int, name: str) -> Request:

@@ -61,7 +61,11 @@ class PodWiring:
         self._slow_until = 0.0
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
-        self._index = max([FIRST_INDEX, *(link.index for link in self._links())])
+        there = tuple(self._links())
+        self._index = max([FIRST_INDEX, *(link.index for link in there)])
+        for link in there:
+            if link.kind == "veth" and link.mac == macs(link.index)[0].hex(":"):
+                reaper.quiet(link.name)
 
     @property
     def prompt(self) -> bool:
@@ -105,7 +109,6 @@ class PodWiring:
         try:
             batch = batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring)
             self._rtnl.send(batch, _NO_IPV6 if len(ips[-1]) == 4 else frozenset())
-            sysctl.hear_no_router(host.name)
         except RtnlError as error:
             if error.index == 0 and error.errno == errno.EEXIST:
                 return None
@@ -124,6 +127,7 @@ class PodWiring:
             self._delete(host.index)
             raise
         self._made[_id(attachment)] = host.index
+        self._reaper.quiet(host.name)
         return Wired(host_mac=host.mac.hex(":"), pod_mac=pod.mac.hex(":"), host_ifindex=host.index)
 
     def _ends(self, attachment: Attachment) -> tuple[VethEnd, VethEnd]:
@@ -163,7 +167,8 @@ class PodWiring:
                 f"the node has an interface {link.name} ({link.kind or 'a device'}) that is no veth; rename it"
             )
         if _dead(link) and not there:
-            self._rtnl.batch([messages.link_rename(link.index, f"berth-{link.index:08x}")], ignore=_GONE)
+            aside = messages.link_rename(link.index, f"berth-{link.index:08x}")
+            self._rtnl.batch([messages.link_down(link.index), aside], ignore=_GONE)
             return None  # the reaper has not come by yet
         if not _dead(link) and not self.check(attachment):
             return Wired(host_mac=link.mac, pod_mac=self._pod_mac(link, attachment).hex(":"), host_ifindex=link.index)
@@ -242,6 +247,11 @@ class PodWiring:
             yield Problem(link.name, f"the link belongs to another attachment: {link.alias.decode(errors='replace')}")
         if not link.up:
             yield Problem(link.name, "the host link is down")
+        elif link.operstate != messages.OPERSTATE_UP:
+            yield Problem(link.name, "the pod's end of the link is down")
+        if link.mtu != attachment.mtu:
+            # the pod's end may have been given another one by a chained plugin
+            yield Problem(link.name, f"the host link's MTU is {link.mtu}, and was made {attachment.mtu}")
         mac, table = self._pod_mac(link, attachment), attachment.table or PODS_TABLE
         for address in attachment.addresses:
             ip = packed(address)

@@ -1,8 +1,11 @@
-"""The thread that deletes dead host links.
+"""The thread that does what no answer need wait for: it deletes dead host links, and makes live ones hear no router.
 
 Deleting a veth pair waits 20-30 ms for RCU, nearly all of it outside the rtnl lock, and deleting fifty by group waits
 hardly longer than deleting one. So a DEL only buries its link (``messages.REAP_GROUP``) and this thread deletes what
 is there, while the CNI answer is long on its way. The group is in the kernel, so a restarted agent finds it again.
+
+A pod's program starts some tenths of a second after its ADD is answered, so what its link must not hear from it can be
+told the kernel a moment later. A restarted agent tells it for every link that it finds.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import logging
 import threading
 from typing import Final
 
-from . import messages
+from . import messages, sysctl
 from .rtnl import Rtnl
+from .timer import Timer
 
 __all__ = ["Reaper"]
 
@@ -30,9 +34,11 @@ class Reaper:
 
     def __init__(self) -> None:
         self._rtnl = Rtnl()
-        self._wanted = threading.Event()
-        self._wanted.set()
-        self._stopping = threading.Event()
+        self._timer = Timer()
+        self._due = self._buried = True
+        self._stopping = False
+        self._new: list[str] = []
+        self._timer.start(_PAUSE_SECONDS)
         self._thread = threading.Thread(target=self._run, name="berth-reaper", daemon=True)
         self._thread.start()
 
@@ -43,24 +49,45 @@ class Reaper:
 
     def wake(self) -> None:
         """Say that something was buried. Returns at once."""
-        self._wanted.set()
+        self._buried = True
+        self._soon()
+
+    def _soon(self) -> None:
+        """The kernel wakes the thread when it is time: woken now, it would take the interpreter from a request that is
+        about to be answered."""
+        if not self._due:
+            self._due = True
+            self._timer.start(_PAUSE_SECONDS)
+
+    def quiet(self, link: str) -> None:
+        """Have a pod's link hear no router (:func:`.sysctl.hear_no_router`) soon. Returns at once."""
+        self._new.append(link)
+        self._soon()
 
     def close(self) -> None:
         """Stop after the deletion under way. What is still buried stays for the next start."""
-        self._stopping.set()
-        self._wanted.set()
+        self._stopping = True
+        self._timer.start(0.0)
         self._thread.join()
+        self._timer.close()
         self._rtnl.close()
 
     def _run(self) -> None:
         while True:
-            self._wanted.wait()
-            if self._stopping.wait(_PAUSE_SECONDS):
+            self._timer.wait()
+            if self._stopping:
                 return
-            self._wanted.clear()
-            try:
-                self._rtnl.batch([messages.group_delete()], ignore=_NOTHING_THERE)
-            except OSError as error:
-                _log.warning("dead links could not be deleted, trying again: %s", error)
-                self._wanted.wait(_RETRY_SECONDS)
-                self._wanted.set()
+            self._due = False  # before the work: what comes from here on may come too late for it
+            while self._new:
+                sysctl.hear_no_router(self._new.pop())
+            if self._buried:
+                self._buried = False
+                self._delete()
+
+    def _delete(self) -> None:
+        try:
+            self._rtnl.batch([messages.group_delete()], ignore=_NOTHING_THERE)
+        except OSError as error:
+            _log.warning("dead links could not be deleted, trying again: %s", error)
+            self._buried = self._due = True
+            self._timer.start(_RETRY_SECONDS)

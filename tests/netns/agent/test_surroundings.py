@@ -66,10 +66,35 @@ def test_destinations_of_the_settings_are_added_to_those_of_the_record(kernel: S
         assert cidr in kept
 
 
-def test_kube_proxy_in_ipvs_mode_is_told_until_it_is_gone(kernel: Site) -> None:
-    # as kube-proxy makes it; a bridge stands for the dummy link, which this kernel may lack
+def test_beside_kube_proxy_in_ipvs_mode_no_pod_is_made_until_it_is_gone(kernel: Site) -> None:
+    kernel.start()
+    kernel.ready()
+    assert kernel.add("pod-a")
+    netns.ip_batch(NODE, ["link add kube-ipvs0 type bridge"])
+    eventually(lambda: kernel.call("STATUS").code == 1, "the node says that it is not ready")
+    status, add = kernel.call("STATUS"), kernel.call("ADD", "pod-b")
+    assert (status.body["code"], add.body["code"]) == (50, 11)
+    assert "mode: nftables" in status.body["msg"]
+    assert "mode: nftables" in add.body["msg"]
+    assert kernel.call("DEL", "pod-a").code == 0
+    netns.ip_batch(NODE, ["link del kube-ipvs0"])
+    eventually(lambda: kernel.call("STATUS").code == 0, "the node is ready again")
+    assert kernel.add("pod-b")
+
+
+def test_a_node_beside_kube_proxy_in_ipvs_mode_does_not_become_ready(kernel: Site) -> None:
     netns.ip_batch(NODE, ["link add kube-ipvs0 type bridge"])
     kernel.start()
+    eventually(lambda: "IPVS" in kernel.ask("status")["why"], "the node says why")
+    assert not kernel.ask("status")["ready"]
+    netns.ip_batch(NODE, ["link del kube-ipvs0"])
+    kernel.ready()
+
+
+def test_kube_proxy_in_ipvs_mode_is_only_told_of_where_that_is_set(kernel: Site) -> None:
+    # as kube-proxy makes it; a bridge stands for the dummy link, which this kernel may lack
+    netns.ip_batch(NODE, ["link add kube-ipvs0 type bridge"])
+    kernel.start(ipvs="tell")
     kernel.ready()
     (problem,) = kernel.ask("status")["problems"]
     assert "kube-proxy: it runs in IPVS mode" in str(problem)

@@ -114,8 +114,9 @@ def test_detaching_leaves_nothing(bare: Node, kind: str, request: pytest.Fixture
     pod: Attachment = request.getfixturevalue(kind)
     bare.call(bare.dataplane.attach, pod)
     bare.call(bare.dataplane.detach, pod)
-    assert _state(bare) == []
+    assert bare.sh("ip", "-6", "route", "show", "table", str(PODS_TABLE)) == ""
     assert eventually(lambda: "eni" not in bare.sh("ip", "link"))
+    assert _state(bare) == []
 
 
 def test_a_failure_in_the_pod_leaves_nothing(bare: Node, dual: Attachment) -> None:

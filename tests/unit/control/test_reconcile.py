@@ -888,6 +888,22 @@ def test_a_node_somebody_keeps_knocking_for_is_queued_again_after_three_rounds()
     assert scene.store.leases == {}
 
 
+def test_a_lease_that_was_taken_without_an_answer_is_let_go_of() -> None:
+    """Or the messages of the run that failed find the node busy when they come again, and are dropped."""
+    scene = Scene()
+    scene.ec2.launch()
+    original = scene.store.take
+
+    def unanswered(*asked: object) -> bool:
+        original(*asked)  # type: ignore[arg-type]
+        raise ConnectionError("no answer")
+
+    scene.store.take = unanswered  # type: ignore[method-assign,assignment]
+    with pytest.raises(ConnectionError):
+        look(scene)
+    assert scene.store.leases == {}
+
+
 def test_an_expired_lease_can_be_taken() -> None:
     scene = Scene()
     scene.ec2.launch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from berth.contract import Order, Policy, Report, Surrender, Told, decode_report, encode_report
+from berth.contract import Order, PodLease, Policy, Report, Surrender, Told, decode_report, encode_report
 from berth.history import Heartbeat, Held
 from berth.ingest import MAX_REPORT_BYTES, SentReport, ingest
 from berth.model import Notes
@@ -19,7 +20,7 @@ from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.journal import Journal
 from berth_node.leasefile import LeaseFile
-from berth_node.leases import RETELL_SECONDS, Leases
+from berth_node.leases import RETELL_SECONDS, Leases, row_fields, size_of
 from berth_node.pool import Pool
 from berth_node.report import build, substance
 from berth_node.seams import Attachment, Wired
@@ -526,3 +527,21 @@ def judge(node: Node) -> None:
         ordered = sorted(leases, key=lambda v: v.began)
         for one, other in pairwise(ordered):
             assert one.held_until <= other.began, "two pods hold one address at one time"
+
+
+@given(
+    st.builds(
+        PodLease,
+        id=st.integers(1, 10**9),
+        address=st.sampled_from(["10.0.1.17", "2001:db8:1:2:3::5"]),
+        began=st.floats(1e9, 9e9).map(lambda t: round(t, 3)),
+        ended=st.floats(1e9, 9e9).map(lambda t: round(t, 3)),
+        held_until=st.floats(1e9, 9e9).map(lambda t: round(t, 3)),
+        namespace=st.text(max_size=63),
+        name=st.text(max_size=253),
+        uid=st.text(max_size=64),
+        epoch=st.just("0123456789ab-boot"),
+    )
+)
+def test_no_row_takes_more_in_a_report_than_it_is_counted_as(row: PodLease) -> None:
+    assert len(json.dumps(row_fields(row)).encode()) <= size_of(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from berth.contract import Policy
@@ -80,6 +81,14 @@ def test_the_whole_page_of_an_agent_can_be_read_and_names_are_unique() -> None:
     assert all(name.startswith(("berth_", "process_")) for name in typed)
     assert 'berth_trouble{what="record"} 1' in lines
     assert "berth_kernel_problems 1" in lines
+
+
+def test_every_metric_of_the_agent_is_documented_and_none_that_it_has_not() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `berth_")]
+    documented = {name for row in rows for name in re.findall(r"`(berth_\w+)`", row)} | {"berth_build_info"}
+    made = {f.name for f in families(Measures(), snapshot())}
+    assert documented == {name for name in made if name.startswith("berth_")}
 
 
 def test_the_states_of_addresses_add_up_to_those_assigned() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from berth_node import front
 from berth_node import server as module
 from berth_node.measures import Measures
 from berth_node.server import Server
@@ -28,6 +29,7 @@ class Recorded:
         self.calls: list[str] = []
         self.hold: asyncio.Event | None = None
         self.hung_up = False
+        self.says = "1.1.0"
 
     async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
         self.calls.append(call.command)
@@ -37,7 +39,7 @@ class Recorded:
             for one in waits:
                 one.cancel()
             self.hung_up = gone.is_set()
-        reply({"cniVersion": "1.1.0"})
+        reply({"cniVersion": self.says})
 
 
 @contextmanager
@@ -48,14 +50,19 @@ def asking(path: Path) -> Iterator[socket.socket]:
         yield peer
 
 
-def send(peer: socket.socket) -> None:
+def send(peer: socket.socket, body: bytes = _VERSION) -> None:
     request = os.memfd_create("request")
-    os.write(request, _VERSION)
+    os.write(request, body)
     socket.send_fds(peer, [b"berth/1 0"], [request])
     os.close(request)
 
 
 async def answered(peer: socket.socket) -> bytes:
+    return (await message(peer))[0]
+
+
+async def message(peer: socket.socket) -> tuple[bytes, bytes | None]:
+    """An answer's text, and what its memfd holds if there is one."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(peer, readable.set)
     try:
@@ -63,10 +70,12 @@ async def answered(peer: socket.socket) -> bytes:
             await readable.wait()
     finally:
         loop.remove_reader(peer)
-    text, received, _, _ = socket.recv_fds(peer, 64, 1)
+    text, received, _, _ = socket.recv_fds(peer, 16384, 1)
+    printed = None
     for descriptor in received:
+        printed = os.pread(descriptor, 100_000, 0)
         os.close(descriptor)
-    return text
+    return text, printed
 
 
 @contextmanager
@@ -87,6 +96,50 @@ def test_a_request_that_needs_not_wait_becomes_no_task(tmp_path: Path) -> None:
             await server.close()
 
     asyncio.run(main())
+
+
+def test_a_short_answer_is_in_the_message_for_a_plugin_that_takes_it(tmp_path: Path) -> None:
+    printed = b'{"cniVersion":"1.1.0"}\n'
+
+    async def main() -> None:
+        with opened(tmp_path) as (server, verbs):
+            for takes, says, answer in [
+                (b"", "1.1.0", (b"berth/1 0", printed)),
+                (b"BERTH_TAKES=short\0", "1.1.0", (b"berth/1 0\n" + printed, None)),
+                (b"BERTH_TAKES=short\0", "x" * 9000, (b"berth/1 0", printed.replace(b"1.1.0", b"x" * 9000))),
+            ]:
+                verbs.says = says
+                with asking(tmp_path / "cni.sock") as peer:
+                    send(peer, takes + _VERSION)
+                    server._accept()
+                    assert await message(peer) == answer
+            await server.close()
+
+    asyncio.run(main())
+
+
+def test_the_agents_loop_serves_a_connection_within_select_and_outlives_what_that_raises(tmp_path: Path) -> None:
+    async def main() -> None:
+        with opened(tmp_path) as (server, verbs):
+            accept, told = server._accept, []
+
+            def broken_first() -> None:
+                told.append(asyncio.current_task())
+                if len(told) == 1:
+                    raise ValueError("a bug")
+                accept()
+
+            door: Any = front.front_door()
+            door.shut()
+            door.open(server._listener, broken_first)
+            with asking(tmp_path / "cni.sock") as peer:
+                send(peer)
+                assert await answered(peer) == b"berth/1 0"
+            assert (verbs.calls, told) == (["VERSION"], [None, None])
+            await server.close()
+
+    with asyncio.Runner(loop_factory=front.new_loop) as runner:
+        runner.run(main())
 
 
 def test_a_plugin_that_sends_its_request_late_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

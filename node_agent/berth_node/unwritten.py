@@ -1,0 +1,86 @@
+"""What the kernel has and the runtime was told, and what the journal could not be told: that is tried again.
+
+Answers do not wait for the journal (:mod:`berth_node.verbs`), so one that cannot be written must fail nobody. A kill
+loses nothing: the next start goes by what the kernel has (:func:`resume`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from berth_node.desk import UNKNOWN, Desk
+from berth_node.journal import Entry, JournalError
+from berth_node.pool import Key
+from berth_node.seams import Attachment, Dataplane, Wired
+
+__all__ = ["Unwritten", "resume"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Unwritten:
+    """``_wired`` are pods that are there, ``_gone`` those whose addresses are still to be taken back."""
+
+    desk: Desk
+    _wired: dict[Key, Wired] = field(default_factory=dict)
+    _gone: set[Key] = field(default_factory=set)
+
+    def wired(self, key: Key, wired: Wired) -> None:
+        """The kernel has all of a pod."""
+        try:
+            self.desk.wired(key, wired)
+        except JournalError:
+            self._wired[key] = wired
+            _log.exception("a pod could not be written down; it is tried again", extra={"container": key[0]})
+
+    def free(self, key: Key) -> None:
+        """The kernel has nothing of a pod any more."""
+        self._wired.pop(key, None)
+        try:
+            self.desk.free(key)
+        except JournalError:
+            self._gone.add(key)
+            _log.exception(
+                "a returned address could not be written down; it is tried again", extra={"container": key[0]}
+            )
+
+    def free_before(self, entry: Entry | None) -> None:
+        """A pod is asked for that may be among those that are gone: it must not be taken for one that is there.
+
+        Raises :class:`berth_node.journal.JournalError`.
+        """
+        if not self._gone or entry is None:
+            return
+        key = (entry.attachment.container_id, entry.attachment.ifname)
+        if key in self._gone:
+            self.desk.free(key)
+            self._gone.discard(key)
+
+    def again(self) -> None:
+        """Now and then: write what could not be written. Raises :class:`berth_node.journal.JournalError`."""
+        for key in tuple(self._gone):
+            self.desk.free(key)
+            self._gone.discard(key)
+        for key, wired in tuple(self._wired.items()):
+            self.desk.wired(key, wired)
+            del self._wired[key]
+
+
+async def resume(
+    desk: Desk, unsure: Iterable[Attachment], kernel: Dataplane, run: Callable[[Any, Attachment], Awaitable[Any]]
+) -> None:
+    """At a start: pods that an earlier agent was about to wire. ``run`` calls the data plane in its thread.
+
+    One that is whole may have been answered, and stays. A kill here leaves the next start the same work.
+    """
+    for attachment in unsure:
+        key = (attachment.container_id, attachment.ifname)
+        if not await run(kernel.check, attachment):
+            desk.wired(key, UNKNOWN)
+            continue
+        await run(kernel.detach, attachment)
+        desk.free(key)
