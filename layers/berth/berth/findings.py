@@ -49,7 +49,7 @@ class Kind(Enum):
 
     @property
     def repair(self) -> bool:
-        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY)
+        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY, Kind.PUBLIC)
 
 
 @dataclass(slots=True)

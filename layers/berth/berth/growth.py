@@ -155,7 +155,12 @@ def _grow_singles(
         return Growth()
     single = replace(policy, policy=replace(policy.policy, mode="addresses"))
     usable, most_new, reason = _room_for_new(view, single, limits, subnets, pods_own)
-    choice = choose(*_sources(view, single, limits, subnets, usable), most_new, missing)
+    hosts, sites = _sources(view, single, limits, subnets, usable)
+    # whoever wants public pods has launched the node where there is an internet gateway: elsewhere need be none
+    own = view.instance.subnet_id
+    choice = choose([h for h in hosts if h.site == own], [s for s in sites if s.id == own], most_new, missing)
+    if choice.brought < missing:
+        choice = choose(hosts, sites, most_new, missing)
     left = max(missing - choice.brought, 0)
     return Growth(_calls(view, single, limits, subnets, choice), left, (reason or _TYPE_IS_FULL) if left else "")
 

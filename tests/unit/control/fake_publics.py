@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from berth.calls import AssociatePublic, DisassociatePublic
 from berth.ec2_wire import Ec2Error, Trouble, classify
-from berth.model import Intent, Outcome, PublicAddress
+from berth.model import Intent, InterfaceView, Outcome, PublicAddress
 from berth.node_items import NodeState
 
 from tests.unit.control.fakes import ARN_PREFIX, FakeEc2, FakeStore, Machine, Scene
@@ -20,6 +21,8 @@ class PublicEc2(FakeEc2):
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
         self.elastic: dict[str, PublicAddress] = {}
+        self.lags: set[str] = set()
+        """Allocation ids that describes show as they were before they were associated."""
 
     def allocate(self, name: str, pool: str = "blue", *namespaces: str) -> None:
         number = len(self.elastic) + 1
@@ -49,7 +52,7 @@ class PublicEc2(FakeEc2):
         found = next((e for e in self.elastic.values() if e.association_id == association_id), None)
         if found is None or not association_id:
             raise _refused("InvalidAssociationID.NotFound")
-        self.elastic[found.id] = replace(found, association_id="", interface_id="", private_address="", instance_id="")
+        self.elastic[found.id] = _nowhere(found)
 
     def shown(self) -> list[PublicAddress]:
         """An interface that is gone, or has lost the address, has lost the association."""
@@ -57,7 +60,16 @@ class PublicEc2(FakeEc2):
             view = self.all_interfaces.get(e.interface_id)
             if e.association_id and (view is None or e.private_address not in (*view.addresses, view.primary_address)):
                 self.disassociate(e.association_id)
-        return list(self.elastic.values())
+        return [_nowhere(e) if e.id in self.lags else e for e in self.elastic.values()]
+
+    def interfaces(self, ids: Sequence[str]) -> dict[str, tuple[InterfaceView, ...]]:
+        """As EC2 shows them: with what of their addresses has a public one."""
+        at = {(e.interface_id, e.private_address) for e in self.shown() if e.association_id}
+        found = super().interfaces(ids)
+        return {
+            node: tuple(replace(v, public=tuple(sorted(a for i, a in at if i == v.id))) for v in views)
+            for node, views in found.items()
+        }
 
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         call = intent.call
@@ -77,6 +89,10 @@ class PublicEc2(FakeEc2):
             raise Ec2Error("test", "ReadTimeoutError", "as told", Trouble.IN_DOUBT)
         self._machine.step()
         return outcome
+
+
+def _nowhere(e: PublicAddress) -> PublicAddress:
+    return replace(e, association_id="", interface_id="", private_address="", instance_id="")
 
 
 def _refused(code: str) -> Ec2Error:

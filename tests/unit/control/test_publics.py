@@ -12,12 +12,15 @@ from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import Signal
 from berth.ingest import SentReport, ingest
 from berth.reconcile import reconcile
+from berth.sweep import sweep
+from berth.sweep_store import Claim
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.unit.control.fake_publics import public_scene
 from tests.unit.control.fakes import ARN_PREFIX, NODE, Died, Machine, Scene
+from tests.unit.control.sweeping import FakeSurvey, FakeSweepStore, sweep_edges
 
 OTHER = "i-0123456789abcdef1"
 SECONDS = 50.0
@@ -119,6 +122,20 @@ def test_on_a_node_of_prefixes_it_takes_one_single_address_and_no_more() -> None
     site.settle(NODE)
     (first, *_) = [i for i in site.ec2.all_interfaces.values() if i.is_primary_of(NODE)]
     assert len(first.addresses) == 1
+
+
+def test_a_further_interface_for_one_is_in_the_nodes_own_subnet() -> None:
+    """There is the internet gateway, if anywhere."""
+    site = Site("prefixes")
+    site.ec2.add_subnet("subnet-b", "10.0.4.0/22")  # has more free addresses
+    site.ec2.allocate("eipalloc-1")
+    primary = next(i for i in site.ec2.all_interfaces.values() if i.is_primary_of(NODE))
+    full = tuple(f"10.0.9.{16 * n}/28" for n in range(9))
+    site.ec2.all_interfaces[primary.id] = replace(primary, prefixes=full)
+    site.ask("web")
+    site.settle(NODE)
+    assert site.ec2.elastic["eipalloc-1"].interface_id != primary.id
+    assert site.ec2.all_interfaces[site.ec2.elastic["eipalloc-1"].interface_id].subnet_id == primary.subnet_id
 
 
 def test_what_cannot_be_had_takes_no_single_address_and_says_why_once_on_the_bus(site: Site) -> None:
@@ -236,15 +253,52 @@ def test_one_that_is_taken_off_by_hand_is_associated_again(site: Site) -> None:
 
 
 def test_whoever_loses_the_race_for_one_takes_another(site: Site) -> None:
-    for name in ("eipalloc-1", "eipalloc-2"):
+    names = [f"eipalloc-{n}" for n in range(4)]
+    for name in names:
         site.ec2.allocate(name)
-    site.publics.stolen = {"eipalloc-1", "eipalloc-2"}
-    site.ec2.allocate("eipalloc-3")
+    site.publics.stolen = set(names[:3])
     asked = site.ask("web")
     site.settle(NODE)
     grant = site.grant(asked)
     assert grant is not None
-    assert grant.allocation_id == "eipalloc-3" or site.publics.stolen
+    assert site.publics.claims[grant.allocation_id][0] == NODE
+    assert all(
+        node == NODE or not site.ec2.elastic[name].association_id for name, (node, *_) in site.publics.claims.items()
+    )
+
+
+def test_one_that_another_node_has_claimed_and_not_yet_associated_is_not_tried(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.publics.claims["eipalloc-1"] = (OTHER, "x/eth0", "10.0.1.99")
+    asked = site.ask("web")
+    site.report()
+    site.report()
+    assert "all 1 are in use" in site.problem(asked)
+    assert NODE not in site.publics.pointers
+
+
+def test_what_may_just_have_been_associated_stays_claimed_until_ec2_would_show_it(site: Site) -> None:
+    """Given up at once, another pod could claim it, and find it where the lost answer has put it."""
+    site.ec2.allocate("eipalloc-1")
+    site.ec2.loses, site.ec2.loses_answers, site.ec2.lags = AssociatePublic, 1, {"eipalloc-1"}
+    asked = site.ask("web")
+    while not site.made:
+        site.report()
+    site.leave(asked)
+    site.report()
+    assert "eipalloc-1" in site.publics.claims
+    site.ec2.lags = set()
+    site.settle(NODE)
+    assert site.publics.claims == {}
+    assert site.ec2.elastic["eipalloc-1"].association_id == ""
+
+
+def test_a_pointer_that_leads_nowhere_is_dropped(site: Site) -> None:
+    """Each report would be worth a look, as long as it is there."""
+    site.ec2.allocate("eipalloc-1")
+    site.publics.pointers[NODE] = {"eipalloc-1"}
+    site.report()
+    assert site.publics.pointers[NODE] == set()
 
 
 def test_a_refusal_is_one_pods_trouble_and_not_its_nodes(site: Site) -> None:
@@ -332,6 +386,58 @@ def _whole(site: Site, asked: str) -> None:
     assert (site.grant(asked) is not None) == bool(asked)
 
 
+def swept(site: Site) -> dict[str, str]:
+    """Nodes that a sweep asks looks for, and why."""
+    table = FakeSweepStore(site.scene.store)
+    table.claims = tuple(Claim(name, node, site.machine.now - 300) for name, (node, *_) in site.publics.claims.items())
+    site.scene.looks.asked.clear()
+    scene = site.scene
+    edges = sweep_edges(FakeSurvey(site.ec2), table, scene.looks, scene.bus, scene.edges.settings, site.machine.clock)
+    sweep(edges, 300)
+    return {node: reason.removeprefix("sweep: ") for node, reason, _ in scene.looks.asked}
+
+
+def test_a_sweep_finds_nothing_where_grants_claims_and_associations_agree(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.ask("web")
+    site.settle()
+    site.machine.now += 300
+    assert swept(site) == {}
+
+
+def test_a_sweep_finds_what_was_taken_off_by_hand_and_what_sits_at_a_pods_address_unasked(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.ask("web")
+    site.settle()
+    site.machine.now += 300
+    where = site.ec2.elastic["eipalloc-1"]
+    site.ec2.disassociate(where.association_id)
+    assert swept(site) == {NODE: "NodesPublicDiffers"}
+    site.look()
+    assert site.ec2.elastic["eipalloc-1"].association_id
+    site.machine.now += 300
+    site.ec2.allocate("eipalloc-2")
+    view = next(i for i in site.ec2.all_interfaces.values() if i.is_primary_of(OTHER))
+    site.ec2.all_interfaces[view.id] = replace(view, addresses=(*view.addresses, "10.0.1.250"))
+    site.look(OTHER)
+    site.machine.now += 300
+    site.ec2.associate("eipalloc-2", view.id, "10.0.1.250")
+    assert swept(site) == {OTHER: "NodesPublicDiffers"}
+    site.look(OTHER)
+    assert site.ec2.elastic["eipalloc-2"].association_id == ""
+
+
+def test_a_sweep_finds_a_claim_that_nobody_was_granted(site: Site) -> None:
+    site.settle()
+    site.machine.now += 300
+    site.ec2.allocate("eipalloc-1")
+    site.publics.claims["eipalloc-1"] = (NODE, "gone/eth0", "10.0.1.77")
+    site.publics.pointers[NODE] = {"eipalloc-1"}
+    assert swept(site) == {NODE: "PublicClaimsUnused"}
+    site.look()
+    assert site.publics.claims == {}
+
+
 class Histories(RuleBasedStateMachine):
     """Two nodes, few addresses, functions that are killed, others who take things: never has one address two pods."""
 
@@ -388,6 +494,10 @@ class Histories(RuleBasedStateMachine):
         site = self.site
         site.ec2.loses_answers = 0
         site.settle()
+        site.machine.now += 300
+        for node in swept(site):
+            site.look(node)
+        site.settle()
         here = {r.id for listed in site.requests.values() for r in listed}
         assert {request for _, request, _ in site.publics.claims.values()} <= here
         used = {e.id for e in site.ec2.elastic.values() if e.association_id}
@@ -397,4 +507,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestHistories.settings = hypothesis_settings(max_examples=30, stateful_step_count=15, deadline=None)
