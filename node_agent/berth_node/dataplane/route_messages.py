@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from .desired import ANYWHERE, Route, Rule
+from .desired import ANYWHERE, Route, Rule, pod_rule
 from .messages import IFF_UP, ROUTE_PROTOCOL
 from .rtnl import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Attributes, Reply, Request, attribute, attributes
 
@@ -138,7 +138,7 @@ def parse_rule(reply: Reply) -> Rule | None:
         return None
     if found.get(_FRA_SUPPRESS_PREFIXLEN, _NO_SUPPRESSION) != _NO_SUPPRESSION:
         return None
-    return Rule(
+    rule = Rule(
         priority=_number(found, _FRA_PRIORITY),
         table=_number(found, _FRA_TABLE) or table,
         source=_cidr(found, _FRA_SRC, src_length, family),
@@ -148,6 +148,7 @@ def parse_rule(reply: Reply) -> Rule | None:
         family=family,
         iif=found.get(_FRA_IIFNAME, b"").rstrip(b"\0").decode(errors="replace"),
     )
+    return None if rule.iif and rule != pod_rule(rule.iif, rule.table, rule.mask) else rule
 
 
 # ------------------------------------------------------------------------------------------------------- routes
