@@ -480,7 +480,7 @@ _USUAL: list[Callable[[World, Profile, Agent], None]] = [
         _brake: 1,
         _fill: 1,
         _groups: 1,
-        _own_pods: 2,
+        _own_pods: 4,
     }.items()
     for _ in range(weight)
 ]
