@@ -128,7 +128,10 @@ def prefixes_of(
             cidr,
             i.mac,
             (i.network_card, i.device_index),
-            cidr in shown.get(i.mac, ()) and not releasing and i.mac in links,
+            cidr in shown.get(i.mac, ())
+            and not releasing
+            and i.mac in links
+            and not (record.policy.spare_primary and i.primary),
         )
         for i in sorted(record.interfaces, key=lambda i: (i.network_card, i.device_index))
         for cidr, releasing in sorted((str(ipaddress.IPv6Network(a.cidr)), a.releasing) for a in i.ipv6_assignments)

@@ -156,7 +156,7 @@ def _by_state(s: Snapshot) -> Mapping[str, float]:
         states["in_use"] += held
         rest = address_count(block.cidr) - held
         if block.releasing or not block.usable or (block.cidr, block.assignment) in given_up:
-            name = "releasing" if block.releasing else "surrendered" if block.usable else "unusable"
+            name = "releasing" if block.releasing else "surrendered" if block.usable or block.spared else "unusable"
             states[name] += rest
             continue
         cooling = sum(a in s.pool.cooling and a not in used for a in addresses_of(block.cidr))

@@ -149,7 +149,7 @@ class Pool:
             and counted.blocks is self.blocks
             and counted.surrendered is self.surrendered
         ):
-            given_up = tuple(_given_up(b, self.surrendered) for b in self.blocks)
+            given_up = tuple(b.spared or _given_up(b, self.surrendered) for b in self.blocks)
             stock = Stock.of(self.blocks, given_up, self.lent.values(), self.cooling)
             soonest = min(self.cooling.values(), default=math.inf)
             counted = _Counted(stock, self.blocks, self.surrendered, self.lent, self.cooling, soonest)
@@ -289,9 +289,10 @@ class Pool:
 
         Only whole idle blocks go, prefixes before single addresses (one call gives back more), the last in lending
         order first, and only while the target stays covered. One block always stays, even if nothing is wanted: a node
-        without any address would never be ready, nor get a pod.
+        without any address would never be ready, nor get a pod. Idle blocks of a spared interface go at once: nothing
+        is lent of them.
         """
-        pool = self._without_used_surrenders()._take_back()
+        pool = self._without_used_surrenders()._take_back()._without_spared()
         if pool.surrendered != self.surrendered:
             return replace(pool, surplus_since=None)
         spare = pool._spare()
@@ -311,6 +312,15 @@ class Pool:
         used = frozenset(self.lent.values())
         kept = tuple(s for s in self.surrendered if used.isdisjoint(addresses_of(s.cidr)))
         return self if kept == self.surrendered else replace(self, surrendered=kept)
+
+    def _without_spared(self) -> Pool:
+        spared = [b for b in self.blocks if b.spared and b.shown and not _given_up(b, self.surrendered)]
+        if not spared:
+            return self
+        busy = {*self.lent.values(), *self.cooling}
+        idle = [b for b in spared if busy.isdisjoint(addresses_of(b.cidr))]
+        added = tuple(Surrender(mac=b.mac, cidr=b.cidr, assignment=b.assignment) for b in idle)
+        return replace(self, surrendered=(*self.surrendered, *added)) if added else self
 
     def _take_back(self) -> Pool:
         pool = self

@@ -36,7 +36,8 @@ class MetadataInterface:
 class Block:
     """A block that the record lists. ``order`` is the interface's place: (network card, device index).
 
-    ``shown``: metadata shows it. ``usable``: shown, not marked releasing, and its interface's link is present.
+    ``shown``: metadata shows it. ``usable``: shown, not marked releasing, its interface's link is present and serves
+    pods. ``spared``: its interface serves none; it is given back when no pod uses it.
     """
 
     cidr: str
@@ -46,6 +47,7 @@ class Block:
     usable: bool
     shown: bool = True
     releasing: bool = False
+    spared: bool = False
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,11 +73,12 @@ def blocks_of(record: Record, metadata: Collection[MetadataInterface], links: Co
     by_mac = {m.mac: m for m in metadata}
     blocks = []
     for interface in record.interfaces:
+        spared = record.policy.spare_primary and interface.primary
         for a in interface.assignments:
             shown = _shown(interface, a, by_mac)
-            usable = shown and not a.releasing and interface.mac in links
+            usable = shown and not a.releasing and interface.mac in links and not spared
             order = (interface.network_card, interface.device_index)
-            blocks.append(Block(a.cidr, a.id, interface.mac, order, usable, shown, a.releasing))
+            blocks.append(Block(a.cidr, a.id, interface.mac, order, usable, shown, a.releasing, spared))
     return tuple(sorted(blocks, key=lambda b: (b.order, ipaddress.IPv4Network(b.cidr))))
 
 

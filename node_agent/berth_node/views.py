@@ -143,6 +143,7 @@ def _block(s: Snapshot, block: Block) -> dict[str, Any]:
     addresses = addresses_of(block.cidr)
     given_up = any(x.assignment == block.assignment for x in s.pool.surrendered)
     state = "usable" if block.usable else "releasing" if block.releasing else "unusable" if block.shown else "not shown"
+    state = "spared" if block.spared and state == "unusable" else state
     return {
         "cidr": block.cidr,
         "assignment": block.assignment,
@@ -195,6 +196,8 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
         lines.append(f"more than wanted for {s.now - pool.surplus_since:.0f} s; idle blocks are given back if it lasts")
     lines += [f"pod {line}" for line in _unmet(s)]
     lines += _unknown_annotations(s)
+    if s.record:
+        lines.append(f"pods keep their addresses for: {', '.join(s.record.no_snat_cidrs) or 'nobody'}")
     for interface in _interfaces(s):
         if interface["pod"]:
             lines.append(f"{interface['id']} is {_pod_name(s, interface['pod'])}'s own: {interface['primary_address']}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ __all__ = [
     "QUICK",
     "BusListener",
     "FunctionLog",
+    "ask_for_look",
     "assigned",
     "blocks_shown",
     "dead_letters",
@@ -46,6 +48,7 @@ __all__ = [
     "send_report",
     "settle",
     "tell",
+    "trail_tells",
 ]
 
 QUICK: Final = Settings(pending=0.5, shutting_down=0.5, metadata_lag=0.2)
@@ -105,6 +108,32 @@ def settle(scene: Scene) -> None:
         return not any(depths[name]["visible"] or depths[name]["in_flight"] for name in names)
 
     wait_for("the queues to be worked off", quiet, 60, every=0.05)
+
+
+def ask_for_look(scene: Scene, instance_id: str) -> None:
+    """Have a node looked at, as its agent's next report would, and wait until that is done."""
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
+    detail = {"instance-id": instance_id, "addresses": 1, "until": until}
+    entry = {
+        "EventBusName": scene.stack.outputs["BusName"],
+        "Source": "berth.request",
+        "DetailType": "Node Capacity Requested",
+        "Detail": json.dumps(detail),
+    }
+    assert scene.stack.client("events").put_events(Entries=[entry])["FailedEntryCount"] == 0
+    settle(scene)
+
+
+def trail_tells(scene: Scene, call: str, parameters: Mapping[str, Any]) -> None:
+    """What a trail says of a call that somebody made, put by hand as EventBridge has it: the account has no trail."""
+    detail = {
+        "eventSource": "ec2.amazonaws.com",
+        "eventName": call,
+        "userIdentity": {"type": "IAMUser", "userName": "alice"},
+        "requestParameters": dict(parameters),
+        "responseElements": {"_return": True},
+    }
+    tell(scene, "events", {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail})
 
 
 def dead_letters(scene: Scene) -> dict[str, int]:

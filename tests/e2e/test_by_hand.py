@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from berth.contract import KIND, NODE, Record
 
-from tests.e2e.scenes import FunctionLog, dead_letters, new_scene, settle, tell
+from tests.e2e.scenes import FunctionLog, dead_letters, new_scene, settle, tell, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import Scene, launch
 from tests.sandbox.landscape import CLUSTER, NodeSpec, launch_node
@@ -142,14 +142,7 @@ def test_where_a_trail_tells_of_it_no_sweep_is_needed(site: Site) -> None:
 def tell_of(site: Site, call: str, interface: str) -> None:
     """What a trail says of a call that somebody made, and a wait for the look that it leads to."""
     log = FunctionLog(site.scene)
-    detail = {
-        "eventSource": "ec2.amazonaws.com",
-        "eventName": call,
-        "userIdentity": {"type": "IAMUser", "userName": "alice"},
-        "requestParameters": {"networkInterfaceId": interface},
-        "responseElements": {"_return": True},
-    }
-    tell(site.scene, "events", {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail})
+    trail_tells(site.scene, call, {"networkInterfaceId": interface})
     reason = "an interface was changed by hand"
     wait_for(f"a look after {call}", lambda: any(reason in line.get("reasons", ()) for line in log.lines()))
 

@@ -12,7 +12,7 @@ from berth.bus import SOURCE
 from berth.cli import check as command
 from berth.cli.main import main
 
-from tests.e2e.scenes import BusListener, dead_letters, new_scene, settle, tell
+from tests.e2e.scenes import BusListener, dead_letters, new_scene, settle, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import Scene
 from tests.sandbox.landscape import CLUSTER, NodeSpec, client
@@ -109,14 +109,7 @@ def test_a_trail_that_tells_of_a_change_has_it_checked(site: Scene) -> None:
     ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=allowed)
     before = len(flat_events(listener := BusListener(site)))
     with pings_stopped(site):
-        detail = {
-            "eventSource": "ec2.amazonaws.com",
-            "eventName": "CreateNetworkAclEntry",
-            "userIdentity": {"type": "IAMUser", "userName": "alice"},
-            "requestParameters": {"ruleNumber": 50},
-            "responseElements": {"_return": True},
-        }
-        tell(site, "events", {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail})
+        trail_tells(site, "CreateNetworkAclEntry", {"ruleNumber": 50})
         wait_for("the event", lambda: len(flat_events(listener)) > before, 60)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.e2e.scenes import dead_letters, mutations, new_scene, settle
+from tests.e2e.scenes import ask_for_look, dead_letters, mutations, new_scene, settle
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import Scene, launch
 from tests.sandbox.landscape import NodeSpec
@@ -47,19 +45,7 @@ def groups(interface: dict[str, Any]) -> list[str]:
 
 def look(scene: Scene, node: str = "node") -> None:
     """Have the node looked at, as its agent's next report would."""
-    detail = {"instance-id": scene.machines[node].id, "addresses": 1, "until": _later()}
-    entry = {
-        "EventBusName": scene.stack.outputs["BusName"],
-        "Source": "berth.request",
-        "DetailType": "Node Capacity Requested",
-        "Detail": json.dumps(detail),
-    }
-    assert scene.stack.client("events").put_events(Entries=[entry])["FailedEntryCount"] == 0
-    settle(scene)
-
-
-def _later() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
+    ask_for_look(scene, scene.machines[node].id)
 
 
 def new_group(scene: Scene, name: str, *, allowed: bool = False) -> str:

@@ -51,7 +51,7 @@ class Result:
 
 def snapshot_of(design: Design) -> Snapshot:
     """As the check gets it: read from Describe answers, and through its JSON."""
-    return load(dump(read_snapshot(answers_of(design), no_snat=design.no_snat)))
+    return load(dump(read_snapshot(answers_of(design), no_snat=design.no_snat, snat=design.snat)))
 
 
 def place_of(index: Index, spot: Spot) -> Place:

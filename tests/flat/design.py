@@ -128,6 +128,8 @@ class Design:
     """Status of ``pcx-1`` between the two VPCs, "" for none."""
     no_snat: tuple[str, ...]
     onprem: tuple[str, ...] = field(default=ON_PREMISES)
+    snat: tuple[str, ...] = ()
+    """Taken out of what nodes leave alone."""
 
     def net(self, name: str) -> Net:
         return next(n for n in self.nets if n.id == name)
@@ -184,7 +186,8 @@ class _Draw:
             seed=self.seed, cidrs=self.cidrs, nets=nets, tables=tuple(tables), acls=acls, groups=groups,
             group_vpc=group_vpc, prefix_lists=self.prefix_lists, hosts=hosts, gates=gates, internet=self.internet,
             vpn=self.vpn, transit=self.transit, peering=self.peering,
-            no_snat=tuple(c for c in listed if self.chance(0.6)), onprem=self.onprem,
+            no_snat=tuple(c for c in listed if self.chance(0.3)), onprem=self.onprem,
+            snat=tuple(c for c in listed if self.chance(0.25)),
         )  # fmt: skip
 
     def choose_table(self, tables: list[Table], vpc: str, number: int) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.flat.design import Design, Host, Link
+from berth.routes import Route, RouteTable, Routing
+
+from tests.flat.design import Design, Host, Link, Table
 from tests.flat.world import world_of
 from tests.sandbox import netns
 from tests.sandbox.fabric import INTERNET_ADDRESS, Fabric
@@ -55,7 +57,7 @@ def built(design: Design) -> Iterator[Fabric]:
 
 
 def _set_up(design: Design, host: Host) -> None:
-    kept = [*design.cidrs[design.net(host.links[0].net).vpc], *design.no_snat]
+    kept = _kept(design, host)
     netns.sysctl(host.id, {"ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0})
     pods = [(p, link) for link in host.links for p in link.pods if host.node]
     lines = [f"addr add {pod}/32 dev lo" for pod, _ in pods]
@@ -64,6 +66,24 @@ def _set_up(design: Design, host: Host) -> None:
     netns.ip_batch(host.id, lines)
     if pods:
         netns.nft(host.id, _rules(host, [p for p, _ in pods], kept))
+
+
+def _kept(design: Design, host: Host) -> list[str]:
+    """Where the node leaves pods' addresses alone: what Berth's functions put into its record."""
+    tables = tuple(
+        RouteTable(t.id, t.main, tuple(n.id for n in design.nets if n.table == t.id), tuple(_ways(design, t)))
+        for t in design.tables
+    )
+    routing = Routing(design.cidrs[design.net(host.links[0].net).vpc], tables)
+    subnets = {link.net for link in host.links if link.prefix or link.secondaries}
+    return [*routing.no_snat(subnets or {link.net for link in host.links}, design.no_snat, design.snat)]
+
+
+def _ways(design: Design, table: Table) -> Iterator[Route]:
+    for way in table.ways:
+        listed = way.to.startswith("pl-")
+        to = design.prefix_lists[way.to] if listed else (way.to,)
+        yield Route(to, way.target, 2 if way.propagated else int(listed), way.state == "blackhole")
 
 
 def _secondary(design: Design, link: Link, kept: list[str]) -> Iterator[str]:

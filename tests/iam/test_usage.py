@@ -25,6 +25,8 @@ UNUSED: Final[dict[str, str]] = {
     "FillRole/fill/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "FlatCheckRole/flat-check/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "FlatCheckRole/network-changes/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
+    "FollowRole/follow/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "FollowRole/route-changes/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "ReconcileRole/runtime/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "ReconcileRole/runtime/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "SweepRole/sweep/Logs: logs:CreateLogStream": _BY_LAMBDA,

@@ -33,7 +33,7 @@ ADMIN_KEY: Final = "berth-admin"
 VPC_CIDR: Final = "10.0.0.0/16"
 ON_PREMISES_CIDR: Final = "192.168.50.0/24"
 PARTNER_CIDR: Final = "172.30.9.0/24"
-"""Reached by the same VPN, but listed nowhere: a client there is outside the no-SNAT list."""
+"""Reached by the same VPN, but excluded by a parameter of the stack: a client there is outside the no-SNAT list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,9 @@ class SimEc2:
         self._describe("DescribeSubnets", ())
         return Network(self.cloud.counted(), (("vpc-1", ("10.0.0.0/16",)),), self.cloud.groups)
 
+    def forget_routes(self, older_than: float) -> None:
+        """There are none."""
+
     def allowed_subnets(self) -> tuple[SubnetView, ...]:
         return tuple(s for s in self.cloud.counted() if s.allowed)
 

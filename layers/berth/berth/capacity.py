@@ -78,12 +78,14 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is planned. ``pods_own`` of each node's pods have an interface for themselves (docs/security-groups.md)."""
+    """What is planned. ``spare_primary``: the primary interface serves no pods. ``pods_own`` of each node's pods have
+    an interface for themselves (docs/security-groups.md)."""
 
     limits: Limits
     mode: Mode
     max_pods: int
     nodes: int
+    spare_primary: bool = False
     pods_own: int = 0
 
     @property
@@ -91,6 +93,10 @@ class Demand:
         """What is left of the type's limits for all other pods; the primary interface always is."""
         left = max(self.limits.interfaces - self.pods_own, 1)
         return replace(self.limits, interfaces=left)
+
+    def most_pods(self, mode: Mode) -> int:
+        """Addresses for pods that a node can have."""
+        return most_pods(self.shared, mode, spare_primary=self.spare_primary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +110,25 @@ class Verdict:
     remarks: tuple[str, ...] = ()
 
 
-def most_pods(limits: Limits, mode: Mode) -> int:
+def most_pods(limits: Limits, mode: Mode, *, spare_primary: bool = False) -> int:
     """Addresses for pods that the type can have: each interface's first address is its own."""
-    blocks = limits.interfaces * (limits.addresses_per_interface - 1)
+    blocks = (limits.interfaces - spare_primary) * (limits.addresses_per_interface - 1)
     if mode == "addresses":
         return blocks
     return blocks * PREFIX_SIZE if limits.prefixes else 0
 
 
 def need(demand: Demand) -> NodeNeed:
-    """One full node."""
+    """One full node. A spared primary is one of its ``interfaces``; ``subnet_addresses`` are of pods' subnets alone, so
+    its own address is none of them."""
     limits, size = demand.limits, PREFIX_SIZE if demand.mode == "prefixes" else 1
     slots = limits.addresses_per_interface - 1
     own = limits.interfaces - demand.shared.interfaces
-    pods = min(max(demand.max_pods - own, 0), most_pods(demand.shared, demand.mode))
-    blocks = -(-pods // size)
-    interfaces = own + (max(-(-blocks // slots), 1) if slots else 1)
-    return NodeNeed(pods + own, blocks, interfaces, blocks * size + interfaces, blocks + 2 * interfaces - 1)
+    pods = min(max(demand.max_pods - own, 0), demand.most_pods(demand.mode))
+    blocks, spared = -(-pods // size), int(demand.spare_primary)
+    interfaces = own + (spared + max(-(-blocks // slots), 1 - spared) if slots else 1)
+    addresses = blocks * size + interfaces - spared
+    return NodeNeed(pods + own, blocks, interfaces, addresses, blocks + 2 * interfaces - 1)
 
 
 def calls(demand: Demand, buckets: Buckets | None = None) -> tuple[Calls, ...]:
@@ -128,7 +136,7 @@ def calls(demand: Demand, buckets: Buckets | None = None) -> tuple[Calls, ...]:
     buckets, node = buckets or Buckets(), need(demand)
     further, batches = node.interfaces - 1, -(-demand.nodes // _BATCH)
     counts = {
-        "AssignPrivateIpAddresses": demand.nodes if node.blocks else 0,
+        "AssignPrivateIpAddresses": demand.nodes if node.blocks and not demand.spare_primary else 0,
         "CreateNetworkInterface": demand.nodes * further,
         "AttachNetworkInterface": demand.nodes * further,
         "ModifyNetworkInterfaceAttribute": demand.nodes * further,
@@ -185,7 +193,8 @@ def _of_type(demand: Demand, node: NodeNeed) -> Iterable[str]:
         yield f"{demand.pods_own} pods with an interface of their own: beside the primary one the type has {free}"
     elif node.pods < demand.max_pods:
         limits = demand.shared
-        each = f"{limits.interfaces} interfaces × ({limits.addresses_per_interface} − 1)"
+        spared = "" if not demand.spare_primary else " − 1 spared"
+        each = f"{limits.interfaces}{spared} interfaces × ({limits.addresses_per_interface} − 1)"
         size = f" × {PREFIX_SIZE}" if demand.mode == "prefixes" and limits.prefixes else ""
         why = f"{each}{size}" if node.pods else "no prefixes: it is not on Nitro"
         yield f"a node has room for {node.pods} pods ({why}), not for {demand.max_pods}"
@@ -211,7 +220,7 @@ def _remarks(demand: Demand, node: NodeNeed, short: bool, overfull: bool) -> Ite
         )
     if demand.mode == "prefixes" and demand.limits.prefixes and node.blocks * PREFIX_SIZE >= 2 * node.pods:
         yield f"a prefix is {PREFIX_SIZE} addresses: mode addresses would take half or less of the subnet"
-    if demand.mode == "addresses" and most_pods(demand.shared, "prefixes") >= demand.max_pods > node.pods:
+    if demand.mode == "addresses" and demand.most_pods("prefixes") >= demand.max_pods > node.pods:
         yield "mode prefixes has room for all these pods on this type"
     if overfull:
         yield (

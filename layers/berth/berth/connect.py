@@ -11,7 +11,8 @@ from berth.brake import BRAKE_CONFIG, Brake, SsmBrake
 from berth.budget import BUDGET_CONFIG, Budget, DynamoBudget
 from berth.bus import EventBus
 from berth.clients import make_client
-from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2
+from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2, call_ec2
+from berth.ec2_errors import ec2_name
 from berth.edges import Edges
 from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
 from berth.ledger import DynamoLedger, Ledger
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
     from berth.drift import DriftEdges
+    from berth.follow import FollowEdges
     from berth.standby_work import FillEdges
     from berth.sweep_run import SweepEdges
 
@@ -40,6 +42,7 @@ __all__ = [
     "connect_drift",
     "connect_ec2",
     "connect_fill",
+    "connect_follow",
     "connect_hooks",
     "connect_ledger",
     "connect_looks",
@@ -112,6 +115,32 @@ def connect_drift(settings: Settings, meters: Meters | None = None) -> DriftEdge
         looks=connect_looks(settings),
         settings=settings,
         budget=connect_budget(settings),
+    )
+
+
+def connect_follow(settings: Settings, meters: Meters | None = None) -> FollowEdges:
+    """What the follower of routes works with. Imported here, as for the filler."""
+    from berth.follow import FollowEdges, paying
+    from berth.route_records import DynamoRouteRecords
+    from berth.route_tables import RouteTables
+    from berth.survey import Boto3Survey
+
+    ec2 = make_client("ec2", config=CLIENT_CONFIG)
+    _counting(ec2, meters)
+    budget = connect_budget(settings)
+    pay = paying(budget, time.time)
+
+    def describe(action: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        pay(ec2_name(action))
+        return call_ec2(ec2, action, parameters)
+
+    return FollowEdges(
+        routes=RouteTables(describe),
+        instances=Boto3Survey(ec2, lambda: make_client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
+        records=DynamoRouteRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
+        looks=connect_looks(settings),
+        settings=settings,
+        budget=budget,
     )
 
 

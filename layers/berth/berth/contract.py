@@ -114,10 +114,17 @@ class Interface:
     ipv6_assignments: tuple[Assignment, ...] = ()
     pod: str = ""
 
+    @property
+    def primary(self) -> bool:
+        return (self.network_card, self.device_index) == (0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The policy in force on a node, in addresses and seconds."""
+    """The policy in force on a node, in addresses and seconds.
+
+    ``spare_primary``: no pod is given an address of the primary interface (docs/decisions/0024).
+    """
 
     mode: Mode = "prefixes"
     warm_addresses: int = 8
@@ -125,6 +132,7 @@ class Policy:
     max_pods: int = 110
     cooldown_seconds: int = 120
     ip_families: IpFamilies = "ipv4"
+    spare_primary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +270,7 @@ def _policy(r: Reader) -> Policy:
         max_pods=r.count("max_pods"),
         cooldown_seconds=r.count("cooldown_seconds"),
         ip_families=r.choice("ip_families", IP_FAMILIES, "ipv4"),
+        spare_primary=r.flag("spare_primary"),
     )
 
 

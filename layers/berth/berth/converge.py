@@ -56,6 +56,7 @@ from berth.public_claims import write_claim
 from berth.publics import apply_public
 from berth.purse import Purse, priority_of
 from berth.records import next_record
+from berth.routes import Routing
 from berth.setbacks import PUBLIC_TROUBLES, set_back, without_public
 from berth.store import NodeState
 from berth.unfinished import assigns, releases, take_up, unanswered
@@ -82,7 +83,7 @@ class Convergence:
     planner: Callable[[NodeView], Plan]
     policy: Policy
     subnet_cidrs: dict[str, str]
-    no_snat_cidrs: tuple[str, ...]
+    routing: Routing
     deadline: float
     keeps_record: bool = True
     granter: Callable[[NodeView], tuple[PodGrant, ...]] = lambda _view: ()
@@ -341,8 +342,11 @@ class Convergence:
 
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
-        grants = self.granter(self.view)
-        return next_record(self.view, self.policy, self.subnet_cidrs, self.no_snat_cidrs, grants)
+        return next_record(self.view, self.policy, self.subnet_cidrs, self._no_snat, self.granter(self.view))
+
+    def _no_snat(self, subnets: tuple[str, ...]) -> tuple[str, ...]:
+        settings = self.edges.settings
+        return self.routing.no_snat(subnets, settings.no_snat_cidrs, settings.snat_cidrs)
 
 
 def _is_of(interface: InterfaceView, intent: Intent) -> bool:

@@ -34,6 +34,7 @@ from berth.ec2_wire import (
 )
 from berth.model import INSTANCE_TAG, Instance, Intent, InterfaceView, Limits, Outcome, SubnetView
 from berth.remembered import Remembered
+from berth.route_tables import ROUTES_SECONDS, RouteTables
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -86,6 +87,9 @@ class Ec2(Protocol):
     def network(self, vpc_ids: Iterable[str]) -> Network:
         """What is around the nodes."""
 
+    def forget_routes(self, older_than: float) -> None:
+        """Describe VPCs' CIDRs and routes anew, unless that was done in the last ``older_than`` seconds."""
+
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         """Make one mutating call, once."""
 
@@ -114,6 +118,7 @@ class Boto3Ec2:
         self._subnets = Remembered(SUBNETS_SECONDS, clock, self._ask_subnets)
         self._cidrs = Remembered(CIDRS_SECONDS, clock, self._ask_cidrs)
         self._groups = Remembered(GROUPS_SECONDS, clock, self._ask_groups)
+        self._routes = Remembered(ROUTES_SECONDS, clock, RouteTables(self._describe).of)
 
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
         pages = self._pages("describe_instances", "instance-id", ids, paid=True)
@@ -143,7 +148,13 @@ class Boto3Ec2:
             subnets=tuple(routed_subnet(s, cidrs.get(s.vpc_id, ())) for s in subnets),
             vpc_cidrs=tuple(cidrs.items()),
             allowed_groups=frozenset().union(*self._groups.get(vpcs).values()),
+            route_tables=tuple(self._routes.get(vpcs).items()),
         )
+
+    def forget_routes(self, older_than: float) -> None:
+        """Describe VPCs' CIDRs and routes anew, unless that was done in the last ``older_than`` seconds."""
+        self._cidrs.forget(older_than)
+        self._routes.forget(older_than)
 
     def mutate(self, intent: Intent, instance_id: str, cluster: str) -> Outcome:
         """Make one mutating call, once. Raises :class:`Ec2Error`."""
@@ -212,7 +223,7 @@ class Boto3Ec2:
                 return
             parameters["NextToken"] = page["NextToken"]
 
-    def _describe(self, action: str, parameters: Mapping[str, Any], *, paid: bool) -> Mapping[str, Any]:
+    def _describe(self, action: str, parameters: Mapping[str, Any], *, paid: bool = False) -> Mapping[str, Any]:
         """Once more if it was not answered: describing again does no harm."""
         if not paid:
             self._pay(ec2_name(action))

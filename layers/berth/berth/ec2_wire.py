@@ -46,6 +46,7 @@ from berth.model import (
     PublicAddress,
     SubnetView,
 )
+from berth.routes import RouteTable, Routing
 
 __all__ = [
     "ALLOWED_TAG",
@@ -71,11 +72,17 @@ ALLOWED_TAG: Final = "berth:allowed"
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What is around the nodes: all subnets of their VPCs, each VPC's CIDRs, the groups tagged ``berth:allowed``."""
+    """What is around the nodes: all subnets of their VPCs, each VPC's CIDRs and route tables, the groups tagged
+    ``berth:allowed``."""
 
     subnets: tuple[SubnetView, ...] = ()
     vpc_cidrs: tuple[tuple[str, tuple[str, ...]], ...] = ()
     allowed_groups: frozenset[str] = frozenset()
+    route_tables: tuple[tuple[str, tuple[RouteTable, ...]], ...] = ()
+
+    def routing(self, vpc_id: str) -> Routing:
+        """How a VPC routes; nothing is known of one that EC2 did not show."""
+        return Routing(dict(self.vpc_cidrs).get(vpc_id, ()), dict(self.route_tables).get(vpc_id, ()))
 
 
 # ------------------------------------------------------------------------------------------------ reading answers

@@ -71,7 +71,9 @@ def check_network(edges: FlatEdges) -> Counter[str]:
     taken_at = datetime.fromtimestamp(edges.clock(), UTC).isoformat(timespec="seconds")
     settings = edges.settings
     try:
-        snapshot = take_snapshot(edges.ec2, settings.clusters, settings.no_snat_cidrs, taken_at, pay)
+        snapshot = take_snapshot(
+            edges.ec2, settings.clusters, settings.no_snat_cidrs, taken_at, pay, settings.snat_cidrs
+        )
     except _OutOfTokensError:
         counts["FlatChecksPutOff"] = 1
         return counts

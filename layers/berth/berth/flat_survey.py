@@ -53,13 +53,21 @@ Paying = Callable[[str], None]
 
 
 def take_snapshot(
-    ec2: Any, clusters: Sequence[str], no_snat: Sequence[str], taken_at: str, pay: Paying = lambda _: None
+    ec2: Any,
+    clusters: Sequence[str],
+    no_snat: Sequence[str],
+    taken_at: str,
+    pay: Paying = lambda _: None,
+    snat: Sequence[str] = (),
 ) -> Snapshot:
-    """Describe everything once. ``pay`` is told of each call before it is made. Raises botocore's errors."""
+    """Describe everything once. ``no_snat`` and ``snat`` are what the stack adds to its routes and takes out.
+
+    ``pay`` is told of each call before it is made. Raises botocore's errors.
+    """
     answers = {key: list(_pages(ec2, call, name, paged, pay)) for call, (name, key, paged) in _CALLS.items()}
     answers["PrefixLists"] = list(_prefix_lists(ec2, answers, pay))
     answers["Instances"] = list(_nodes(ec2, clusters, pay))
-    return read_snapshot(answers, no_snat=no_snat, taken_at=taken_at)
+    return read_snapshot(answers, no_snat=no_snat, snat=snat, taken_at=taken_at)
 
 
 def _pages(ec2: Any, call: str, name: str, paged: bool, pay: Paying, **asked: Any) -> Iterator[Mapping[str, Any]]:

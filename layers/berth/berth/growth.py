@@ -40,14 +40,17 @@ def deficit(view: NodeView, policy: NodePolicy, limits: Limits | None = None) ->
     ``need = in_use + waiting``, ``supply = assigned - cooling - surrendered - unusable``, and
     ``max(min(max_pods, need + warm) - supply, min(max_pods, minimum) - (assigned - surrendered), 0)``, where
     ``minimum`` is 1 at the least: a node without any address is never Ready, so no pod would ever come to need one
-    (docs/decisions/0003). With the policy ``ipv6`` only that one is kept, and what pods ask for (0005).
+    (docs/decisions/0003). A spared primary counts nowhere (0024). With the policy ``ipv6`` only that one is kept, and
+    what pods ask for (0005).
 
     Without ``limits`` every interface of ours counts that can ever be attached; with them, those that the type has
     room for.
     """
     rules, report = policy.policy, view.report
     warm, minimum = _kept_ready(view, policy)
-    mine = serving(view, limits) if limits is not None else [i for i in view.managed if not i.pod]
+    spared = rules.spare_primary
+    managed = [i for i in (view.ours if spared else view.managed) if not i.pod]
+    mine = serving(view, limits, spare_primary=spared) if limits is not None else managed
     assigned = sum(map(addresses_on, mine)) - _leaving(view, mine)
     need = cooling = surrendered = unusable = 0
     if report is not None:
@@ -191,7 +194,7 @@ def _grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[
     way = with_standby(view, policy, fit, calls, missing, max(missing - choice.brought, 0))
     if way.left and not reason:
         used_up = len(choice.new) >= most_new
-        reason = _TYPE_IS_FULL if used_up else "no subnet tagged berth:allowed in this zone has free addresses"
+        reason = _TYPE_IS_FULL if used_up else _no_subnet(view, policy, subnets)
     return Growth(way.calls, way.left, reason if way.left else "", way.waiting)
 
 
@@ -211,6 +214,12 @@ def _standby(
     return fitting(view, policy, limits, here, wanted_groups(view, policy))
 
 
+def _no_subnet(view: NodeView, policy: NodePolicy, subnets: Sequence[SubnetView]) -> str:
+    if usable_subnets(view, policy, subnets):
+        return "no subnet tagged berth:allowed in this zone has free addresses"
+    return f"no subnet in {view.instance.zone} is tagged berth:allowed"
+
+
 _TYPE_IS_FULL: Final = "the instance type allows no further interface"
 
 
@@ -227,7 +236,7 @@ def _room_for_new(
     if most <= 0:
         return [], 0, _TYPE_IS_FULL
     usable = [s for s in usable_subnets(view, policy, subnets) if s.id not in view.setbacks.exhausted]
-    return usable, most, "" if usable else "no subnet tagged berth:allowed in this zone has free addresses"
+    return usable, most, "" if usable else _no_subnet(view, policy, subnets)
 
 
 def _sources(
@@ -235,7 +244,7 @@ def _sources(
 ) -> tuple[list[Host], list[Site]]:
     """Interfaces with room, the primary first and then the fullest; and the subnets, the preferred first."""
     with_room: list[tuple[bool, int, InterfaceView]] = []
-    for interface in serving(view, limits):
+    for interface in serving(view, limits, spare_primary=policy.policy.spare_primary):
         if interface.attachment is None and interface.id in view.claimed:
             continue  # until it is attached no describe of ours shows it: what was put on it since would not be seen
         # one that is only refused for now keeps its room: what it will hold needs no other interface
@@ -278,13 +287,14 @@ def _calls(
 def grow_ipv6(
     view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
 ) -> tuple[AssignIpv6Prefixes, ...]:
-    """One /80 for the primary and each further interface with addresses for pods: 2^48 addresses are never too few."""
+    """One /80 for the primary, unless it is spared, and each further interface with addresses for pods: 2^48 addresses
+    are never too few."""
     usable = _ipv6_subnets(view, policy, limits, subnets)
     if not usable:
         return ()
     return tuple(
         AssignIpv6Prefixes(i.id)
-        for i in serving(view, limits)
+        for i in serving(view, limits, spare_primary=policy.policy.spare_primary)
         if i.subnet_id in usable and not i.ipv6_prefixes and (i.blocks or i.is_primary_of(view.instance.id))
     )
 

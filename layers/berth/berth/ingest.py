@@ -30,6 +30,7 @@ from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
 from berth.own_interfaces import asks
+from berth.records import lent_from
 from berth.store import NodeState, Store
 
 __all__ = [
@@ -202,7 +203,7 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     blocks = [a for i in record.interfaces for a in i.assignments]
     if any(a.releasing for a in blocks) or _lacks_ipv6(record):
         return True
-    unusable = {*report.unusable}
+    blocks, unusable = lent_from(record), {*report.unusable}
     supply = sum(address_count(a.cidr) for a in blocks if a.cidr not in unusable) - report.cooling
     assigned = sum(address_count(a.cidr) for a in blocks)
     warm, minimum = _kept_ready(record.policy)

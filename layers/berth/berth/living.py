@@ -15,7 +15,7 @@ from berth.plan import Plan, planner
 from berth.policy import fingerprint, fit_policy, parse_policy
 from berth.records import usable_addresses
 from berth.store import NodeState
-from berth.surroundings import fit_network
+from berth.surroundings import fit_network, lacks_pod_subnet
 from berth.visit import Visit
 from berth.world import World
 
@@ -26,7 +26,8 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     """Bring a living node to its plan. Returns what came of it, in words."""
     state = world.states[instance.id]
     settings = visit.edges.settings
-    policy = replace(parse_policy(dict(instance.tags), settings.defaults), pod_groups=settings.pod_groups)
+    policy = parse_policy(dict(instance.tags), settings.defaults, settings.default_subnets)
+    policy = replace(policy, pod_groups=settings.pod_groups)
     if policy.unmanaged:
         visit.counts["Unmanaged"] += 1
         return "unmanaged, by its tag"
@@ -36,6 +37,7 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     policy = fit_policy(policy, instance.type, limits)
     view = visit.view(instance, cluster, world.interfaces.get(instance.id, ()), state)
     view = replace(view, allowed_groups=world.network.allowed_groups)
+    visit.counts["NodesWithoutPodSubnet"] += lacks_pod_subnet(policy, view, world.network.subnets)
     policy = fit_network(policy, view, limits, world.network.subnets)
     view = offer(visit.edges, view, state.slots, policy, limits, world.network.subnets)
     convergence = visit.convergence(

@@ -16,7 +16,7 @@ from berth.edges import Edges
 from berth.events import Signal
 from berth.gone import clear
 from berth.living import bring
-from berth.looks import backoff, delay_until
+from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, backoff, delay_until
 from berth.model import Instance
 from berth.policy import cluster_of, cluster_problem
 from berth.trail import log_look
@@ -82,6 +82,8 @@ class Look:
     def _describe(self, ids: Sequence[str]) -> World | None:
         """None: the nodes are looked at later."""
         now = self.edges.clock()
+        if any(s.reason == ROUTES_CHANGED for s in self.signals):
+            self.edges.ec2.forget_routes(FRESH_SECONDS)
         try:
             return describe(self.edges, ids)
         except OutOfTokensError as error:

@@ -12,10 +12,24 @@ from berth.events.node_look_requested import HookWait, body
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-__all__ = ["MAX_DELAY_SECONDS", "LookQueue", "Looks", "backoff", "delay_until", "longest"]
+__all__ = [
+    "FRESH_SECONDS",
+    "MAX_DELAY_SECONDS",
+    "ROUTES_CHANGED",
+    "LookQueue",
+    "Looks",
+    "backoff",
+    "delay_until",
+    "longest",
+]
 
 MAX_DELAY_SECONDS: Final = 900
 """The longest DelaySeconds of a message (SQS API reference)."""
+ROUTES_CHANGED: Final = "routes changed"
+"""The reason of looks whose nodes are to follow other routes."""
+FRESH_SECONDS: Final = 5
+"""Such a look is asked for with so much delay, and trusts no description of routes that is older: so it was made after
+the change was seen, and looks that follow each other share one."""
 _ENTRIES: Final = 10
 
 

@@ -23,6 +23,7 @@ POLICY_TAGS: Final = (
     "berth:minimum-addresses",
     "berth:mode",
     "berth:pod-interfaces",
+    "berth:primary-serves-pods",
     "berth:security-groups",
     "berth:subnets",
     "berth:unmanaged",
@@ -69,14 +70,16 @@ def fingerprint(problems: Iterable[PolicyProblem]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
 
-def parse_policy(tags: Mapping[str, str], defaults: Policy) -> NodePolicy:
-    """Read the ``berth:`` tags of an instance."""
+def parse_policy(tags: Mapping[str, str], defaults: Policy, subnets: str = "") -> NodePolicy:
+    """Read the ``berth:`` tags of an instance. ``subnets`` is the default of ``berth:subnets``, "" for none."""
     problems: list[PolicyProblem] = []
     policy = _families(tags, _mode(tags, _numbers(tags, defaults, problems), problems), problems)
     own = _number(tags, problems, "berth:pod-interfaces", 0, 0, 64)
+    serves = _flag(tags, "berth:primary-serves-pods", problems, default=not defaults.spare_primary)
+    policy = replace(policy, spare_primary=not serves)
     return NodePolicy(
         policy=policy,
-        subnets=_selector(tags, problems),
+        subnets=_selector(tags, subnets, problems),
         groups=_groups(tags, problems),
         unmanaged=_flag(tags, "berth:unmanaged", problems),
         pod_interfaces=own,
@@ -131,16 +134,21 @@ def _families(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProb
     return policy
 
 
-def _selector(tags: Mapping[str, str], problems: list[PolicyProblem]) -> tuple[str, str | None] | None:
-    text = tags.get("berth:subnets")
+def _selector(tags: Mapping[str, str], default: str, problems: list[PolicyProblem]) -> tuple[str, str | None] | None:
+    text, usual = tags.get("berth:subnets"), _selected(default)
     if text is None:
-        return None
+        return usual
+    found = _selected(text)
+    if found is None:
+        used = default if usual else "any subnet tagged berth:allowed"
+        message = f"expected tag=value or tag, to select subnets by; using {used}"
+        problems.append(PolicyProblem("berth:subnets", text, message))
+    return found or usual
+
+
+def _selected(text: str) -> tuple[str, str | None] | None:
     key, equals, value = text.partition("=")
-    if key.strip():
-        return key.strip(), value.strip() if equals else None
-    message = "expected tag=value or tag, to select subnets by; using the instance's own subnet"
-    problems.append(PolicyProblem("berth:subnets", text, message))
-    return None
+    return (key.strip(), value.strip() if equals else None) if key.strip() else None
 
 
 def _groups(tags: Mapping[str, str], problems: list[PolicyProblem]) -> tuple[str, ...] | None:
@@ -155,14 +163,14 @@ def _groups(tags: Mapping[str, str], problems: list[PolicyProblem]) -> tuple[str
     return None
 
 
-def _flag(tags: Mapping[str, str], tag: str, problems: list[PolicyProblem]) -> bool:
+def _flag(tags: Mapping[str, str], tag: str, problems: list[PolicyProblem], *, default: bool = False) -> bool:
     text = tags.get(tag)
     if text is None:
-        return False
+        return default
     word = _WORDS.get(text.lower())
     if word is None:
-        problems.append(PolicyProblem(tag, text, "expected true or false; using false"))
-    return bool(word)
+        problems.append(PolicyProblem(tag, text, f"expected true or false; using {str(default).lower()}"))
+    return default if word is None else word
 
 
 def _unknown(tags: Mapping[str, str]) -> Iterable[PolicyProblem]:

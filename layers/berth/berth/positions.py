@@ -54,10 +54,11 @@ def adoptable(view: NodeView, limits: Limits) -> list[InterfaceView]:
     return able[: max(len(free_positions(view, limits)) - len(loose(view)), 0)] if able else []
 
 
-def serving(view: NodeView, limits: Limits) -> list[InterfaceView]:
-    """Interfaces whose blocks the node has or will have, the primary first. One that is being detached is left out, and
-    so are those that are one pod's own."""
-    held = [i for i in view.managed if i.attachment is not None and i.attachment.status in HELD and not i.pod]
+def serving(view: NodeView, limits: Limits, *, spare_primary: bool = False) -> list[InterfaceView]:
+    """Interfaces whose blocks the node has or will have, the primary first, or left out if it is spared. One that is
+    being detached is left out too, and so are those that are one pod's own."""
+    mine = view.ours if spare_primary else view.managed
+    held = [i for i in mine if i.attachment is not None and i.attachment.status in HELD and not i.pod]
     return [*held, *adoptable(view, limits)]
 
 

@@ -7,7 +7,7 @@ The revision grows exactly when something the node acts upon changed. Taking not
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -16,21 +16,22 @@ from berth.model import LAG_SECONDS, InterfaceView, NodeView
 from berth.own_interfaces import kept
 from berth.publics import public_grants
 
-__all__ = ["next_record", "tombstone", "usable_addresses"]
+__all__ = ["lent_from", "next_record", "pod_subnets", "tombstone", "usable_addresses"]
 
 
 def next_record(
     view: NodeView,
     policy: Policy,
     subnet_cidrs: Mapping[str, str],
-    no_snat_cidrs: Sequence[str],
+    no_snat: Callable[[tuple[str, ...]], Sequence[str]],
     grants: Sequence[PodGrant] = (),
 ) -> tuple[Record, tuple[tuple[str, int], ...]]:
     """The record ``view`` calls for, and the revision at which each releasing assignment was marked.
 
     ``subnet_cidrs`` maps subnet ids to CIDRs; an interface in a subnet that is missing there waits for the next look.
-    Blocks in ``view.leaving`` are left out. New assignments get ids that no earlier one of this node had. Interfaces
-    that the record began to list a moment ago stay in it although EC2 does not show them (:data:`LAG_SECONDS`).
+    ``no_snat`` gives the destinations that see the own address of pods in these subnets. Blocks in ``view.leaving`` are
+    left out. New assignments get ids that no earlier one of this node had. Interfaces that the record began to list a
+    moment ago stay in it although EC2 does not show them (:data:`LAG_SECONDS`).
     One that is a pod's own is in it for as long as the newest report lists the pod's request, and without blocks.
     """
     old = view.record or Record(instance_arn=view.instance.arn, revision=0)
@@ -58,7 +59,7 @@ def next_record(
         revision=revision,
         policy=_in_force(policy, view),
         interfaces=tuple(interfaces),
-        no_snat_cidrs=tuple(sorted(set(no_snat_cidrs))),
+        no_snat_cidrs=tuple(no_snat(pod_subnets(interfaces))),
         accepted=accepted,
         grants=_grants(view, old, grants),
     )
@@ -66,6 +67,13 @@ def next_record(
         return replace(old, accepted=accepted), view.marked
     releasing = {a.id for i in interfaces for a in i.assignments if a.releasing}
     return new, tuple(sorted((i, marked.get(i, revision)) for i in releasing))
+
+
+def pod_subnets(interfaces: Sequence[Interface]) -> tuple[str, ...]:
+    """Subnets whose route tables decide for a node's pods: those of its interfaces that have addresses for them, else
+    of all that the record lists."""
+    serving = [i for i in interfaces if i.assignments or i.ipv6_assignments or i.pod]
+    return tuple(sorted({i.subnet_id for i in serving or interfaces}))
 
 
 def tombstone(arn: str, record: Record | None) -> Record:
@@ -79,8 +87,13 @@ def usable_addresses(record: Record | None) -> int:
     """Addresses the node may lend, by the record alone."""
     if record is None:
         return 0
-    blocks = (a for i in record.interfaces for a in i.assignments if not a.releasing)
-    return sum(address_count(a.cidr) for a in blocks)
+    return sum(address_count(a.cidr) for a in lent_from(record) if not a.releasing)
+
+
+def lent_from(record: Record) -> list[Assignment]:
+    """The assignments of interfaces that serve pods."""
+    spared = record.policy.spare_primary
+    return [a for i in record.interfaces for a in i.assignments if not (spared and i.primary)]
 
 
 def _grants(view: NodeView, old: Record, own: Sequence[PodGrant]) -> tuple[PodGrant, ...]:

@@ -27,5 +27,7 @@ class Remembered(Generic[V]):
             self._known |= {key: (now, value) for key, value in self._ask(unknown).items()}
         return {k: self._known[k][1] for k in wanted if k in self._known}
 
-    def forget(self) -> None:
-        self._known.clear()
+    def forget(self, older_than: float = 0.0) -> None:
+        """Ask anew for what was answered at least so many seconds ago."""
+        oldest = self._clock() - older_than
+        self._known = {key: known for key, known in self._known.items() if known[0] > oldest}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ class Settings:
 
     ``brake_parameter`` names the SSM parameter of the kill switch, ``budget_table`` the table of the token budget;
     either may be missing (""). So may the lease ledger's; ``ledger_days`` is how long it keeps things.
+    ``no_snat_cidrs`` are added to the destinations that route tables tell of, ``snat_cidrs`` are taken out.
     """
 
     clusters: tuple[str, ...]
@@ -29,6 +31,8 @@ class Settings:
     arn_prefix: str
     defaults: Policy
     no_snat_cidrs: tuple[str, ...] = ()
+    snat_cidrs: tuple[str, ...] = ()
+    default_subnets: str = ""
     delay: float = 15.0
     subnet_low_percent: int = 10
     launch_hook: str = ""
@@ -67,8 +71,11 @@ class Settings:
                 max_pods=int(environ["DEFAULT_MAX_PODS"]),
                 cooldown_seconds=int(environ["DEFAULT_COOLDOWN_SECONDS"]),
                 ip_families=families,
+                spare_primary=environ.get("DEFAULT_PRIMARY_SERVES_PODS", "true") == "false",
             ),
-            no_snat_cidrs=_names(environ.get("NO_SNAT_CIDRS", "")),
+            no_snat_cidrs=_networks(environ, "NO_SNAT_CIDRS"),
+            snat_cidrs=_networks(environ, "SNAT_CIDRS"),
+            default_subnets=environ.get("DEFAULT_SUBNETS", ""),
             delay=float(environ.get("RECONCILE_DELAY_SECONDS", "15")),
             subnet_low_percent=int(environ.get("SUBNET_LOW_PERCENT", "10")),
             brake_parameter=environ.get("BRAKE_PARAMETER", ""),
@@ -104,3 +111,11 @@ def _buckets(environ: Mapping[str, str]) -> Buckets:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in text.split(",") if name.strip()}))
+
+
+def _networks(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    """IPv4 networks, however they are written: 10.1.2.3/8 is 10.0.0.0/8."""
+    try:
+        return tuple(str(ipaddress.IPv4Network(name, strict=False)) for name in _names(environ.get(variable, "")))
+    except ValueError as error:
+        raise ValueError(f"{variable}: expected IPv4 CIDRs such as 10.0.0.0/8: {error}") from None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from berth.growth import usable_subnets
 from berth.model import Limits, NodePolicy, NodeView, PolicyProblem, SubnetView
 
-__all__ = ["fit_network"]
+__all__ = ["fit_network", "lacks_pod_subnet"]
 
 
 def fit_network(policy: NodePolicy, view: NodeView, limits: Limits, subnets: Sequence[SubnetView]) -> NodePolicy:
@@ -19,11 +19,25 @@ def fit_network(policy: NodePolicy, view: NodeView, limits: Limits, subnets: Seq
     return _fit_families(_fit_groups(_fit_subnets(policy, view, subnets), view), view, limits, subnets)
 
 
+def lacks_pod_subnet(policy: NodePolicy, view: NodeView, subnets: Sequence[SubnetView]) -> bool:
+    """Whether ``policy``, before it was fitted, names subnets for pods of which the node's zone has none."""
+    named = policy.subnets is not None or policy.policy.spare_primary
+    return named and bool(subnets) and not usable_subnets(view, policy, subnets)
+
+
 def _with(policy: NodePolicy, tag: str, value: str, message: str) -> NodePolicy:
     return replace(policy, problems=(*policy.problems, PolicyProblem(tag, value, message)))
 
 
 def _fit_subnets(policy: NodePolicy, view: NodeView, subnets: Sequence[SubnetView]) -> NodePolicy:
+    policy = _fit_selector(policy, view, subnets)
+    if not lacks_pod_subnet(policy, view, subnets):
+        return policy
+    message = f"no subnet in {view.instance.zone} is tagged berth:allowed; there is none that pods could have"
+    return _with(policy, "berth:primary-serves-pods", "false", message)
+
+
+def _fit_selector(policy: NodePolicy, view: NodeView, subnets: Sequence[SubnetView]) -> NodePolicy:
     if policy.subnets is None or not subnets or usable_subnets(view, policy, subnets):
         return policy
     key, value = policy.subnets
@@ -49,6 +63,9 @@ def _fit_families(policy: NodePolicy, view: NodeView, limits: Limits, subnets: S
     if families == "ipv4":
         return policy
     own = next((s for s in subnets if s.id == view.instance.subnet_id), None)
+    if policy.policy.spare_primary:
+        usable = usable_subnets(view, policy, subnets)
+        own = next((s for s in usable if s.ipv6), usable[0] if usable else None)
     if not limits.ipv6:
         message = f"{view.instance.type} cannot have IPv6 prefixes (Nitro types can); using ipv4"
     elif own is not None and not own.ipv6:

@@ -24,6 +24,7 @@ from berth.plan import Plan
 from berth.pod_interfaces import grants
 from berth.policy import fingerprint
 from berth.public_claims import has_publics
+from berth.routes import Routing
 from berth.store import NodeState
 
 __all__ = ["Visit"]
@@ -82,7 +83,6 @@ class Visit:
         rules: Rules | None = None,
     ) -> Convergence:
         """Without ``network`` the record stays as it is. ``rules`` are what ``planner`` plans by, for the log."""
-        cidrs = dict(network.vpc_cidrs).get(view.instance.vpc_id, ()) if network else ()
         return Convergence(
             edges=self.edges,
             view=view,
@@ -90,7 +90,7 @@ class Visit:
             planner=Recorder(planner, rules),
             policy=policy or self.edges.settings.defaults,
             subnet_cidrs={s.id: s.cidr for s in network.subnets if s.cidr} if network else {},
-            no_snat_cidrs=(*cidrs, *self.edges.settings.no_snat_cidrs),
+            routing=network.routing(view.instance.vpc_id) if network else Routing(),
             deadline=self.deadline,
             keeps_record=network is not None,
             granter=_granter(rules) if rules else lambda _view: (),

@@ -20,6 +20,7 @@ from . import (
     ec2_ipv6,
     ec2_launch,
     ec2_public,
+    ec2_routes,
     snapshot,
 )
 from .ec2_instances import Delays
@@ -66,6 +67,7 @@ def install(timing: Timing | None = None) -> None:
         ec2_launch,
         ec2_gateways,
         ec2_public,
+        ec2_routes,
         snapshot,
         consistency,
         autoscaling,

@@ -13,6 +13,7 @@ from tests.sandbox.world import Eni, Instance, Route, Subnet, World
 from .changes import subscribe
 from .ec2_attachments import is_attached
 from .ec2_events import instance_arn
+from .ec2_routes import listed
 from .lock import API_LOCK
 from .patching import announce
 from .snapshot_rules import RULE_CALLS, acl_of, acls, groups, peerings, spaces
@@ -75,8 +76,8 @@ def _routes(backend: Any, subnet: Any) -> tuple[Route, ...]:
         Route(destination, target)
         for table in used[:1]
         for route in table.routes
-        if (destination := route.destination_cidr_block or route.destination_ipv6_cidr_block)
-        and (target := _target(backend, route))
+        for destination in listed(backend, route) or [route.destination_ipv6_cidr_block]
+        if destination and (target := _target(backend, route))
     ]
     return tuple(sorted(routes, key=lambda r: (-ipaddress.ip_network(r.destination).prefixlen, r.destination)))
 
@@ -91,6 +92,8 @@ def _target(backend: Any, route: Any) -> str | None:
     if route.egress_only_igw is not None:
         there = route.egress_only_igw.id in backend.egress_only_internet_gateways
         return str(route.egress_only_igw.id) if there else None
+    if route.state == "blackhole":
+        return "blackhole"
     if route.gateway is not None and str(route.gateway.id).startswith(("igw-", "vgw-")):
         return str(route.gateway.id)
     other = route.transit_gateway or route.vpc_pcx or route.interface
@@ -157,11 +160,12 @@ def _public(eni: Any) -> Iterator[tuple[str, str]]:
 def _onprem(backend: Any, vpcs: set[str]) -> tuple[str, ...]:
     """What the VPN reaches: the IPv4 destinations of routes to a virtual private gateway."""
     found = {
-        route.destination_cidr_block
+        cidr
         for table in backend.route_tables.values()
         if table.vpc_id in vpcs
         for route in table.routes
-        if route.destination_cidr_block and (_target(backend, route) or "").startswith(("vgw-", "tgw-"))
+        if (_target(backend, route) or "").startswith(("vgw-", "tgw-"))
+        for cidr in listed(backend, route)
     }
     return tuple(sorted(found))
 
@@ -191,6 +195,7 @@ _CHANGING: Final = (
     "detach_internet_gateway",
     "attach_vpn_gateway",
     "detach_vpn_gateway",
+    "modify_managed_prefix_list",
     "associate_address",
     "disassociate_address",
     "release_address",

@@ -64,9 +64,13 @@ def check_world_outside(scene: Scene) -> None:
     with EchoServers() as servers:
         servers.add("internet", address=INTERNET, name="internet")
         servers.add("onprem", address=ON_PREMISES, name="onprem")
+        servers.add("onprem", address=PARTNER, name="partner")
         for pod in _both_links(scene):
             link, inside = f"a pod on eth{pod.interface}", pod.pod.netns
             servers.add(inside, name=pod.pod.name)
+            node = scene.stack.interfaces(scene.machines[pod.machine].id)[0]["PrivateIpAddress"]
+            seen = tcp_echo(inside, PARTNER).told
+            report.expect(seen == f"partner {node}", f"{link} reaches an excluded network as its node: {seen}")
             for how, name in _WAYS:
                 seen = how(inside, INTERNET).told
                 report.expect(seen == f"internet {public}", f"{link} reaches the internet as {public} ({name}): {seen}")

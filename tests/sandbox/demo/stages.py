@@ -22,7 +22,7 @@ from tests.sandbox.cloud.deploy import deploy, this_runtime
 from tests.sandbox.demo.report import Report, table
 from tests.sandbox.landscape import (
     CLUSTER,
-    ON_PREMISES_CIDR,
+    PARTNER_CIDR,
     Landscape,
     NodeSpec,
     attach_node_policy,
@@ -122,7 +122,8 @@ def deploy_stack(scene: Scene, parameters: Mapping[str, str] | None = None) -> d
             "ClusterNames": CLUSTER,
             "LambdaRuntime": this_runtime(),
             "Architecture": "arm64" if platform.machine() == "aarch64" else "x86_64",
-            "NoSnatCidrs": ON_PREMISES_CIDR,
+            # its route leads to the VPN, as that of on-premises does: all the same it is to see nodes
+            "SnatCidrs": PARTNER_CIDR,
             **(parameters or {}),
         },
         progress=scene.report.note,

@@ -40,6 +40,7 @@ from berth.events.node_look_requested import HookWait
 from berth.intents import decode_intents, encode_intents
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Notes, Outcome, SubnetView
 from berth.node_items import Heard
+from berth.routes import RouteTable
 from berth.settings import Settings
 from berth.store import NodeState, RevisionConflictError, digest
 
@@ -93,6 +94,8 @@ class FakeEc2:
         self.calls: list[Call] = []
         self.loses_answers = 0
         self.loses: type = object
+        self.route_tables: tuple[RouteTable, ...] = ()
+        self.routes_forgotten: list[float] = []
         self._made: dict[str, tuple[object, str]] = {}
         self._ids = itertools.count(1)
         self._free: dict[str, list[ipaddress.IPv4Network]] = {}
@@ -170,7 +173,11 @@ class FakeEc2:
 
     def network(self, vpc_ids: Iterable[str]) -> Network:
         self._machine.step()
-        return Network(self._counted(), (("vpc-1", ("10.0.0.0/16",)),), self.groups)
+        cidrs, tables = (("vpc-1", ("10.0.0.0/16",)),), (("vpc-1", self.route_tables),)
+        return Network(self._counted(), cidrs, self.groups, tables)
+
+    def forget_routes(self, older_than: float) -> None:
+        self.routes_forgotten.append(older_than)
 
     def allowed_subnets(self) -> tuple[SubnetView, ...]:
         return tuple(s for s in self._counted() if s.allowed)

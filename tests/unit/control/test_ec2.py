@@ -29,7 +29,9 @@ from berth.calls import (
 )
 from berth.ec2 import CIDRS_SECONDS, CLIENT_CONFIG, GROUPS_SECONDS, MUTATING_CONFIG, SUBNETS_SECONDS, Boto3Ec2
 from berth.ec2_wire import Ec2Error, Trouble, classify, ec2_name, request
+from berth.looks import FRESH_SECONDS
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Outcome
+from berth.route_tables import ROUTES_SECONDS
 from berth.world import OutOfTokensError
 from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.stub import ANY, Stubber
@@ -261,14 +263,15 @@ def test_a_group_that_is_gone_is_no_more_believed_to_be_allowed() -> None:
     ec2, stub = stubbed()
     group = {"GroupId": "sg-1", "VpcId": "vpc-1"}
     empty: list[tuple[str, dict[str, Any]]] = [("describe_subnets", {"Subnets": []}), ("describe_vpcs", {"Vpcs": []})]
-    for action, answer in (*empty, ("describe_security_groups", {"SecurityGroups": [group]})):
+    tables: tuple[str, dict[str, Any]] = ("describe_route_tables", {"RouteTables": []})
+    for action, answer in (*empty, ("describe_security_groups", {"SecurityGroups": [group]}), tables):
         stub.add_response(action, answer)
     assert ec2.network(["vpc-1"]).allowed_groups == {"sg-1"}
     stub.add_client_error("modify_network_interface_attribute", "InvalidGroup.NotFound", "it does not exist")
     with pytest.raises(Ec2Error) as caught:
         ec2.mutate(made(SetGroups("eni-1", ("sg-1",))), NODE, "demo")
     assert caught.value.trouble is Trouble.GONE
-    for action, answer in (*empty, ("describe_security_groups", {"SecurityGroups": []})):
+    for action, answer in (*empty, ("describe_security_groups", {"SecurityGroups": []}), tables):
         stub.add_response(action, answer)
     assert ec2.network(["vpc-1"]).allowed_groups == frozenset()
 
@@ -301,6 +304,7 @@ def test_the_network_around_the_nodes_is_read() -> None:
     stub.add_response("describe_subnets", {"Subnets": [subnet, {**subnet, "SubnetId": "subnet-0", "Tags": []}]})
     stub.add_response("describe_vpcs", {"Vpcs": [vpc]})
     stub.add_response("describe_security_groups", {"SecurityGroups": [{"GroupId": "sg-1", "VpcId": "vpc-1"}]})
+    stub.add_response("describe_route_tables", {"RouteTables": []}, {"Filters": ANY, "MaxResults": 100})
     network = ec2.network(["vpc-1", "vpc-1"])
     assert [(s.id, s.free, s.allowed) for s in network.subnets] == [("subnet-0", 200, False), ("subnet-1", 200, True)]
     assert network.vpc_cidrs == (("vpc-1", ("10.0.0.0/16", "100.64.0.0/16")),)
@@ -398,7 +402,9 @@ class Counting:
                 self.unanswered -= 1
                 raise ReadTimeoutError(endpoint_url="https://ec2")
             vpc = {"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}
-            return {"Vpcs": [vpc], "Subnets": [], "SecurityGroups": [], "InstanceTypes": [], "Reservations": []}
+            table = {"VpcId": "vpc-1", "RouteTableId": "rtb-1"}
+            empty = dict.fromkeys(("Subnets", "SecurityGroups", "InstanceTypes", "Reservations"), ())
+            return {"Vpcs": [vpc], "RouteTables": [table], **empty}
 
         return describe
 
@@ -413,10 +419,25 @@ def test_what_is_around_the_nodes_is_remembered_for_its_stated_time() -> None:
     ec2 = Boto3Ec2(client, client, PREFIX, clock)  # type: ignore[arg-type]
     for clock.now in (0.0, SUBNETS_SECONDS - 1):
         ec2.network(["vpc-1"])
-    assert client.described == {"describe_subnets": 1, "describe_vpcs": 1, "describe_security_groups": 1}
-    for clock.now in (SUBNETS_SECONDS, GROUPS_SECONDS, CIDRS_SECONDS):
+    once = ("describe_subnets", "describe_vpcs", "describe_security_groups", "describe_route_tables")
+    assert client.described == dict.fromkeys(once, 1)
+    for clock.now in (SUBNETS_SECONDS, GROUPS_SECONDS, ROUTES_SECONDS, CIDRS_SECONDS):
         ec2.network(["vpc-1"])
-    assert client.described == {"describe_subnets": 4, "describe_vpcs": 2, "describe_security_groups": 3}
+    assert client.described == dict(zip(once, (5, 2, 4, 3), strict=True))
+
+
+def test_routes_are_read_anew_where_a_change_is_told_of_but_not_by_each_batch() -> None:
+    client, clock = Counting(), Clock()
+    ec2 = Boto3Ec2(client, client, PREFIX, clock)  # type: ignore[arg-type]
+    ec2.network(["vpc-1"])
+    for clock.now in (10.0, 12.0):
+        ec2.forget_routes(FRESH_SECONDS)
+        ec2.network(["vpc-1"])
+    assert (client.described["describe_route_tables"], client.described["describe_vpcs"]) == (2, 2)
+    clock.now = 10.0 + FRESH_SECONDS
+    ec2.forget_routes(FRESH_SECONDS)
+    ec2.network(["vpc-1"])
+    assert client.described["describe_route_tables"] == 3
 
 
 def test_another_vpc_is_asked_about_alone() -> None:
@@ -461,7 +482,7 @@ def test_what_the_caller_cannot_foresee_is_paid_for_call_by_call() -> None:
     for clock.now in (0.0, 1.0):
         ec2.network(["vpc-1"])
         ec2.limits([])
-    assert sorted(paid) == ["DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"]
+    assert sorted(paid) == ["DescribeRouteTables", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"]
     paid.clear()
     client.unanswered = 1
     ec2.instances([NODE])

@@ -41,6 +41,7 @@ SENT_BY = {
     "node-capacity-requested": "CapacityRequestRule",
     "network-interface-call": "DriftRule",
     "network-change": "NetworkChangeRule",
+    "route-change": "RouteChangeRule",
 }
 
 
@@ -56,6 +57,16 @@ def matching(event: Any) -> list[str]:
 @pytest.mark.parametrize("sample", SENT_BY)
 def test_a_sample_matches_the_one_rule_that_brings_it(sample: str) -> None:
     assert matching(queued(ROOT / "events" / f"{sample}.json")) == [SENT_BY[sample]]
+
+
+@pytest.mark.parametrize("action", ["DeleteRoute", "AcceptVpcPeeringConnection", "EnableVgwRoutePropagation"])
+def test_a_change_of_routes_is_followed_and_the_network_checked_whoever_made_it(action: str) -> None:
+    event = queued(ROOT / "events" / "route-change.json")
+    for identity in (USER, {"type": "AssumedRole", "invokedBy": "cloudformation.amazonaws.com"}):
+        event["detail"] |= {"eventName": action, "userIdentity": identity}
+        assert matching(event) == ["NetworkChangeRule", "RouteChangeRule"]
+    event["detail"] |= {"errorCode": "Client.UnauthorizedOperation"}
+    assert matching(event) == []
 
 
 BERTH = {"sessionContext": {"sessionIssuer": {"arn": "ReconcileRole.Arn"}}}
@@ -122,7 +133,7 @@ def test_every_rule_may_put_what_it_brings_on_its_queue_and_keeps_what_is_not_ta
     ]
     assert {"Fn::GetAtt": f"{name}.Arn"} in allowed
     # what others' calls tell is found by the sweep or the next check too
-    assert ("DeadLetterConfig" in target) is (name not in ("DriftRule", "NetworkChangeRule"))
+    assert ("DeadLetterConfig" in target) is (name not in ("DriftRule", "NetworkChangeRule", "RouteChangeRule"))
 
 
 @pytest.mark.parametrize("clusters", [["demo"], ["blue", "green", "red"]])

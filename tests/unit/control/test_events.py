@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 NODE = "i-0123456789abcdef0"
 ARN = f"arn:aws:ec2:eu-west-1:123456789012:instance/{NODE}"
 SAMPLES = {p.stem: p for p in sorted((ROOT / "events").glob("*.json"))}
-OTHERS = ("node-report", "scheduled-sweep", "network-interface-call", "network-change")
+OTHERS = ("node-report", "scheduled-sweep", "network-interface-call", "network-change", "route-change")
 """Samples that other functions take, or that are no events of a rule with a parser."""
 QUEUED = {n: p for n, p in SAMPLES.items() if n not in OTHERS}
 

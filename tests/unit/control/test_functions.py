@@ -182,6 +182,12 @@ def test_the_flat_network_check_runs_in_an_empty_account_whatever_it_is_called_f
     assert not any(counts.values())
 
 
+@pytest.mark.parametrize("name", ["scheduled-sweep", "route-change"])
+def test_routes_are_followed_in_an_empty_account_whatever_the_function_is_called_for(account: None, name: str) -> None:
+    counts = load("follow_routes").handler(sample(name), Context())
+    assert counts == {"RoutesCompared": 0, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0}
+
+
 def test_handlers_are_thin() -> None:
     for path in (ROOT / "functions").glob("*/app.py"):
         assert len(path.read_text().splitlines()) < 80

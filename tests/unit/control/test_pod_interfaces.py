@@ -204,7 +204,7 @@ def test_an_interface_for_a_pod_that_waits_is_as_urgent_as_a_shortage() -> None:
 def _record(v: NodeView) -> Record:
     from berth.records import next_record
 
-    return next_record(v, Policy(), {"subnet-a": "10.0.0.0/20"}, ())[0]
+    return next_record(v, Policy(), {"subnet-a": "10.0.0.0/20"}, lambda _subnets: ())[0]
 
 
 # ------------------------------------------------------------------------------------------------ what is kept, mended

@@ -87,6 +87,7 @@ def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[st
         "ReconcileFunctionName",
         "SweepFunctionName",
         "FillFunctionName",
+        "FollowFunctionName",
         "FlatCheckFunctionName",
     }
 

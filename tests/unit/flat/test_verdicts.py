@@ -240,6 +240,22 @@ def test_a_pods_address_is_rewritten_for_destinations_that_are_not_in_the_no_sna
     assert codes(go(kept, POD_A1, PARTNER)) == [("wrong-gateway", False)], "rtb-b has no such route"
 
 
+def test_a_pods_address_is_kept_where_the_route_tables_of_its_nodes_pods_lead_privately() -> None:
+    """As its node's record has it; nobody had to list it. Excluded, it is rewritten all the same."""
+    routed = network()
+    for table in ("rtb-a", "rtb-b"):
+        routed = with_routes(routed, table, Route("172.30.9.0/24", "vgw-1"))
+    assert go(routed, POD_A1, PARTNER).seen_as == POD_A1[1]
+    assert go(replace(routed, snat=("172.30.0.0/16",)), POD_A1, PARTNER).seen_as == NODE_A[1]
+    gone = with_routes(routed, "rtb-b", Route("172.30.9.0/24", "vgw-1", black_hole=True))
+    assert go(gone, POD_A1, PARTNER).seen_as == NODE_A[1], "by the primary's table, which still leads there"
+
+
+def test_a_peered_network_sees_the_pods_own_address_without_being_listed() -> None:
+    peered = replace(with_peer(network()), no_snat=())
+    assert go(peered, POD_A, ("eni-p", "10.1.5.10")).seen_as == POD_A[1]
+
+
 @pytest.mark.parametrize("check", [True, False])
 def test_an_instance_that_forwards_needs_its_check_off_and_is_then_not_judged(check: bool) -> None:
     routed = with_routes(network(), "rtb-a", Route("192.168.50.0/24", "eni-b0"))

@@ -132,6 +132,7 @@ def test_interfaces_show_each_block_with_its_state(socket: Path, capsys: pytest.
     ("subject", "told"),
     [
         ([], "wanted: 5 = 1 in use + 0 waiting + 4 warm, at most 110 (max-pods); supply: 15; missing: 0"),
+        ([], "pods keep their addresses for: "),
         ([], "annotation 'berth/typo' means nothing to this version; pods that have it: 1"),
         (["default/web-1"], "10.0.0.16 is lent to default/web-1 since 60 s"),
         (["default/web-1"], r"annotation 'berth/typo': 'a\nb' (unknown here)"),

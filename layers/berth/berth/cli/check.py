@@ -44,10 +44,11 @@ def add_parser(commands: Commands) -> None:
     for option, metavar, what in (
         ("--cluster", "NAME", "cluster of the nodes"),
         ("--no-snat", "CIDR", "destination that sees the pods' own addresses, as the stack's NoSnatCidrs"),
+        ("--snat", "CIDR", "destination that sees the nodes' addresses, as the stack's SnatCidrs"),
         ("--cidr", "CIDR", "check this network too, beside those of routes and peerings"),
     ):
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=f"{what}; may be repeated")
-    parser.add_argument("--stack", metavar="NAME", help="take clusters and no-SNAT CIDRs from this stack of Berth")
+    parser.add_argument("--stack", metavar="NAME", help="take clusters and (no-)SNAT CIDRs from this stack of Berth")
     for option, what in (
         ("--from", "judge a saved snapshot, with no account"),
         ("--save", "keep what was described"),
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from berth.flat.report import as_json, as_text
 
     networks = _networks([*arguments.cidr])
-    _networks(arguments.no_snat)
+    _networks([*arguments.no_snat, *arguments.snat])
     snapshot = _saved(arguments.from_file) if arguments.from_file else _described(arguments)
     if arguments.save_file:
         _write(arguments.save_file, _dumped(snapshot))
@@ -124,13 +125,15 @@ def _described(arguments: argparse.Namespace) -> Snapshot:
     from berth.flat_survey import take_snapshot
 
     made: Any = session(arguments)
-    clusters, no_snat = list(arguments.cluster), list(arguments.no_snat)
+    clusters, no_snat, snat = list(arguments.cluster), list(arguments.no_snat), list(arguments.snat)
     if arguments.stack:
         settings = stack_settings(made, arguments.stack)
         clusters += settings.clusters
         no_snat += settings.no_snat_cidrs
+        snat += settings.snat_cidrs
     if not clusters:
         raise UsageError("which nodes? give --cluster NAME or --stack NAME, or --from FILE")
     with aws_errors("describe the network"):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return take_snapshot(made.client("ec2"), sorted(set(clusters)), sorted(set(no_snat)), now)
+        wanted = sorted(set(clusters)), sorted(set(no_snat))
+        return take_snapshot(made.client("ec2"), *wanted, now, snat=sorted(set(snat)))

@@ -33,6 +33,7 @@ The policy that is given here is put on the instances as berth: tags; what is no
 
 _GROUP: Final = re.compile(r"sg-[0-9a-f]{8,17}")
 _POLICY: Final = ("mode", "ip_families", "max_pods", "minimum_addresses", "warm_addresses")
+_SPARE: Final = "primary_serves_pods"
 _CLUSTER: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 
 
@@ -53,6 +54,9 @@ def add_parser(commands: Commands) -> None:
     policy.add_argument("--ip-families", choices=IP_FAMILIES)
     policy.add_argument("--max-pods", type=int, metavar="N")
     policy.add_argument("--minimum-addresses", type=int, metavar="N", help="what a node is to have at the least")
+    policy.add_argument(
+        "--primary-serves-pods", choices=("true", "false"), help="false: pods on further interfaces alone"
+    )
     policy.add_argument("--warm-addresses", type=int, metavar="N", help="what it is to have beyond its pods")
     policy.add_argument("--no-instance-tags", action="store_true", help="tag the interface alone")
     add_stack_option(policy)
@@ -115,12 +119,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:
     """Policy tags for what the command line says of it."""
-    given = {name: getattr(arguments, name) for name in _POLICY}
+    given = {name: getattr(arguments, name) for name in (*_POLICY, _SPARE)}
     return {f"berth:{name.replace('_', '-')}": str(v) for name, v in given.items() if v is not None}
 
 
 def _policy(arguments: argparse.Namespace) -> Policy:
     defaults = stack_settings(session(arguments), arguments.stack).defaults if arguments.stack else Policy()
+    if (serves := getattr(arguments, _SPARE)) is not None:
+        defaults = replace(defaults, spare_primary=serves == "false")
     return replace(defaults, **{n: getattr(arguments, n) for n in _POLICY if getattr(arguments, n) is not None})
 
 

@@ -118,7 +118,7 @@ def _describe(decision: Decision) -> list[str]:
         policy = rules.policy.policy
         facts += [
             ("policy", f"{policy.mode}, minimum {policy.minimum_addresses}, warm {policy.warm_addresses}, "
-                       f"max-pods {policy.max_pods}"),
+                       f"max-pods {policy.max_pods}{', the primary serves no pods' if policy.spare_primary else ''}"),
             ("missing", f"{deficit(view, rules.policy)} addresses"),
             *(("pod", f"{r.namespace}/{r.name or r.id} asks for {r.groups or 'the groups it has'}: {told}")
               for r, told in _own(decision)),

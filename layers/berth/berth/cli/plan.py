@@ -19,7 +19,6 @@ from berth.capacity import (
     Verdict,
     calls,
     fit,
-    most_pods,
     need,
 )
 from berth.cli.account import aws_errors, session
@@ -59,6 +58,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--max-pods", type=_count, default=110, metavar="N", help="of each node; default: 110")
     own = "pods of each node with security groups of their own, so with an interface of their own; default: 0"
     parser.add_argument("--pods-with-groups", type=_own_count, default=0, metavar="N", help=own)
+    spared = "as with berth:primary-serves-pods=false; --subnet are those of pods"
+    parser.add_argument("--primary-serves-no-pods", action="store_true", help=spared)
     parser.add_argument("--nodes", type=_count, required=True, metavar="N")
     parser.add_argument("--subnet", action="append", required=True, metavar="SUBNET", help="id or CIDR; repeatable")
     offline = parser.add_argument_group("without asking AWS")
@@ -97,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     ec2: Any = session(arguments).client("ec2") if ids or given is None else None
     limits = given or _described_limits(ec2, arguments.instance_type)
     rooms = [_offline(s) for s in arguments.subnet if s not in ids] + (_described_rooms(ec2, ids) if ids else [])
-    demand = Demand(limits, arguments.mode, arguments.max_pods, arguments.nodes, arguments.pods_with_groups)
+    spared, own = arguments.primary_serves_no_pods, arguments.pods_with_groups
+    demand = Demand(limits, arguments.mode, arguments.max_pods, arguments.nodes, spared, own)
     verdict = fit(demand, rooms, arguments.interface_quota, arguments.usage_quota)
     made = calls(demand, buckets)
     if arguments.json:
@@ -160,7 +162,7 @@ def _json(demand: Demand, rooms: Iterable[Room], made: Iterable[Calls], verdict:
     node = need(demand)
     return {
         "fits": not verdict.problems,
-        "most_pods": {mode: most_pods(demand.shared, mode) for mode in MODES},
+        "most_pods": {mode: demand.most_pods(mode) for mode in MODES},
         "pods_with_groups": demand.pods_own,
         "node": asdict(node),
         "all": {name: value * demand.nodes for name, value in asdict(node).items()},
@@ -194,15 +196,17 @@ def _arithmetic(kind: str, demand: Demand, node: NodeNeed) -> Iterable[str]:
     limits, n = demand.limits, demand.nodes
     slots = limits.addresses_per_interface - 1
     yield f"{kind}: {limits.interfaces} interfaces of {limits.addresses_per_interface} addresses, one each its own"
-    by_mode = (f"{most_pods(demand.shared, mode):,} with {mode}" for mode in MODES)
-    own = limits.interfaces - demand.shared.interfaces
-    beside = f" on {demand.shared.interfaces} interfaces, and {own} with one of their own" if own else ""
+    by_mode = (f"{demand.most_pods(mode):,} with {mode}" for mode in MODES)
+    alone = limits.interfaces - demand.shared.interfaces
+    beside = f" on {demand.shared.interfaces} interfaces, and {alone} with one of their own" if alone else ""
     yield f"most pods: {', '.join(by_mode)}{beside}"
     what, size = ("prefixes", 16) if demand.mode == "prefixes" else ("addresses", 1)
-    rest = f" + {own} on interfaces of their own" if own else ""
-    on = f"{node.blocks} {what}, on {node.interfaces - own} interfaces of {slots}"
-    yield f"a full node: {node.pods} pods = {on}{rest}"
-    taken = f"{node.blocks} × {size} + {node.interfaces}"
+    own = node.interfaces - demand.spare_primary
+    spared = ", and a primary without pods in its own subnet" if demand.spare_primary else ""
+    rest = f" + {alone} on interfaces of their own" if alone else ""
+    on = f"{node.blocks} {what}, on {own - alone} interfaces of {slots}"
+    yield f"a full node: {node.pods} pods = {on}{rest}{spared}"
+    taken = f"{node.blocks} × {size} + {own}"
     yield f"addresses: {taken} = {node.subnet_addresses} a node, × {n:,} = {n * node.subnet_addresses:,}"
     yield f"interfaces: {node.interfaces} a node, × {n:,} = {n * node.interfaces:,}"
     usage = f"{node.blocks} + {node.interfaces} + {node.interfaces - 1} further interfaces"

@@ -6,8 +6,10 @@ from bisect import bisect_right
 from functools import cached_property
 from typing import Any
 
+from berth import routes
 from berth.flat.numbers import number, span, within
 from berth.flat.snapshot import Acl, Group, Interface, NatGateway, Peering, RouteTable, Snapshot, Subnet
+from berth.routes import Routing
 
 __all__ = ["Index"]
 
@@ -79,6 +81,39 @@ class Index:
     def in_vpc(self, vpc: str, address: int) -> bool:
         return vpc in self.vpcs and any(within(address, c) for c in self.vpcs[vpc].cidrs)
 
-    def keeps_address(self, vpc: str, target: int) -> bool:
-        """Whether a node of this VPC leaves a pod's address alone on the way to ``target``."""
-        return self.in_vpc(vpc, target) or any(within(target, c) for c in self.snapshot.no_snat)
+    def keeps_address(self, interface: Interface, target: int) -> bool:
+        """Whether the node of a pod on this interface leaves its address alone on the way to ``target``."""
+        return any(within(target, cidr) for cidr in self.no_snat(interface))
+
+    def no_snat(self, interface: Interface) -> tuple[str, ...]:
+        """What the node's record lists if the interface serves pods (:mod:`berth.routes`)."""
+        serving = self._serving.get(interface.instance or "", frozenset()) | {interface.subnet}
+        vpc = self.subnets[interface.subnet].vpc
+        key = ("no-snat", vpc, serving)
+        if key not in self.memo:
+            own = self.vpcs[vpc].cidrs if vpc in self.vpcs else ()
+            routing = Routing(own, tuple(self._routed(t) for t in self.snapshot.tables if t.vpc == vpc))
+            self.memo[key] = routing.no_snat(serving, self.snapshot.no_snat, self.snapshot.snat)
+        found: tuple[str, ...] = self.memo[key]
+        return found
+
+    def _routed(self, table: RouteTable) -> routes.RouteTable:
+        made = (
+            routes.Route(
+                cidrs=self.cidrs(r.destination),
+                target=r.target,
+                rank=2 if r.propagated else 1 if r.destination.startswith("pl-") else 0,
+                black_hole=r.black_hole,
+            )
+            for r in table.routes
+        )
+        return routes.RouteTable(table.id, table.main, table.subnets, tuple(made))
+
+    @cached_property
+    def _serving(self) -> dict[str, frozenset[str]]:
+        """Subnets of the interfaces that have addresses for pods, by instance."""
+        found: dict[str, frozenset[str]] = {}
+        for i in self.snapshot.interfaces:
+            if i.instance and i.subnet in self.subnets and (i.prefixes or len(i.addresses) > 1):
+                found[i.instance] = found.get(i.instance, frozenset()) | {i.subnet}
+        return found

@@ -49,7 +49,7 @@ def bounds(index: Index) -> tuple[int, ...]:
     snapshot = index.snapshot
     cidrs = {c for v in snapshot.vpcs for c in v.cidrs} | {c for p in snapshot.prefix_lists for c in p.cidrs}
     cidrs |= {r.destination for t in snapshot.tables for r in t.routes if not r.destination.startswith("pl-")}
-    cidrs |= {e.cidr for a in snapshot.acls for e in a.entries} | set(snapshot.no_snat)
+    cidrs |= {e.cidr for a in snapshot.acls for e in a.entries} | {*snapshot.no_snat, *snapshot.snat}
     cidrs |= {c for g in snapshot.groups for rule in (*g.ingress, *g.egress) for c in rule.cidrs}
     ends = {end for cidr in cidrs for first, last in [span(cidr)] for end in (first, last + 1)}
     return tuple(sorted(ends))

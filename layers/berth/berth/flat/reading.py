@@ -53,7 +53,9 @@ _TARGETS: Final = (
 )
 
 
-def read_snapshot(answers: Answers, *, no_snat: Sequence[str] = (), taken_at: str = "") -> Snapshot:
+def read_snapshot(
+    answers: Answers, *, no_snat: Sequence[str] = (), snat: Sequence[str] = (), taken_at: str = ""
+) -> Snapshot:
     """The snapshot. Raises KeyError if an answer lacks a field that EC2 always sends."""
 
     def listed(key: str) -> Sequence[Mapping[str, Any]]:
@@ -74,6 +76,7 @@ def read_snapshot(answers: Answers, *, no_snat: Sequence[str] = (), taken_at: st
         transit_attachments=tuple(map(_transit_attachment, listed("TransitGatewayVpcAttachments"))),
         nodes=tuple(i["InstanceId"] for i in listed("Instances") if i.get("State", {}).get("Name") not in _GONE),
         no_snat=tuple(no_snat),
+        snat=tuple(snat),
         taken_at=taken_at,
     )
 

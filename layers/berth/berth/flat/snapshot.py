@@ -192,8 +192,9 @@ class TransitAttachment:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """``nodes`` are the instances of the cluster; ``no_snat`` destinations, beside a node's VPC, that see a pod's own
-    address: for all others the node writes its own primary address over the pod's (docs/architecture.md)."""
+    """``nodes`` are the instances of the cluster. ``no_snat`` are destinations that see a pod's own address, beside a
+    node's VPC and those that its route tables lead to privately, less ``snat``: for all others the node writes its own
+    primary address over the pod's (docs/routes.md)."""
 
     vpcs: tuple[Vpc, ...] = ()
     subnets: tuple[Subnet, ...] = ()
@@ -209,4 +210,5 @@ class Snapshot:
     transit_attachments: tuple[TransitAttachment, ...] = ()
     nodes: tuple[str, ...] = ()
     no_snat: tuple[str, ...] = ()
+    snat: tuple[str, ...] = ()
     taken_at: str = field(default="", compare=False)

@@ -104,7 +104,7 @@ def _as_sent(index: Index, source: Place, target: Place) -> Place:
     interface = source.interface
     if not source.pod or interface is None or interface.instance is None:
         return source
-    if index.keeps_address(index.subnets[interface.subnet].vpc, target.address):
+    if index.keeps_address(interface, target.address):
         return source
     primary = index.primaries.get(interface.instance, interface)
     return Place(number(primary.addresses[0]), primary)

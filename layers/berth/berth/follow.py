@@ -1,0 +1,146 @@
+"""Finds the nodes whose records no longer say what the route tables do, and asks for looks. It changes nothing.
+
+It compares what is with what should be, whatever it was called for: so it may be called by each change that CloudTrail
+tells of, and by a schedule for those that nobody tells (routes that a VPN gateway propagates, a lost event, a changed
+parameter of the stack). Where nothing differs it costs one read of the table and a few describes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from berth.absent import Unlimited
+from berth.budget import Budget, Priority
+from berth.ec2_wire import Ec2Error, Trouble, ec2_name
+from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, Looks
+from berth.model import Instance
+from berth.policy import cluster_of, parse_policy
+from berth.route_records import Listed
+from berth.routes import Routing
+from berth.settings import Settings
+from berth.survey import PAGE_IDS, Page
+
+__all__ = ["FollowEdges", "OutOfTokensError", "RouteRecords", "RouteSurvey", "follow_routes", "paying"]
+
+LOOKS_PER_SECOND: Final = 20
+SPREAD_SECONDS: Final = 240
+"""As for the sweep: a change that concerns thousands of nodes is no stampede."""
+_BATCH: Final = 10
+
+
+class RouteSurvey(Protocol):
+    """What is read of EC2 about routes. Every method raises :class:`Ec2Error` and :class:`OutOfTokensError`."""
+
+    def vpcs(self, subnets: Sequence[str]) -> Mapping[str, str]:
+        """The VPC of each of these subnets that is there."""
+
+    def routing(self, vpcs: Sequence[str]) -> Mapping[str, Routing]:
+        """How each of these VPCs routes."""
+
+
+class InstanceSurvey(Protocol):
+    def instances_among(self, ids: Sequence[str], token: str) -> Page[Instance]:
+        """Those of ``ids`` that EC2 shows; at most :data:`~berth.survey.PAGE_IDS` ids."""
+
+
+class RouteRecords(Protocol):
+    def page(self, token: str) -> tuple[tuple[Listed, ...], str]:
+        """One page of what records list, and the next page's token."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowEdges:
+    routes: RouteSurvey
+    instances: InstanceSurvey
+    records: RouteRecords
+    looks: Looks
+    settings: Settings
+    budget: Budget = field(default_factory=Unlimited)
+    clock: Callable[[], float] = time.time
+
+
+class OutOfTokensError(Exception):
+    """Others need the shared budget more."""
+
+
+def paying(budget: Budget, clock: Callable[[], float]) -> Callable[[str], None]:
+    """Takes the token of one describe, or raises :class:`OutOfTokensError`."""
+
+    def pay(action: str) -> None:
+        now = clock()
+        if budget.reserve(action, 1, Priority.WARM, now).at > now:
+            raise OutOfTokensError(action)
+
+    return pay
+
+
+def follow_routes(edges: FollowEdges) -> Counter[str]:
+    """Ask for a look at every node that has other routes than its record says. Returns counts for metrics.
+
+    Without a token to spare it is left to the next run. Raises :class:`~berth.ec2_wire.Ec2Error`; nothing is lost then
+    but time.
+    """
+    counts = Counter({"RoutesCompared": 0, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0})
+    try:
+        listed = list(_all(edges.records))
+        differing = _differing(edges, listed)
+        nodes = sorted(_nodes(edges, differing)) if differing else []
+    except OutOfTokensError:
+        counts["RouteLooksPutOff"] = 1
+        return counts
+    except Ec2Error as error:
+        if error.trouble is not Trouble.THROTTLED:
+            raise
+        edges.budget.throttled(ec2_name(error.action), edges.clock())
+        counts["RouteLooksPutOff"] = 1
+        return counts
+    for start in range(0, len(nodes), _BATCH):
+        delay = FRESH_SECONDS + min(start // LOOKS_PER_SECOND, SPREAD_SECONDS)
+        edges.looks.ask(nodes[start : start + _BATCH], ROUTES_CHANGED, delay)
+    counts["RoutesCompared"], counts["NodesRoutesChanged"] = len(listed), len(nodes)
+    return counts
+
+
+def _all(records: RouteRecords) -> Iterator[Listed]:
+    token = ""
+    while True:
+        page, token = records.page(token)
+        yield from page
+        if not token:
+            return
+
+
+def _differing(edges: FollowEdges, listed: Sequence[Listed]) -> list[str]:
+    """Nodes whose records list other destinations than a look would now."""
+    settings = edges.settings
+    vpcs = edges.routes.vpcs(sorted({s for node in listed for s in node.subnets}))
+    routing = edges.routes.routing(sorted(set(vpcs.values())))
+    found = []
+    for node in listed:
+        own = next((vpcs[s] for s in node.subnets if s in vpcs), "")
+        if own in routing:
+            wanted = routing[own].no_snat(node.subnets, settings.no_snat_cidrs, settings.snat_cidrs)
+            found += [node.instance_id] if wanted != node.no_snat_cidrs else []
+    return found
+
+
+def _nodes(edges: FollowEdges, ids: Sequence[str]) -> Iterator[str]:
+    """Those that are looked after: a look at others would leave their records as they are, each time anew."""
+    pay = paying(edges.budget, edges.clock)
+    for start in range(0, len(ids), PAGE_IDS):
+        token = ""
+        while True:
+            pay("DescribeInstances")
+            page = edges.instances.instances_among(ids[start : start + PAGE_IDS], token)
+            for instance in page.items:
+                tags = dict(instance.tags)
+                ours = cluster_of(tags, edges.settings.clusters) is not None
+                if ours and not instance.dead and not parse_policy(tags, edges.settings.defaults).unmanaged:
+                    yield instance.id
+            token = page.token
+            if not token:
+                break
