@@ -34,7 +34,7 @@ from berth_node.names import alias_key, host_ifname
 from berth_node.pool import Key, Pool, Waiter
 from berth_node.returned import Returned
 from berth_node.seams import Attachment, Wired
-from berth_node.usable import Block, addresses_of
+from berth_node.usable import Block, Own, addresses_of
 
 __all__ = ["UNKNOWN", "Desk", "Pod"]
 
@@ -90,8 +90,12 @@ class Desk:
     lease_file: LeaseFile | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
     requests: Requests = field(default_factory=Requests)
+    own: Mapping[str, Own] = field(default_factory=dict)
+    """Interfaces that single pods have for themselves, by their requests' ids."""
     random: Callable[[int], int] = secrets.randbelow
     _sequence: int = 0
+    _answered: Order = field(default_factory=Order)
+    _asked: dict[Key, Order] = field(default_factory=dict)
     _lost: str = ""
     _retold: float = 0.0
     _returned: Returned = field(default_factory=Returned)
@@ -177,6 +181,7 @@ class Desk:
                 )
                 self.journal.lend(attachment)
                 self.journal.wired(key, UNKNOWN)
+                self._ask_for(attachment)
                 if _in_pool(attachment):
                     self.pool = self.pool.lend(key, attachment.address)
         return tuple(undo)
@@ -188,6 +193,7 @@ class Desk:
         policy = in_force(record.policy, self.prefixes.families)
         self.pool = self.pool.cooled(now).refreshed(blocks, policy)
         self.requests.take(record)
+        self._answered = record.accepted
         if orphans := self.requests.orphans():
             self.pool = self.pool.cool(orphans, now + _ORPHANED)
         # An agent reported from here before and its file is gone, or the journal of this boot is: what was cooling
@@ -202,6 +208,7 @@ class Desk:
                 "the record knows later reports than this agent's; going above", extra={"boot": record.accepted.boot}
             )
             self.boot, self._sequence = record.accepted.boot + 1, 0
+            self._asked = dict.fromkeys(self._asked, Order(self.boot, 1))
             self.save()
 
     def order(self) -> Order:
@@ -239,7 +246,7 @@ class Desk:
                 address, address6 = self._choose_both(address)
         return self._hand(pod, address, address6, now) if address is not None else None
 
-    def _hand(self, pod: Pod, address: str, address6: str, now: float) -> Attachment:
+    def _hand(self, pod: Pod, address: str, address6: str, now: float, table: int = 0) -> Attachment:
         attachment = Attachment(
             container_id=pod.key[0],
             ifname=pod.key[1],
@@ -253,6 +260,7 @@ class Desk:
             ports=pod.ports,
             address6=address6,
             annotations=pod.annotations,
+            table=table,
         )
         self.journal.lend(attachment)
         if _in_pool(attachment):
@@ -266,24 +274,42 @@ class Desk:
 
     def apart(self, pod: Pod) -> bool:
         """Whether a pod's address is none of those that all pods share: others never wait behind it, nor it behind
-        them. On a node of prefixes one with a public address needs a single one."""
-        return bool(pod.asked.public) and self.pool.policy.mode == "prefixes"
+        them. On a node of prefixes one with a public address needs a single one; one with security groups has that of
+        its own interface."""
+        return bool(pod.asked.groups) or (bool(pod.asked.public) and self.pool.policy.mode == "prefixes")
 
     def _lend_apart(self, pod: Pod, now: float) -> Attachment | None:
+        if pod.asked.groups:
+            return self._lend_own(pod, now)
         address, address6 = self.pool.choose_single(), ""
         if address is not None and self.prefixes.families == "dual":
             address, address6 = self._choose_both(address)
         return self._hand(pod, address, address6, now) if address is not None else None
 
+    def _lend_own(self, pod: Pod, now: float) -> Attachment | None:
+        """The address of the pod's own interface, if the record answers a report that lists the pod: an older one may
+        have been taken back by a look that knew it from no report (docs/decisions/0027)."""
+        own, asked = self.own.get(request_id(pod.key)), self._asked.get(pod.key)
+        if own is None or asked is None or self._answered < asked:
+            return None
+        return self._hand(pod, own.address, "", now, own.table)
+
     def why_not_apart(self, pod: Pod, seconds: float) -> str:
         """Why such a pod got no address in its time, in words for its events."""
         grant = self.requests.grants.get(request_id(pod.key))
+        if pod.asked.groups:
+            told = (grant and grant.problem) or "the node's record lists none as yet"
+            return f"no interface of its own for its security groups within {seconds:g} s: {told}"
         told = grant.problem if grant else "the node's record lists no single address that is free"
         return f"no address of its own for a public one within {seconds:g} s: {told}"
 
     def _ask_for(self, attachment: Attachment) -> None:
+        key = (attachment.container_id, attachment.ifname)
         if attachment.annotations and (request := request_of(attachment)):
-            self.requests.add((attachment.container_id, attachment.ifname), request)
+            self.requests.add(key, request)
+        elif attachment.table:  # the kernel knows the pod, and nobody what it asked for
+            who = (attachment.namespace, attachment.name, attachment.uid)
+            self.requests.add(key, PodRequest(request_id(key), attachment.address, *who))
 
     def ask(self, pod: Pod) -> None:
         """Have reports say what a pod asks for that has no address yet."""
@@ -291,9 +317,12 @@ class Desk:
         who = (pod.namespace, pod.name, pod.uid)
         request = PodRequest(request_id(pod.key), "", *who, public=asked.public, groups=asked.groups)
         self.requests.add(pod.key, request)
+        if asked.groups:
+            self._asked.setdefault(pod.key, Order(self.boot, self._sequence + 1))
 
     def unask(self, key: Key) -> None:
         """Such a pod waits no more; what it was lent meanwhile asks by itself."""
+        self._asked.pop(key, None)
         if key not in self.journal.entries:
             self.requests.drop(key)
 
@@ -418,5 +447,5 @@ class Desk:
 
 
 def _in_pool(attachment: Attachment) -> bool:
-    """Whether its address is of the pool, which is IPv4's."""
-    return ":" not in attachment.address
+    """Whether its address is of the pool, which is IPv4's, and not of an interface of its own."""
+    return ":" not in attachment.address and not attachment.table

@@ -22,6 +22,7 @@ __all__ = [
     "log_unknown_annotations",
     "refuse_lost_ports",
     "refuse_public_address",
+    "refuse_security_groups",
     "refuse_taken_ports",
     "valid_attachments",
 ]
@@ -55,6 +56,16 @@ def refuse_public_address(pod: Pod, desk: Desk) -> None:
         raise CniError(
             skel.INVALID_CONFIG,
             f"annotation {pod_annotations.PUBLIC!r}: this node's pods have IPv6 alone, and public addresses are IPv4's",
+        )
+
+
+def refuse_security_groups(pod: Pod, desk: Desk) -> None:
+    """Raises :class:`CniError` for a pod that wants an interface of its own where pods have IPv6."""
+    if pod.asked.groups and desk.prefixes.families != "ipv4":
+        raise CniError(
+            skel.INVALID_CONFIG,
+            f"annotation {pod_annotations.GROUPS!r}: this node's pods have IPv6, which a pod with an interface of its "
+            "own cannot have; run it on nodes with berth:ip-families=ipv4",
         )
 
 

@@ -28,6 +28,7 @@ from berth_node.requests import (
     log_unknown_annotations,
     refuse_lost_ports,
     refuse_public_address,
+    refuse_security_groups,
     refuse_taken_ports,
     valid_attachments,
 )
@@ -163,6 +164,7 @@ class Verbs:
         if pod.annotations:
             log_unknown_annotations(pod, self._told)
             refuse_public_address(pod, self.desk)
+            refuse_security_groups(pod, self.desk)
         async with self._container(call.container_id):
             self.left.free_before(self.desk.entry(call.key))
             entry = self.desk.entry(call.key)

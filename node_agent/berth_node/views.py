@@ -131,6 +131,9 @@ def _mac_of(s: Snapshot, a: Attachment) -> str:
     if ":" in a.address:
         prefix = prefix_of(a.address)
         return next((p.mac for p in s.prefixes.listed if p.bytes == prefix), "")
+    if a.table:
+        own = (i.mac for i in (s.record.interfaces if s.record else ()) if i.pod and i.primary_address == a.address)
+        return next(own, "")
     block = s.pool.block_of(a.address)
     return block.mac if block else ""
 
@@ -168,6 +171,7 @@ def _interfaces(s: Snapshot) -> list[dict[str, Any]]:
             "mac": i.mac,
             "primary_address": i.primary_address,
             "subnet": f"{i.subnet_id} {i.subnet_cidr}",
+            "pod": i.pod,
             "blocks": [_block(s, b) for b in s.pool.blocks if b.mac == i.mac],
             "ipv6_prefixes": [_prefix(s, p) for p in s.prefixes.listed if p.mac == i.mac],
         }
@@ -195,6 +199,8 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     if s.record:
         lines.append(f"pods keep their addresses for: {', '.join(s.record.no_snat_cidrs) or 'nobody'}")
     for interface in _interfaces(s):
+        if interface["pod"]:
+            lines.append(f"{interface['id']} is {_pod_name(s, interface['pod'])}'s own: {interface['primary_address']}")
         for b in interface["blocks"]:
             lines.append(
                 f"{interface['id']} {b['cidr']}: {b['state']}, {b['in_use']} in use, {b['cooling']} cooling, "
@@ -204,6 +210,11 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
             f"{interface['id']} {p['cidr']}: {p['state']}, {p['in_use']} in use" for p in interface["ipv6_prefixes"]
         ]
     return lines
+
+
+def _pod_name(s: Snapshot, request_id: str) -> str:
+    named = (f"{r.namespace}/{r.name}" for r in s.requests.listed if r.id == request_id and r.name)
+    return next(named, request_id)
 
 
 def _unknown_annotations(s: Snapshot) -> list[str]:

@@ -35,7 +35,8 @@ __all__ = [
 class CreateInterface:
     """CreateNetworkInterface with our tags. Either ``prefixes`` or ``addresses`` is above zero, never both (EC2).
 
-    ``ipv6_prefixes`` may come with either: EC2 takes counts of both families in one call.
+    ``ipv6_prefixes`` may come with either: EC2 takes counts of both families in one call. Of an interface for one
+    ``pod`` (the id of its request) all are zero: its first address is the pod's. ``pod_asks`` is what was asked for.
     """
 
     subnet_id: str
@@ -43,6 +44,8 @@ class CreateInterface:
     prefixes: int = 0
     addresses: int = 0
     ipv6_prefixes: int = 0
+    pod: str = ""
+    pod_asks: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ __all__ = [
     "LAG_SECONDS",
     "NAMESPACES_TAG",
     "NODE_TAG_PREFIX",
+    "POD_ASKS_TAG",
+    "POD_TAG",
     "POOL_TAG",
     "PREFIX_SIZE",
     "STANDBY_TAG",
@@ -32,6 +34,8 @@ CLUSTER_TAG: Final = "berth:cluster"
 INSTANCE_TAG: Final = "berth:instance"
 CREATED_TAG: Final = "berth:created-at"
 STANDBY_TAG: Final = "berth:standby"
+POD_TAG: Final = "berth:pod"
+POD_ASKS_TAG: Final = "berth:pod-asks"
 POOL_TAG: Final = "berth:public-pool"
 NAMESPACES_TAG: Final = "berth:namespaces"
 LAG_SECONDS: Final = 60.0
@@ -99,6 +103,10 @@ class InterfaceView:
     standby: str | None = None
     """The key of the standby pool that it was made for, also once it is a node's."""
     ipv6_prefixes: tuple[str, ...] = ()
+    pod: str = ""
+    """The pod's request (:class:`berth.contract.PodRequest`) that has it for itself: it is no supply of the pool."""
+    pod_asks: str = ""
+    """What that request asked for: its namespace, ``/``, and the groups or the profile that it named."""
     public: tuple[str, ...] = ()
     """Those of its private addresses that a public one is associated with."""
 

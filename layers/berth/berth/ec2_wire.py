@@ -33,6 +33,8 @@ from berth.model import (
     CREATED_TAG,
     INSTANCE_TAG,
     NAMESPACES_TAG,
+    POD_ASKS_TAG,
+    POD_TAG,
     POOL_TAG,
     STANDBY_TAG,
     Attachment,
@@ -125,6 +127,8 @@ def read_interface(item: Mapping[str, Any]) -> InterfaceView:
         created_at=_moment(tags.get(CREATED_TAG)),
         ipv6_prefixes=tuple(sorted(p["Ipv6Prefix"] for p in item.get("Ipv6Prefixes", ()))),
         standby=tags.get(STANDBY_TAG),
+        pod=tags.get(POD_TAG, ""),
+        pod_asks=tags.get(POD_ASKS_TAG, ""),
         public=tuple(sorted(a["PrivateIpAddress"] for a in item.get("PrivateIpAddresses", ()) if a.get("Association"))),
     )
 
@@ -276,12 +280,15 @@ def _creation(intent: Intent, call: CreateInterface, instance_id: str, cluster: 
     created = datetime.fromtimestamp(int(intent.at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     tags = {CLUSTER_TAG: cluster, INSTANCE_TAG: instance_id, CREATED_TAG: created}
     blocks = {"Ipv4PrefixCount": call.prefixes} if call.prefixes else {"SecondaryPrivateIpAddressCount": call.addresses}
+    if call.pod:
+        tags |= {POD_TAG: call.pod, POD_ASKS_TAG: call.pod_asks}
+        blocks = {}
     if call.ipv6_prefixes:
         blocks["Ipv6PrefixCount"] = call.ipv6_prefixes
     return {
         "SubnetId": call.subnet_id,
         "Groups": list(call.groups),
-        "Description": f"Berth: pods of {instance_id}",
+        "Description": f"Berth: {'one pod' if call.pod else 'pods'} of {instance_id}",
         "ClientToken": intent.token,
         "TagSpecifications": [
             {"ResourceType": "network-interface", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}

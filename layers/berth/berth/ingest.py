@@ -29,6 +29,7 @@ from berth.events import Signal
 from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
+from berth.own_interfaces import asks
 from berth.records import lent_from
 from berth.store import NodeState, Store
 
@@ -216,8 +217,8 @@ def _with_boot(state: NodeState, report: Report) -> NodeState:
 
 def _asks_otherwise(report: Report, record: Record) -> bool:
     """What pods ask for is not what the record grants: more, less, or something that could not be had so far."""
-    asked = {(r.id, r.address) for r in report.requests}
-    return asked != {(g.id, g.address) for g in record.grants if not g.problem}
+    asked = {(r.id, r.address) for r in report.requests if r.public}
+    return asked != {(g.id, g.address) for g in record.grants if g.public_address} or asks(report, record)
 
 
 def _lacks_ipv6(record: Record) -> bool:
@@ -266,7 +267,8 @@ def believe(report: Report | None, record: Record | None) -> Report | None:
 
 
 def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[PodRequest, ...]:
-    """Requests with addresses that the record lists, one for each, and no more than the node may have pods.
+    """Requests with addresses that the record lists, one for each. Of those for public addresses alone no more than the
+    node may have pods; one for groups is believed in any case: nobody may take the interface of a pod that is there.
 
     One with another address is still made, since its pod may only be ahead of a record that was lost.
     """
@@ -277,5 +279,7 @@ def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[Po
     for r in sorted(requests, key=lambda r: r.id):
         found.setdefault(r.id, r if r.address in listed else replace(r, address=""))
         listed.discard(r.address)
+    # with neither, an agent knows no more what its pod asked for
+    own = tuple(r for r in found.values() if r.groups or not r.public)
     most = record.policy.max_pods if record else len(found)
-    return tuple(found.values())[:most]
+    return (*own, *[r for r in found.values() if r.public and not r.groups][:most])

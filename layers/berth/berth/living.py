@@ -27,6 +27,7 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     state = world.states[instance.id]
     settings = visit.edges.settings
     policy = parse_policy(dict(instance.tags), settings.defaults, settings.default_subnets)
+    policy = replace(policy, pod_groups=settings.pod_groups)
     if policy.unmanaged:
         visit.counts["Unmanaged"] += 1
         return "unmanaged, by its tag"

@@ -17,6 +17,8 @@ from berth.described import (
     LAG_SECONDS,
     NAMESPACES_TAG,
     NODE_TAG_PREFIX,
+    POD_ASKS_TAG,
+    POD_TAG,
     POOL_TAG,
     PREFIX_SIZE,
     STANDBY_TAG,
@@ -35,6 +37,8 @@ __all__ = [
     "LAG_SECONDS",
     "NAMESPACES_TAG",
     "NODE_TAG_PREFIX",
+    "POD_ASKS_TAG",
+    "POD_TAG",
     "POOL_TAG",
     "PREFIX_SIZE",
     "STANDBY_TAG",
@@ -47,6 +51,7 @@ __all__ = [
     "NodeView",
     "Notes",
     "Outcome",
+    "PodGroups",
     "PolicyProblem",
     "PublicAddress",
     "Setbacks",
@@ -64,11 +69,24 @@ class PolicyProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class PodGroups:
+    """Which security groups pods may ask for, by the stack's parameters; nobody any, where there are none.
+
+    ``profiles`` are names with their groups; ``namespaces`` are namespaces (``*``: every one) with the profiles and
+    groups that their pods may name (``*``: all).
+    """
+
+    profiles: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    namespaces: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NodePolicy:
     """The policy in force, from the stack's defaults and the instance's tags.
 
     ``subnets`` selects by tag (key, value; None means any value). ``groups`` None means the primary interface's;
-    ``hold_groups`` that interfaces which are there keep the groups they have.
+    ``hold_groups`` that interfaces which are there keep the groups they have. ``pod_interfaces`` are kept free for pods
+    that ask for one of their own: the pool does not grow into them.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -77,6 +95,8 @@ class NodePolicy:
     unmanaged: bool = False
     hold_groups: bool = False
     problems: tuple[PolicyProblem, ...] = ()
+    pod_groups: PodGroups = field(default_factory=PodGroups)
+    pod_interfaces: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +135,8 @@ class Setbacks:
     """What EC2 refused during this reconcile, so that the next plan goes around it. Never stored.
 
     Subnets: ``fragmented`` have no free prefix, ``exhausted`` no free address, ``no_ipv6`` no free IPv6 prefix.
-    Interfaces: ``refused`` are in a state that allows no call for now, ``full`` take no more blocks.
+    Interfaces: ``refused`` are in a state that allows no call for now, ``full`` take no more blocks. ``pods``: requests
+    of pods for an interface that EC2 refused, with what it said.
     """
 
     fragmented: frozenset[str] = frozenset()
@@ -124,6 +145,7 @@ class Setbacks:
     full: frozenset[str] = frozenset()
     no_create: bool = False
     no_ipv6: frozenset[str] = frozenset()
+    pods: tuple[tuple[str, str], ...] = ()
     no_public: tuple[tuple[str, str], ...] = ()
     """(Elastic IP address, EC2's words): what could not be associated or disassociated now."""
     unsure: frozenset[str] = frozenset()
@@ -181,8 +203,9 @@ class NodeView:
         return (primary, *self.ours) if primary is not None else self.ours
 
     def assigned(self) -> int:
-        """Addresses for pods on managed interfaces, without those that leave."""
-        return sum(address_count(b) for i in self.managed for b in i.blocks if (i.id, b) not in self.leaving)
+        """Addresses for pods on managed interfaces, without those that leave and those that are one pod's own."""
+        pool = (i for i in self.managed if not i.pod)
+        return sum(address_count(b) for i in pool for b in i.blocks if (i.id, b) not in self.leaving)
 
 
 @dataclass(frozen=True, slots=True)

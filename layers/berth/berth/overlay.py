@@ -35,6 +35,7 @@ __all__ = [
     "OVERLAY_SECONDS",
     "apply",
     "fresh_blocks",
+    "in_doubt",
     "just_tagged",
     "leaving_blocks",
     "listed_blocks",
@@ -58,6 +59,18 @@ def overlay(
     for intent in intents:
         if intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS:
             shown = apply(shown, intent.call, intent.outcome, instance_id)
+    return shown
+
+
+def in_doubt(
+    interfaces: Iterable[InterfaceView], intents: Iterable[Intent], instance_id: str, now: float
+) -> tuple[InterfaceView, ...]:
+    """``interfaces`` with those leaving of which nobody knows whether EC2 is to detach them, for a minute: a request
+    may arrive late, and a pod must not be given what is about to go."""
+    shown = tuple(interfaces)
+    for intent in intents:
+        if isinstance(intent.call, Detach) and intent.outcome is None and now - intent.at < OVERLAY_SECONDS:
+            shown = apply(shown, intent.call, Outcome(), instance_id)
     return shown
 
 

@@ -24,8 +24,10 @@ PUBLIC_TROUBLES = (Trouble.REFUSED, Trouble.GONE, Trouble.LIMIT)
 """Of a public address, these are one pod's, who is told: others of its node must not wait until somebody acts."""
 
 
-def set_back(view: NodeView, call: Call, trouble: Trouble) -> tuple[Setbacks, str]:
-    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none)."""
+def set_back(view: NodeView, call: Call, trouble: Trouble, said: str = "") -> tuple[Setbacks, str]:
+    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none). ``said`` is why."""
+    if isinstance(call, CreateInterface) and call.pod and trouble not in (*SUBNET_TROUBLES, Trouble.LIMIT):
+        return replace(view.setbacks, pods=(*view.setbacks.pods, (call.pod, said))), "PodInterfacesRefused"
     if isinstance(call, AssignIpv6Prefixes) and trouble is not Trouble.STATE:
         # the node has its IPv4 addresses by now, and goes on with them
         back = view.setbacks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from berth.contract import Record
@@ -76,7 +77,8 @@ def _living(state: NodeState) -> Record | None:
 
 
 def _judged(run: Run, node: Instance, state: NodeState, shown: Shown, now: float) -> Kind | None:
-    policy = parse_policy(dict(node.tags), run.edges.settings.defaults)
+    settings = run.edges.settings
+    policy = replace(parse_policy(dict(node.tags), settings.defaults), pod_groups=settings.pod_groups)
     return judge(node, _living(state), state.notes, shown, now, policy)
 
 

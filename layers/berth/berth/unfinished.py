@@ -13,6 +13,7 @@ from berth.calls import (
     AssociatePublic,
     Call,
     CreateInterface,
+    Detach,
     Unassign,
 )
 from berth.model import Intent, NodeView, Outcome
@@ -54,6 +55,9 @@ def _current(
         return intent if now - intent.done_at < OVERLAY_SECONDS else None
     if isinstance(call, CreateInterface):
         return intent if now - intent.at < (OVERLAY_SECONDS if view.instance.dead else REPLAY_SECONDS) else None
+    if isinstance(call, Detach):
+        # what in_doubt() goes by; where it was not made it is planned again after that
+        return intent if now - intent.at < OVERLAY_SECONDS and not view.instance.dead else None
     if isinstance(call, AssociatePublic):
         # made again, it does the same; until then nobody else may find the address where this one has put it
         return intent if now - intent.at < OVERLAY_SECONDS else None
