@@ -61,10 +61,17 @@ class Eni:
     public_address: str | None = None
     ipv6_addresses: tuple[str, ...] = ()
     ipv6_prefixes: tuple[str, ...] = ()
+    public: tuple[tuple[str, str], ...] = ()
+    """(Private, public) pairs of the other addresses."""
 
     @property
     def primary(self) -> str:
         return self.addresses[0]
+
+    @property
+    def associations(self) -> tuple[tuple[str, str], ...]:
+        """All (private, public) pairs."""
+        return (*([(self.primary, self.public_address)] if self.public_address else []), *self.public)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from berth import bus
-from berth.contract import decode_report
+from berth.contract import PodRequest, decode_report
 from berth.events import PARSERS, MalformedEventError, UnknownEventError, parse
 from berth.events.node_look_requested import body
 from berth.free_blocks import Room
@@ -129,6 +129,9 @@ SENT = {
                 "breaks": ["a → b tcp"],
             }
         ],
+    ),
+    "public-address-unavailable": bus.public_address_unavailable(
+        ARN, NODE, PodRequest("c/eth0", namespace="shop", name="edge", public="pool:edge"), "why"
     ),
     "node-policy-invalid": bus.policy_invalid(ARN, NODE, [PolicyProblem("berth:mode", "x", "expected …")]),
 }
