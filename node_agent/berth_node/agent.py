@@ -246,8 +246,9 @@ class Agent:
     def _pause(self) -> float:
         """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""
         pool, config = self.desk.pool, self.config
-        attentive = bool(pool.waiting) or not self.node.ready
-        if not (attentive or pool.deficit > 0 or pool.surrendered or unusable_of(pool.blocks)):
+        attentive = bool(pool.waiting) or bool(self.verbs.grants) or not self.node.ready
+        expected = pool.deficit > 0 or pool.surrendered or self.desk.requests.pending
+        if not (attentive or expected or unusable_of(pool.blocks)):
             return config.poll_slow_seconds
         longest = min(_ATTENTIVE, config.poll_slow_seconds) if attentive else config.poll_slow_seconds
         return float(min(longest, config.poll_quick_seconds * _BACKOFF ** min(self._looks, 60)))
@@ -292,12 +293,13 @@ class Agent:
         if self.watcher.applied_revision is None:
             return None
         leases = self.desk.journal.leases
-        return build(self.desk.pool, self.watcher.applied_revision, self.desk.order(), leases, self._clock())
+        revision, asked = self.watcher.applied_revision, self.desk.requests.listed
+        return build(self.desk.pool, revision, self.desk.order(), leases, self._clock(), asked)
 
     def _report_sent(self, report: Report) -> None:
         if self.desk.pool.deficit > 0:
             self.measures.shortage_reported(self._clock())
-        waits = report.waiting or report.surrendered or self.desk.pool.deficit > 0
+        waits = report.waiting or report.surrendered or self.desk.pool.deficit > 0 or self.desk.requests.pending
         if waits or self.desk.journal.leases.backlog:
             self._looks = 0
             self._look_now.set()

@@ -98,7 +98,8 @@ def _show(view: str, answer: Mapping[str, Any]) -> str:
 
 
 def _addresses(pod: Mapping[str, Any]) -> str:
-    return " ".join(address for address in (pod["address"], pod.get("address6")) if address)
+    public = f"({pod['public_address']})" if pod.get("public_address") else ""
+    return " ".join(text for text in (pod["address"], public, pod.get("address6")) if text)
 
 
 def _check_lines(answer: Mapping[str, Any]) -> list[str]:

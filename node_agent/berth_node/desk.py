@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from berth.contract import Order, Policy, Record
+from berth.contract import Order, PodRequest, Policy, Record
 
+from berth_node import pod_annotations
+from berth_node.asking import Requests, request_id, request_of
 from berth_node.durable import Durable, DurableFile
 from berth_node.ipv6 import Prefixes, in_force
 from berth_node.journal import Entry, Journal
@@ -32,13 +34,16 @@ from berth_node.names import alias_key, host_ifname
 from berth_node.pool import Key, Pool, Waiter
 from berth_node.returned import Returned
 from berth_node.seams import Attachment, Wired
-from berth_node.usable import Block, addresses_of
+from berth_node.usable import Block, Own, addresses_of
 
 __all__ = ["UNKNOWN", "Desk", "Pod"]
 
 _log = logging.getLogger(__name__)
 _REMEMBERED: Final = 30.0
 """Seconds that a refused pod counts: kubelet tries a sandbox again 10 to 20 s after it failed."""
+_ORPHANED: Final = 60.0
+"""Seconds, at least, that an address which had a public one rests, and then until the record says no more that it has:
+several looks, so that no other pod gets that public address with it."""
 UNKNOWN: Final = Wired(host_mac="", pod_mac="", host_ifindex=0)
 """Of a pod that the kernel has and the journal did not know, or not as wired."""
 
@@ -58,6 +63,11 @@ class Pod:
     @property
     def waiter(self) -> Waiter:
         return Waiter(self.key, self.uid or self.key[0])
+
+    @property
+    def asked(self) -> pod_annotations.Asked:
+        """What its annotations ask of the VPC."""
+        return pod_annotations.asked(self.annotations)
 
 
 @dataclass(slots=True)
@@ -79,8 +89,13 @@ class Desk:
     """When an agent of this boot last was known to run, 0 if that is not known."""
     lease_file: LeaseFile | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
+    requests: Requests = field(default_factory=Requests)
+    own: Mapping[str, Own] = field(default_factory=dict)
+    """Interfaces that single pods have for themselves, by their requests' ids."""
     random: Callable[[int], int] = secrets.randbelow
     _sequence: int = 0
+    _answered: Order = field(default_factory=Order)
+    _asked: dict[Key, Order] = field(default_factory=dict)
     _lost: str = ""
     _retold: float = 0.0
     _returned: Returned = field(default_factory=Returned)
@@ -103,6 +118,7 @@ class Desk:
         for key, entry in self.journal.entries.items():
             if _in_pool(entry.attachment):
                 pool = pool.lend(key, entry.attachment.address)
+            self._ask_for(entry.attachment)
         for cooling in (self.journal.cooling, known.cooling):
             for address, until in cooling.items():
                 pool = pool.cool([address], min(until, latest), flush=True)  # whether it was, nobody knows
@@ -165,6 +181,7 @@ class Desk:
                 )
                 self.journal.lend(attachment)
                 self.journal.wired(key, UNKNOWN)
+                self._ask_for(attachment)
                 if _in_pool(attachment):
                     self.pool = self.pool.lend(key, attachment.address)
         return tuple(undo)
@@ -175,6 +192,10 @@ class Desk:
         self.prefixes = prefixes or Prefixes()
         policy = in_force(record.policy, self.prefixes.families)
         self.pool = self.pool.cooled(now).refreshed(blocks, policy)
+        self.requests.take(record)
+        self._answered = record.accepted
+        if orphans := self.requests.orphans():
+            self.pool = self.pool.cool(orphans, now + _ORPHANED)
         # An agent reported from here before and its file is gone, or the journal of this boot is: what was cooling
         # then is unknown, so all of it is. A node whose record never saw a report is simply new.
         if self._lost == "journal" or (self._lost and record.accepted > Order()):
@@ -187,6 +208,7 @@ class Desk:
                 "the record knows later reports than this agent's; going above", extra={"boot": record.accepted.boot}
             )
             self.boot, self._sequence = record.accepted.boot + 1, 0
+            self._asked = dict.fromkeys(self._asked, Order(self.boot, 1))
             self.save()
 
     def order(self) -> Order:
@@ -212,6 +234,8 @@ class Desk:
         """
         now = self.clock()
         self.pool = self.pool.cooled(now)
+        if pod.annotations and self.apart(pod):
+            return self._lend_apart(pod, now)
         if self.pool.waiting and self.pool.waiting[0].key != pod.key:
             return None
         if self.prefixes.families == "ipv6":
@@ -220,8 +244,9 @@ class Desk:
             address, address6 = self.pool.choose(), ""
             if address is not None and self.prefixes.families == "dual":
                 address, address6 = self._choose_both(address)
-        if address is None:
-            return None
+        return self._hand(pod, address, address6, now) if address is not None else None
+
+    def _hand(self, pod: Pod, address: str, address6: str, now: float, table: int = 0) -> Attachment:
         attachment = Attachment(
             container_id=pod.key[0],
             ifname=pod.key[1],
@@ -235,6 +260,7 @@ class Desk:
             ports=pod.ports,
             address6=address6,
             annotations=pod.annotations,
+            table=table,
         )
         self.journal.lend(attachment)
         if _in_pool(attachment):
@@ -242,7 +268,63 @@ class Desk:
             self.dirty = True
         else:
             self.pool = self.pool.served(pod.key, pod.waiter.uid)
+        if pod.annotations:
+            self._ask_for(attachment)
         return attachment
+
+    def apart(self, pod: Pod) -> bool:
+        """Whether a pod's address is none of those that all pods share: others never wait behind it, nor it behind
+        them. On a node of prefixes one with a public address needs a single one; one with security groups has that of
+        its own interface."""
+        return bool(pod.asked.groups) or (bool(pod.asked.public) and self.pool.policy.mode == "prefixes")
+
+    def _lend_apart(self, pod: Pod, now: float) -> Attachment | None:
+        if pod.asked.groups:
+            return self._lend_own(pod, now)
+        address, address6 = self.pool.choose_single(), ""
+        if address is not None and self.prefixes.families == "dual":
+            address, address6 = self._choose_both(address)
+        return self._hand(pod, address, address6, now) if address is not None else None
+
+    def _lend_own(self, pod: Pod, now: float) -> Attachment | None:
+        """The address of the pod's own interface, if the record answers a report that lists the pod: an older one may
+        have been taken back by a look that knew it from no report (docs/decisions/0027)."""
+        own, asked = self.own.get(request_id(pod.key)), self._asked.get(pod.key)
+        if own is None or asked is None or self._answered < asked:
+            return None
+        return self._hand(pod, own.address, "", now, own.table)
+
+    def why_not_apart(self, pod: Pod, seconds: float) -> str:
+        """Why such a pod got no address in its time, in words for its events."""
+        grant = self.requests.grants.get(request_id(pod.key))
+        if pod.asked.groups:
+            told = (grant and grant.problem) or "the node's record lists none as yet"
+            return f"no interface of its own for its security groups within {seconds:g} s: {told}"
+        told = grant.problem if grant else "the node's record lists no single address that is free"
+        return f"no address of its own for a public one within {seconds:g} s: {told}"
+
+    def _ask_for(self, attachment: Attachment) -> None:
+        key = (attachment.container_id, attachment.ifname)
+        if attachment.annotations and (request := request_of(attachment)):
+            self.requests.add(key, request)
+        elif attachment.table:  # the kernel knows the pod, and nobody what it asked for
+            who = (attachment.namespace, attachment.name, attachment.uid)
+            self.requests.add(key, PodRequest(request_id(key), attachment.address, *who))
+
+    def ask(self, pod: Pod) -> None:
+        """Have reports say what a pod asks for that has no address yet."""
+        asked = pod.asked
+        who = (pod.namespace, pod.name, pod.uid)
+        request = PodRequest(request_id(pod.key), "", *who, public=asked.public, groups=asked.groups)
+        self.requests.add(pod.key, request)
+        if asked.groups:
+            self._asked.setdefault(pod.key, Order(self.boot, self._sequence + 1))
+
+    def unask(self, key: Key) -> None:
+        """Such a pod waits no more; what it was lent meanwhile asks by itself."""
+        self._asked.pop(key, None)
+        if key not in self.journal.entries:
+            self.requests.drop(key)
 
     @property
     def can_lend(self) -> bool:
@@ -275,6 +357,9 @@ class Desk:
         now = self.clock()
         until = now + self.pool.policy.cooldown_seconds if used else now
         attachment = self.journal.entries[key].attachment
+        if key in self.requests.of:
+            until = max(until, now + _ORPHANED)
+            self.requests.drop(key)
         self.journal.free(key, until, at=now, held_until=held_until)
         self._returned.add(attachment, used=used)
         if not _in_pool(attachment):
@@ -362,5 +447,5 @@ class Desk:
 
 
 def _in_pool(attachment: Attachment) -> bool:
-    """Whether its address is of the pool, which is IPv4's."""
-    return ":" not in attachment.address
+    """Whether its address is of the pool, which is IPv4's, and not of an interface of its own."""
+    return ":" not in attachment.address and not attachment.table

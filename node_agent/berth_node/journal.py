@@ -45,6 +45,7 @@ _FIELDS: Final = (
     "ports",
     "address6",
     "annotations",
+    "table",
 )
 
 

@@ -126,6 +126,7 @@ def _pool(s: Snapshot) -> tuple[Family, ...]:
         gauge(
             "berth_ipv6_missing", "1 while pods lack, or wait for, IPv6 that the policy asks for.", bool(s.prefixes.why)
         ),
+        gauge("berth_pod_requests", "What pods ask of the VPC, by whether they have it.", _requests(s), "state"),
         gauge("berth_ready", "1 once an address of this boot could be lent.", float(s.ready)),
     )
 
@@ -133,6 +134,11 @@ def _pool(s: Snapshot) -> tuple[Family, ...]:
 def _prefixes(s: Snapshot) -> Mapping[str, float]:
     usable = sum(p.usable for p in s.prefixes.listed)
     return {"usable": float(usable), "unusable": float(len(s.prefixes.listed) - usable)}
+
+
+def _requests(s: Snapshot) -> Mapping[str, float]:
+    unmet = sum(bool(s.requests.missing(request)) for request in s.requests.listed)
+    return {"granted": float(len(s.requests.listed) - unmet), "unmet": float(unmet)}
 
 
 def _pods6(s: Snapshot) -> float:

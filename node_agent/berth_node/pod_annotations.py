@@ -8,20 +8,66 @@ are kept. Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-__all__ = ["CAPABILITY", "KEPT_BYTES", "KNOWN", "LIMIT_BYTES", "decode", "read", "unknown"]
+__all__ = ["CAPABILITY", "KEPT_BYTES", "KNOWN", "LIMIT_BYTES", "NOTHING", "Asked", "asked", "decode", "read", "unknown"]
 
 CAPABILITY: Final = "io.kubernetes.cri.pod-annotations"
 """CNI's capability and the key below ``runtimeConfig``: the runtimes' own name, not one of CONVENTIONS.md."""
 PREFIX: Final = "berth/"
-KNOWN: Final[frozenset[str]] = frozenset()
-"""Keys that mean something to this version: none yet."""
+PUBLIC: Final = "berth/public-address"
+PUBLIC_WAIT: Final = "berth/public-address-wait"
+GROUPS: Final = "berth/security-groups"
+KNOWN: Final = frozenset({PUBLIC, PUBLIC_WAIT, GROUPS})
+"""Keys that mean something to this version."""
 LIMIT_BYTES: Final = 256 * 1024
 """Of all keys and values together, as the API server limits them (TotalAnnotationSizeLimitB in k8s.io/apimachinery)."""
 KEPT_BYTES: Final = 4096
 """Of those that are kept, keys and values together: they are held for each pod, in memory and in the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a pod asks of the VPC (:class:`berth.contract.PodRequest`); ``wait``: it is not started without."""
+
+    public: str = ""
+    groups: str = ""
+    wait: bool = True
+
+    @property
+    def waits(self) -> bool:
+        """Whether its ADD is answered only when the record confirms. Groups protect: nothing runs without them."""
+        return bool(self.groups or (self.public and self.wait))
+
+
+NOTHING: Final = Asked()
+_TAG_VALUE: Final = r"[\w .:/=+@-]{1,256}"  # EC2 User Guide, "Tag restrictions"
+_is_public: Final = re.compile(rf"auto|eipalloc-[0-9a-f]{{8,17}}|pool:{_TAG_VALUE}").fullmatch
+_is_groups: Final = re.compile(
+    r"sg-[0-9a-f]{8,17}(,sg-[0-9a-f]{8,17})*|(?!sg-)[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+).fullmatch
+_FLAGS: Final = {"true": True, "false": False}
+
+
+@lru_cache(maxsize=1024)
+def asked(text: str) -> Asked:
+    """What annotations that :func:`read` made ask for. Raises ``ValueError`` in words that name the annotation."""
+    kept = decode(text)
+    if kept.keys().isdisjoint(KNOWN):
+        return NOTHING
+    public, groups, wait = kept.get(PUBLIC, ""), kept.get(GROUPS, ""), kept.get(PUBLIC_WAIT, "true")
+    if PUBLIC in kept and not _is_public(public):
+        raise ValueError(f"annotation {PUBLIC!r} must be auto, eipalloc-… or pool:TAG-VALUE, got {public!r:.80}")
+    if PUBLIC_WAIT in kept and wait not in _FLAGS:
+        raise ValueError(f"annotation {PUBLIC_WAIT!r} must be true or false, got {wait!r:.80}")
+    groups = ",".join(sorted({group.strip() for group in groups.split(",")}))
+    if GROUPS in kept and not _is_groups(groups):
+        raise ValueError(f"annotation {GROUPS!r} must be sg-…,sg-… or the name of a profile, got {kept[GROUPS]!r:.80}")
+    return Asked(public, groups, _FLAGS[wait]) if public or groups else NOTHING
 
 
 def read(config: Mapping[str, Any]) -> str:
@@ -48,7 +94,12 @@ def read(config: Mapping[str, Any]) -> str:
         raise ValueError(
             f"'runtimeConfig.{CAPABILITY}': those of {PREFIX!r} must have at most {KEPT_BYTES} bytes, got {size}"
         )
-    return json.dumps(kept, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(kept, separators=(",", ":"), sort_keys=True)
+    try:
+        asked(text)
+    except ValueError as error:
+        raise ValueError(f"'runtimeConfig.{CAPABILITY}': {error}") from None
+    return text
 
 
 def _bytes(texts: Mapping[str, str]) -> int:

@@ -184,9 +184,19 @@ class Pool:
     def choose(self) -> str | None:
         """The next address: from the first interface that has one, its fullest block, the lowest address.
 
-        Filling one block before the next keeps whole prefixes idle, and only an idle prefix can be given back.
+        Filling one block before the next keeps whole prefixes idle, and only an idle prefix can be given back. Single
+        addresses beside prefixes come last: some pods can have no other.
         """
         return self._stock.choose()
+
+    def choose_single(self) -> str | None:
+        """The same among single addresses, for a pod that must not share a prefix."""
+        return self._stock.choose_single()
+
+    @property
+    def singles_taken(self) -> int:
+        """Single addresses that no further pod can have one of now: 0 on a node that has no prefixes as well."""
+        return self._stock.singles_taken if self.policy.mode == "prefixes" else 0
 
     def lend(self, key: Key, address: str, uid: str = "") -> Pool:
         """Record that ``key`` has ``address`` (chosen before, or found in the kernel) and its pod waits no more."""

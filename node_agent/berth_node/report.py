@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from berth.contract import Order, Report
+from berth.contract import Order, PodRequest, Report
 
 from berth_node.leases import Leases
 from berth_node.pool import Pool
@@ -11,7 +11,14 @@ from berth_node.usable import unusable_of
 __all__ = ["build", "substance"]
 
 
-def build(pool: Pool, revision: int, order: Order, leases: Leases | None = None, now: float = 0.0) -> Report:
+def build(
+    pool: Pool,
+    revision: int,
+    order: Order,
+    leases: Leases | None = None,
+    now: float = 0.0,
+    requests: tuple[PodRequest, ...] = (),
+) -> Report:
     """A full snapshot. ``revision`` is the record's that the pool was refreshed from.
 
     While more leases are untold than a report holds, no block is given back, for two minutes at the most: a Lambda
@@ -27,6 +34,8 @@ def build(pool: Pool, revision: int, order: Order, leases: Leases | None = None,
         # A block both surrendered and unshown would be subtracted from the supply twice.
         unusable=unusable_of([b for b in pool.blocks if b.assignment not in given_up]),
         surrendered=() if leases and leases.hold_back(now) else pool.surrendered,
+        requests=requests,
+        singles_taken=pool.singles_taken if requests else 0,
         **(leases.report(now) if leases else {}),
     )
 
@@ -45,4 +54,5 @@ def substance(report: Report) -> tuple[object, ...]:
         report.surrendered,
         report.epoch,
         report.leases_told,
+        report.requests,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from berth_node import pod_annotations, portmap, skel
-from berth_node.desk import Pod
+from berth_node.desk import Desk, Pod
 from berth_node.journal import Entry
 from berth_node.names import alias_key, host_ifname
 from berth_node.netns import check_netns
@@ -17,9 +17,12 @@ from berth_node.skel import Call, CniError
 
 __all__ = [
     "check_call_netns",
+    "compare_grant",
     "compare_result",
     "log_unknown_annotations",
     "refuse_lost_ports",
+    "refuse_public_address",
+    "refuse_security_groups",
     "refuse_taken_ports",
     "valid_attachments",
 ]
@@ -35,6 +38,35 @@ def compare_result(entry: Entry, previous: dict[str, Any]) -> list[str]:
     mine = [f"{address}/{128 if ':' in address else 32}" for address in entry.attachment.addresses]
     told = ", ".join(map(str, listed)) or "no address"
     return [f"prevResult: lists {told}, not {address}" for address in mine if address not in listed]
+
+
+def compare_grant(key: Key, desk: Desk) -> list[str]:
+    """What a pod was promised with its ADD and has not got any more."""
+    request = desk.requests.of.get(key)
+    entry = desk.entries.get(key)
+    if request is None or entry is None or not pod_annotations.asked(entry.attachment.annotations).waits:
+        return []
+    missing = desk.requests.missing(request)
+    return [f"{pod_annotations.PUBLIC}: {missing}"] if missing else []
+
+
+def refuse_public_address(pod: Pod, desk: Desk) -> None:
+    """Raises :class:`CniError` for a pod that will have no address which EC2 could associate a public one with."""
+    if pod.asked.public and desk.prefixes.families == "ipv6":
+        raise CniError(
+            skel.INVALID_CONFIG,
+            f"annotation {pod_annotations.PUBLIC!r}: this node's pods have IPv6 alone, and public addresses are IPv4's",
+        )
+
+
+def refuse_security_groups(pod: Pod, desk: Desk) -> None:
+    """Raises :class:`CniError` for a pod that wants an interface of its own where pods have IPv6."""
+    if pod.asked.groups and desk.prefixes.families != "ipv4":
+        raise CniError(
+            skel.INVALID_CONFIG,
+            f"annotation {pod_annotations.GROUPS!r}: this node's pods have IPv6, which a pod with an interface of its "
+            "own cannot have; run it on nodes with berth:ip-families=ipv4",
+        )
 
 
 def refuse_taken_ports(pod: Pod, entries: Mapping[Key, Entry]) -> None:

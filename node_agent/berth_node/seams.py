@@ -22,10 +22,18 @@ __all__ = [
     "Notices",
     "Problem",
     "Wired",
+    "table_of",
 ]
 
+PODS_TABLE: Final = 300_000_000
+"""The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
 POD_GATEWAY: Final = "169.254.1.1"
 POD_GATEWAY6: Final = "fe80::1"
+
+
+def table_of(network_card: int, device_index: int) -> int:
+    """An interface's routing table: stable for its place on the instance, and readable in ``ip rule``."""
+    return PODS_TABLE + 1 + network_card * 1000 + device_index
 
 
 class DataplaneError(Exception):
@@ -39,7 +47,8 @@ class DataplaneError(Exception):
 @dataclass(frozen=True, slots=True)
 class InterfaceLayout:
     """One interface to route. ``blocks`` are all blocks assigned to it that the record lists, releasing ones too;
-    ``ipv6_blocks`` are its IPv6 prefixes, none where the node's pods have no IPv6."""
+    ``ipv6_blocks`` are its IPv6 prefixes, none where the node's pods have no IPv6. ``pod``: it is one pod's own, whose
+    address is the primary one."""
 
     mac: str
     device_index: int
@@ -49,6 +58,7 @@ class InterfaceLayout:
     network_card: int = 0
     blocks: tuple[str, ...] = ()
     ipv6_blocks: tuple[str, ...] = ()
+    pod: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class NodeLayout:
 
     ``snat``: rewrite pod traffic that leaves for destinations outside ``no_snat_cidrs`` to the node's primary address;
     off where a NAT gateway does it all. ``ipv6``: pods have IPv6 addresses, or will; else nothing of IPv6 is there.
+    ``public``: pods' addresses that have a public one of their own, which EC2 puts in their place: not rewritten.
     """
 
     interfaces: tuple[InterfaceLayout, ...]
@@ -65,6 +76,7 @@ class NodeLayout:
     interface_mask: int = 0x7F
     connection_mark: int = 0x80
     ipv6: bool = False
+    public: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,8 @@ class Attachment:
     ``netns_fd`` is an open descriptor of the pod's network namespace (owned by the caller); None when unknown, as in a
     DEL. ``attached_at`` is Unix time in seconds. ``ports`` are host ports, as :func:`berth_node.portmap.encode` writes
     them: text, so that journal and alias keep it as it is. ``annotations`` are text likewise
-    (:func:`berth_node.pod_annotations.read`), but for the journal alone: an alias has no room for them.
+    (:func:`berth_node.pod_annotations.read`), but for the journal alone: an alias has no room for them. ``table`` is
+    the routing table of the interface that the pod has for itself; 0 for all other pods.
     """
 
     container_id: str
@@ -92,6 +105,7 @@ class Attachment:
     ports: str = ""
     annotations: str = ""
     address6: str = ""
+    table: int = 0
     netns_fd: int | None = field(default=None, compare=False)
 
     @property

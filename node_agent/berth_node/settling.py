@@ -54,7 +54,8 @@ class Settling:
         if revision is None:
             return
         grew = last is None or pool.need > last.in_use + len(last.waiting)
-        if surrendered or last is None or revision != last.acknowledged_revision or (grew and pool.deficit > 0):
+        asks = last is None or self.desk.requests.listed != last.requests
+        if surrendered or asks or last is None or revision != last.acknowledged_revision or (grew and pool.deficit > 0):
             self.reporter.notify(urgent=True)
         else:
             self.reporter.notify()  # sends only if there is something new to say

@@ -18,6 +18,8 @@ from berth_node.usable import Block, addresses_of
 
 __all__ = ["Stock"]
 
+_LAST: Final = 1 << 61
+"""Added to the rank of a single address beside prefixes: a pod that needs one for itself can have no other."""
 _NEVER: Final = 1 << 62
 """The rank of a block that has nothing to lend."""
 _PLACES: Final = 1 << 16  # more than a node has blocks
@@ -51,6 +53,8 @@ class Stock:
     free: int
     cooling: int
     kept: int
+    mixed: bool = False
+    """There are prefixes and single addresses."""
 
     @classmethod
     def of(
@@ -72,6 +76,7 @@ class Stock:
             free=sum(size for size, lend in zip(sizes, lends, strict=True) if lend),
             cooling=0,
             kept=sum(size for size, gone in zip(sizes, given_up, strict=True) if not gone),
+            mixed=len(set(sizes)) > 1 and 1 in sizes,
         )
         ranks = [nothing._rank(place, 0) if lend else _NEVER for place, lend in enumerate(lends)]
         return replace(nothing, ranks=ranks).changed(used=used, cooling=cooling)
@@ -115,6 +120,7 @@ class Stock:
             free,
             resting,
             self.kept,
+            self.mixed,
         )
 
     def choose(self) -> str | None:
@@ -125,6 +131,23 @@ class Stock:
         place = rank % _PLACES
         free = self.full[place] & ~self.used_bits[place] & ~self.cooling_bits[place]
         return addresses_of(self.blocks[place].cidr)[(free & -free).bit_length() - 1]
+
+    def choose_single(self) -> str | None:
+        """The first free address that is a block of its own."""
+        for place, full in enumerate(self.full):
+            if full == 1 and self.ranks[place] != _NEVER:
+                return addresses_of(self.blocks[place].cidr)[0]
+        return None
+
+    @property
+    def singles_taken(self) -> int:
+        """Blocks of one address that cannot be lent now, but for those that metadata does not show yet."""
+        taken = (
+            b.shown
+            for b, full, rank in zip(self.blocks, self.full, self.ranks, strict=True)
+            if full == 1 and rank == _NEVER
+        )
+        return sum(taken)
 
     def idle(self) -> Iterator[Block]:
         """Blocks that lend and of which no address is used or cools, the last first."""
@@ -153,4 +176,5 @@ class Stock:
     def _rank(self, place: int, used: int) -> int:
         network_card, device_index = self.blocks[place].order
         interface = network_card * _PLACES + device_index
-        return (interface * _SIZES + _SIZES - 1 - used.bit_count()) * _PLACES + place
+        last = _LAST if self.full[place] == 1 and self.mixed else 0
+        return last + (interface * _SIZES + _SIZES - 1 - used.bit_count()) * _PLACES + place

@@ -61,6 +61,7 @@ class Telling:
             trouble=dict(watcher.trouble),
             problems=watcher.problems,
             prefixes=self.desk.prefixes,
+            requests=self.desk.requests,
             read_at=dict(watcher.read_at),
         )
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from berth.contract import Assignment, Interface, Record
 
-from berth_node.seams import InterfaceLayout
+from berth_node.seams import InterfaceLayout, table_of
 
-__all__ = ["Block", "MetadataInterface", "addresses_of", "blocks_of", "layouts_of", "unusable_of"]
+__all__ = ["Block", "MetadataInterface", "Own", "addresses_of", "blocks_of", "layouts_of", "owns_of", "unusable_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,27 @@ def blocks_of(record: Record, metadata: Collection[MetadataInterface], links: Co
     return tuple(sorted(blocks, key=lambda b: (b.order, ipaddress.IPv4Network(b.cidr))))
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An interface that one pod has for itself: that pod's address, and where its routes are."""
+
+    address: str
+    table: int
+
+
+def owns_of(
+    record: Record, metadata: Collection[MetadataInterface], routed: Collection[InterfaceLayout]
+) -> dict[str, Own]:
+    """Interfaces of single pods by their requests' ids: those that metadata shows too, and that are routed."""
+    shown = {m.mac: m.addresses[:1] for m in metadata}
+    tables = {i.mac: table_of(i.network_card, i.device_index) for i in routed if i.pod}
+    return {
+        i.pod: Own(i.primary_address, tables[i.mac])
+        for i in record.interfaces
+        if i.pod and i.mac in tables and shown.get(i.mac) == (i.primary_address,)
+    }
+
+
 def unusable_of(blocks: Collection[Block]) -> tuple[str, ...]:
     """The blocks of the record that metadata does not show, for the report."""
     return tuple(b.cidr for b in blocks if not b.shown)
@@ -106,6 +127,7 @@ def layouts_of(record: Record, links: Collection[str], *, ipv6: bool = False) ->
             ipv6_blocks=tuple(sorted(_plain(a.cidr) for a in i.ipv6_assignments if a.cidr.endswith("/80")))
             if ipv6
             else (),
+            pod=bool(i.pod),
         )
         for i in sorted(present, key=lambda i: (i.network_card, i.device_index))
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from berth_node import portmap, skel
+from berth_node.asking import Waits
 from berth_node.desk import Desk, Pod
 from berth_node.journal import JournalError
 from berth_node.measures import Measures
@@ -22,9 +23,12 @@ from berth_node.metrics import Histogram
 from berth_node.names import alias_key
 from berth_node.pool import Key
 from berth_node.requests import (
+    compare_grant,
     compare_result,
     log_unknown_annotations,
     refuse_lost_ports,
+    refuse_public_address,
+    refuse_security_groups,
     refuse_taken_ports,
     valid_attachments,
 )
@@ -93,6 +97,7 @@ class Verbs:
     mtu: int = 0
     at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
+    grants: Waits = field(default_factory=Waits)
     left: Unwritten = field(init=False)
     _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
@@ -158,6 +163,8 @@ class Verbs:
         )
         if pod.annotations:
             log_unknown_annotations(pod, self._told)
+            refuse_public_address(pod, self.desk)
+            refuse_security_groups(pod, self.desk)
         async with self._container(call.container_id):
             self.left.free_before(self.desk.entry(call.key))
             entry = self.desk.entry(call.key)
@@ -200,10 +207,13 @@ class Verbs:
     async def _lend(self, pod: Pod, gone: asyncio.Event) -> Attachment:
         """An address for a pod whose host ports are free: looked at before it waits, and again when it has waited."""
         refuse_taken_ports(pod, self.desk.entries)
+        ends = asyncio.get_running_loop().time() + self.patience
         attachment = await self._address(pod, gone)
         try:
             refuse_taken_ports(pod, self.desk.entries)
             refuse_lost_ports(attachment)
+            if pod.annotations and pod.asked.waits:
+                await self._granted(pod, gone, ends)
         except CniError:
             self.desk.free(pod.key, used=False)
             self.node.pool_changed()
@@ -215,6 +225,8 @@ class Verbs:
         attachment = self.desk.lend(pod)
         if attachment:
             return attachment
+        if pod.annotations and self.desk.apart(pod):
+            return await self._apart(pod, gone)
         future: asyncio.Future[Attachment] = asyncio.get_running_loop().create_future()
         self._waiting[pod.key] = (pod, future)
         self.desk.wait(pod)
@@ -243,8 +255,36 @@ class Verbs:
             self.desk.unwait(pod.key)
             self.node.pool_changed()
 
+    async def _apart(self, pod: Pod, gone: asyncio.Event) -> Attachment:
+        """An address that only this pod can have. Raises :class:`CniError` 11 when patience ends."""
+        self.desk.ask(pod)
+        self.node.pool_changed()
+        started, outcome = asyncio.get_running_loop().time(), "cancelled"
+        try:
+            attachment = await self.grants.wait(pod.key, lambda: self.desk.lend(pod), gone, self.patience)
+            if attachment is None:
+                outcome = "hung_up" if gone.is_set() else "gave_up"
+                raise CniError(skel.TRY_AGAIN_LATER, self.desk.why_not_apart(pod, self.patience))
+            outcome = "served"
+            return attachment
+        finally:
+            self.waits.observe(asyncio.get_running_loop().time() - started, outcome)
+            self.desk.unask(pod.key)
+            self.node.pool_changed()
+
+    async def _granted(self, pod: Pod, gone: asyncio.Event, ends: float) -> None:
+        """Wait until the record confirms what the pod asks for; it has its address. Raises :class:`CniError` 11."""
+        self.node.pool_changed()
+        request = self.desk.requests.of[pod.key]
+        left = ends - asyncio.get_running_loop().time()
+        if not await self.grants.wait(pod.key, lambda: not self.desk.requests.missing(request) or None, gone, left):
+            why = self.desk.requests.missing(request)
+            raise CniError(skel.TRY_AGAIN_LATER, f"not within {self.patience:g} s: {why}")
+
     def serve_waiting(self) -> None:
         """Give addresses to the pods that wait, in the order in which they came."""
+        if self.grants:
+            self.grants.serve()
         for waiter in self.desk.pool.waiting:
             pod, future = self._waiting[waiter.key]
             if future.done():  # cancelled by a DEL a moment ago; its own task unqueues it
@@ -262,15 +302,18 @@ class Verbs:
 
     def abandon_waiting(self) -> None:
         """The agent stops: drop the ADDs that wait unanswered, so that their plugins ask the next agent."""
+        self.grants.abandon()
         for _, future in self._waiting.values():
             future.cancel()
 
     # --------------------------------------------------------------------------------------- DEL, GC, CHECK
 
     async def _delete(self, key: Key, gone: Callable[[], object] = lambda: None) -> None:
+        cancelled = CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container")
         waiting = self._waiting.get(key)
         if waiting and not waiting[1].done():
-            waiting[1].set_exception(CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container"))
+            waiting[1].set_exception(cancelled)
+        self.grants.cancel(key, cancelled)
         async with self._container(key[0]):
             entry = self.desk.entry(key)
             if entry:
@@ -326,7 +369,7 @@ class Verbs:
                 raise CniError(
                     skel.UNKNOWN_CONTAINER, f"no ADD of {call.container_id} {call.ifname} is known; recreate the pod"
                 )
-            problems = compare_result(entry, previous)
+            problems = [*compare_result(entry, previous), *compare_grant(call.key, self.desk)]
             problems += [
                 f"{p.where}: {p.message}"
                 for p in await self.rtnl(self.dataplane.check, replace(entry.attachment, netns_fd=netns_fd))

@@ -9,6 +9,7 @@ from typing import Any
 from berth.contract import Record, Report, address_count
 
 from berth_node import pod_annotations
+from berth_node.asking import Requests
 from berth_node.ipv6 import Prefix, Prefixes, prefix_of
 from berth_node.journal import Entry
 from berth_node.pool import Pool
@@ -35,6 +36,7 @@ class Snapshot:
     trouble: Mapping[str, str]
     problems: tuple[Problem, ...]
     prefixes: Prefixes = field(default_factory=Prefixes)
+    requests: Requests = field(default_factory=Requests)
     read_at: Mapping[str, float] = field(default_factory=dict)
     """When record and metadata were last read, by the clock of ``now``."""
 
@@ -76,6 +78,7 @@ def _status(s: Snapshot) -> dict[str, Any]:
         "ip_families": s.prefixes.families,
         "ipv6_prefixes": [p.cidr for p in s.prefixes.listed if p.usable],
         "ipv6_problem": s.prefixes.why,
+        "requests_unmet": _unmet(s),
         "record_revision": s.record.revision if s.record else None,
         "last_report": {"boot": s.reported.order.boot, "sequence": s.reported.order.sequence} if s.reported else None,
         "report_failures": s.report_failures,
@@ -90,6 +93,8 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
     for entry in s.entries:
         a = entry.attachment
         interface = interfaces.get(_mac_of(s, a))
+        request = s.requests.of.get((a.container_id, a.ifname))
+        grant = s.requests.grants.get(request.id) if request else None
         rows.append(
             {
                 "namespace": a.namespace,
@@ -103,6 +108,8 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
                 "ifname": a.ifname,
                 "host_ports": a.ports.split(",") if a.ports else [],
                 "annotations": pod_annotations.decode(a.annotations),
+                "public_address": grant.public_address if grant else "",
+                "missing": s.requests.missing(request) if request else "",
                 "wired": entry.wired is not None,
                 "age_seconds": round(max(0.0, s.now - a.attached_at), 1),
             }
@@ -110,11 +117,23 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (r["namespace"], r["name"], r["container_id"]))
 
 
+def _unmet(s: Snapshot) -> list[str]:
+    """What pods ask of the VPC and have not got, pods that still wait included."""
+    return [
+        f"{r.namespace}/{r.name or r.id}: {r.public or r.groups}: {s.requests.missing(r)}"
+        for r in s.requests.listed
+        if s.requests.missing(r)
+    ]
+
+
 def _mac_of(s: Snapshot, a: Attachment) -> str:
     """The interface that the pod's address is on; of one that has both families, the IPv4 one."""
     if ":" in a.address:
         prefix = prefix_of(a.address)
         return next((p.mac for p in s.prefixes.listed if p.bytes == prefix), "")
+    if a.table:
+        own = (i.mac for i in (s.record.interfaces if s.record else ()) if i.pod and i.primary_address == a.address)
+        return next(own, "")
     block = s.pool.block_of(a.address)
     return block.mac if block else ""
 
@@ -152,6 +171,7 @@ def _interfaces(s: Snapshot) -> list[dict[str, Any]]:
             "mac": i.mac,
             "primary_address": i.primary_address,
             "subnet": f"{i.subnet_id} {i.subnet_cidr}",
+            "pod": i.pod,
             "blocks": [_block(s, b) for b in s.pool.blocks if b.mac == i.mac],
             "ipv6_prefixes": [_prefix(s, p) for p in s.prefixes.listed if p.mac == i.mac],
         }
@@ -174,10 +194,13 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
     )
     if pool.surplus_since is not None:
         lines.append(f"more than wanted for {s.now - pool.surplus_since:.0f} s; idle blocks are given back if it lasts")
+    lines += [f"pod {line}" for line in _unmet(s)]
     lines += _unknown_annotations(s)
     if s.record:
         lines.append(f"pods keep their addresses for: {', '.join(s.record.no_snat_cidrs) or 'nobody'}")
     for interface in _interfaces(s):
+        if interface["pod"]:
+            lines.append(f"{interface['id']} is {_pod_name(s, interface['pod'])}'s own: {interface['primary_address']}")
         for b in interface["blocks"]:
             lines.append(
                 f"{interface['id']} {b['cidr']}: {b['state']}, {b['in_use']} in use, {b['cooling']} cooling, "
@@ -187,6 +210,11 @@ def _explain(s: Snapshot, subject: Any) -> list[str]:
             f"{interface['id']} {p['cidr']}: {p['state']}, {p['in_use']} in use" for p in interface["ipv6_prefixes"]
         ]
     return lines
+
+
+def _pod_name(s: Snapshot, request_id: str) -> str:
+    named = (f"{r.namespace}/{r.name}" for r in s.requests.listed if r.id == request_id and r.name)
+    return next(named, request_id)
 
 
 def _unknown_annotations(s: Snapshot) -> list[str]:
@@ -208,11 +236,16 @@ def _explain_subject(s: Snapshot, subject: str) -> list[str]:
                 f"{' and '.join(addresses)} is lent to {who} since {row['age_seconds']:.0f} s, "
                 f"by {row['host_ifname']}, on {row['interface'] or 'no interface of the record'}"
                 + "".join(f"; host port {mapping}" for mapping in row["host_ports"]),
+                *([f"its public address is {row['public_address']}"] if row["public_address"] else []),
+                *([f"it has not got all that it asks for: {row['missing']}"] if row["missing"] else []),
                 *(
                     f"annotation {k!r}: {v!r}{'' if k in pod_annotations.KNOWN else ' (unknown here)'}"
                     for k, v in noted
                 ),
             ]
+    for request in s.requests.listed:
+        if subject in (request.name, f"{request.namespace}/{request.name}", request.id.partition("/")[0]):
+            return [f"{subject} waits: {s.requests.missing(request)}"]
     block = s.pool.block_of(subject)
     if subject in s.pool.cooling:
         return [f"{subject} cools down for another {s.pool.cooling[subject] - s.now:.0f} s"]

@@ -18,7 +18,7 @@ from berth_node.ipv6 import Prefixes, prefixes_of
 from berth_node.pace import Pace
 from berth_node.record import RecordKeeper
 from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Notices, Problem
-from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of
+from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of, owns_of
 
 __all__ = ["InThread", "Watcher"]
 
@@ -190,6 +190,8 @@ class Watcher:
         changed = changed or record.revision != self.applied_revision
         if prefixes.why and prefixes.why != self.desk.prefixes.why:
             _log.warning("IPv6 is not as the policy asks", extra={"why": prefixes.why})
+        # before the desk: who waits may ask at once
+        self.desk.own = owns_of(record, metadata, self._layout.interfaces if self._layout else ())
         self.desk.refresh(record, blocks, prefixes)
         self.applied_revision = record.revision
         return changed
@@ -225,6 +227,7 @@ class Watcher:
             config.interface_mask,
             config.connection_mark,
             ipv6,
+            tuple(sorted(g.address for g in record.grants if g.public_address and g.address)),
         )
         if layout == self._layout and not self._routing and not self._due():
             return

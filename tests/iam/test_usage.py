@@ -15,7 +15,13 @@ from tests.iam.usage import NODE, Grant, deployed, documents_of, grants, uses
 from tests.sandbox.cloud.iam import Access, evaluate, parse_policy
 
 _BY_LAMBDA = "Lambda itself asks with the function's role; the sandbox keeps logs and visibility without asking"
+_BY_INSTANCE = (
+    "the Service Authorization Reference names the instance as a resource that may be asked about; the sandbox asks "
+    "about the interface and the Elastic IP address. Limited to instances of the stack's clusters"
+)
 UNUSED: Final[dict[str, str]] = {
+    "AttributeRole/attribute/Logs: logs:CreateLogStream": _BY_LAMBDA,
+    "AttributeRole/attribute/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "DriftRole/drift/Logs: logs:CreateLogStream": _BY_LAMBDA,
     "DriftRole/drift/TakeMessages: sqs:ChangeMessageVisibility": _BY_LAMBDA,
     "FillRole/fill/Logs: logs:CreateLogStream": _BY_LAMBDA,
@@ -30,6 +36,7 @@ UNUSED: Final[dict[str, str]] = {
         "the Service Authorization Reference names the instance as a resource of this action without saying when it is "
         "asked about; the sandbox asks about the interface alone. Limited to instances of the stack's clusters"
     ),
+    "ReconcileRole/instances/0: ec2:AssociateAddress": _BY_INSTANCE,
 }
 """``role/policy/statement: action`` → why it is there although no test made use of it."""
 

@@ -120,9 +120,9 @@ def _interface_entries(eni: Eni, instance: Instance, world: World) -> Tree:
         "vpc-ipv6-cidr-blocks": _vpc_ipv6_cidrs(world, subnet.vpc_id),
     }
     entries |= {name: "\n".join(values) for name, values in ipv6.items() if values}
-    if eni.public_address:
-        entries["public-ipv4s"] = eni.public_address
-        entries["ipv4-associations"] = {eni.public_address: eni.primary}
+    if eni.associations:
+        entries["public-ipv4s"] = "\n".join(public for _, public in eni.associations)
+        entries["ipv4-associations"] = {public: private for private, public in eni.associations}
     return entries
 
 

@@ -8,6 +8,7 @@ in the kernel: an instance becomes a namespace and an init process, an attached 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,9 @@ from tests.sandbox.cloud.platform import Platform
 from tests.sandbox.cloud.snapshot import snapshot, subscribe
 from tests.sandbox.cloud.throttle import Throttle
 from tests.sandbox.fabric import Fabric
+from tests.sandbox.flowlogs import FlowDelivery
 from tests.sandbox.imds import Imds
+from tests.sandbox.landscape import client
 from tests.sandbox.node import Node
 from tests.sandbox.world import ROOT, Instance, World
 
@@ -60,6 +64,7 @@ class Sandbox:
         self._changed = threading.Event()
         self._closing = False
         self._nodes: dict[str, Node] = {}
+        self._objects = itertools.count()
         self._follower = threading.Thread(target=self._follow, name="follower", daemon=True)
         ec2_additions.install(ec2_additions.Timing(pending=settings.pending, shutting_down=settings.shutting_down))
         autoscaling.install()
@@ -94,11 +99,17 @@ class Sandbox:
         control.add("drops", lambda _: self.fabric.source_check_drops_by_interface())
         control.add("ec2", lambda _: {"calls": self._ec2().calls(), "throttled": self._ec2().throttled()})
         control.add("faults", self._script)
+        control.add("flow-logs", lambda _: {"keys": self._flow_logs().deliver(self._world, time.time())})
         control.add("hooks", lambda body: autoscaling_actions.set_time_scale(float(body["time_scale"])))
         self.imds.start()
         subscribe(self._changed.set)
         self._follower.start()
         return endpoint
+
+    def _flow_logs(self) -> FlowDelivery:
+        s3 = client("s3", self.platform.endpoint)
+        put = lambda bucket, key, body: s3.put_object(Bucket=bucket, Key=key, Body=body)  # noqa: E731
+        return FlowDelivery(self.fabric.flows.take, put, self.platform.authorizer.may_deliver, self._objects)
 
     def _ec2(self) -> Throttle:
         assert self._throttle is not None

@@ -15,6 +15,7 @@ __all__ = [
     "ROOT",
     "AclRule",
     "Eni",
+    "FlowLog",
     "GroupRule",
     "Instance",
     "NetworkAcl",
@@ -60,10 +61,17 @@ class Eni:
     public_address: str | None = None
     ipv6_addresses: tuple[str, ...] = ()
     ipv6_prefixes: tuple[str, ...] = ()
+    public: tuple[tuple[str, str], ...] = ()
+    """(Private, public) pairs of the other addresses."""
 
     @property
     def primary(self) -> str:
         return self.addresses[0]
+
+    @property
+    def associations(self) -> tuple[tuple[str, str], ...]:
+        """All (private, public) pairs."""
+        return (*([(self.primary, self.public_address)] if self.public_address else []), *self.public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,20 @@ class Peering:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowLog:
+    """A flow log to S3. ``resource_id`` is a VPC, a subnet or an interface; ``traffic`` ALL, ACCEPT or REJECT;
+    ``fields`` are of its format, with dashes."""
+
+    id: str
+    resource_id: str
+    traffic: str
+    bucket: str
+    prefix: str
+    fields: tuple[str, ...]
+    parquet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """A consistent snapshot. ``nat`` maps a NAT gateway's id to its private address (its Eni is in ``enis``).
 
@@ -185,6 +207,7 @@ class World:
     vpcs: tuple[Vpc, ...] = ()
     peerings: tuple[Peering, ...] = ()
     vpc_ipv6_cidrs: tuple[str, ...] = ()
+    flow_logs: tuple[FlowLog, ...] = ()
 
     def subnet(self, subnet_id: str) -> Subnet:
         return next(s for s in self.subnets if s.id == subnet_id)

@@ -6,21 +6,32 @@ shows; both copies may be old.
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from berth.contract import Order, Policy, Record, Report, Surrender, address_count
+from berth.contract import Order, PodRequest, Policy, Record, Report, Surrender, address_count
 from berth.model import InterfaceView
 
 from tests.simulator.pods import Pods
 from tests.simulator.space import addresses
-from tests.unit.control.fakes import ARN_PREFIX
+from tests.unit.control.fakes import ARN_PREFIX, GROUP
 
 __all__ = ["Agent"]
 
 Block = tuple[str, str, str]
 """(MAC, block, assignment id)."""
+
+
+@dataclass
+class Own:
+    """``since`` is the first report that lists the pod; ``interface`` is "" as long as it waits; ``groups`` "" when
+    nobody knows any more what it asked for."""
+
+    since: Order
+    groups: str = GROUP
+    interface: str = ""
 
 
 @dataclass
@@ -40,6 +51,12 @@ class Agent:
     waiting: int = 0
     order: Order = field(default_factory=lambda: Order(1, 0))
     pods: Pods = field(default_factory=Pods)
+    own: dict[str, Own] = field(default_factory=dict)
+    """Pods that ask for an interface of their own, by their requests' ids."""
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    retries: list[tuple[str, str]] = field(default_factory=list)
+    macs: frozenset[str] = frozenset()
+    took: Callable[[Agent, str, str], None] = lambda _agent, _pod, _interface: None
     asleep: bool = False
     """Hibernated: nothing runs, and pods will go on where they were."""
 
@@ -56,6 +73,7 @@ class Agent:
     def look(self, interfaces: list[InterfaceView]) -> None:
         """Read instance metadata."""
         self.shown = frozenset((i.mac, b) for i in interfaces for b in i.blocks)
+        self.macs = frozenset(i.mac for i in interfaces)
 
     def read(self, found: Record | None) -> None:
         """Read the record. A missing one counts as unreachable; a lower revision is ignored."""
@@ -64,6 +82,8 @@ class Agent:
             if found.accepted >= Order(self.order.boot, self.order.sequence + 1):
                 # a report of before the files were lost has come in late: go above it
                 self.order = Order(found.accepted.boot + 1, 0)
+                for pod in self.own.values():
+                    pod.since = self._next()
             listed = {(c, i) for _, c, i, _ in self._listed()}
             self.surrendered = {s for s in self.surrendered if (s.cidr, s.assignment) in listed}
 
@@ -110,6 +130,37 @@ class Agent:
         waiting, self.waiting = self.waiting, 0
         for _ in range(waiting):
             self.add_pod()
+        self._serve_own()
+
+    # ------------------------------------------------------------------------------------------- pods with their own
+
+    def _next(self) -> Order:
+        return Order(self.order.boot, self.order.sequence + 1)
+
+    def add_own(self, groups: str) -> None:
+        self.own[f"{self.id}-{next(self.numbers)}/eth0"] = Own(self._next(), groups)
+
+    def _serve_own(self) -> None:
+        """An interface is taken only if the record answers a report that lists the pod."""
+        if self.record is None:
+            return
+        there = {i.pod: i for i in self.record.interfaces if i.pod and i.mac in self.macs}
+        for name, pod in self.own.items():
+            if not pod.interface and name in there and self.record.accepted >= pod.since:
+                pod.interface = there[name].id
+                self.took(self, name, pod.interface)
+
+    def hiccup(self) -> None:
+        """The agent restarts: what waits is in one report less, and asks again."""
+        self.order = Order(self.order.boot + 1, 0)
+        waiting = {name: pod for name, pod in self.own.items() if not pod.interface}
+        self.own = {name: pod for name, pod in self.own.items() if pod.interface}
+        self.retries = [*self.retries, *((name, pod.groups) for name, pod in waiting.items())]
+
+    def retry(self) -> None:
+        for name, groups in self.retries:
+            self.own.setdefault(name, Own(self._next(), groups))
+        self.retries = []
 
     # ------------------------------------------------------------------------------------------- giving back
 
@@ -159,13 +210,16 @@ class Agent:
         """Pods are gone, and what was read of instance metadata; what is in /var/lib/berth is not."""
         self.used.clear()
         self.pods.reboot()
-        self.shown = frozenset()
+        self.shown, self.macs = frozenset(), frozenset()
         self.waiting = 0
+        self.own.clear()
+        self.retries.clear()
         self.order = Order(self.order.boot + 1, 0)
 
     def lose_files(self, found: Record | None, now: float) -> None:
         """What is in /var/lib/berth is gone; the pods, which the kernel knows, are not."""
         self.surrendered.clear()
+        self.own = {name: Own(pod.since, "", pod.interface) for name, pod in self.own.items() if pod.interface}
         self.pods.lose_files()
         self.record = None
         self.read(found)
@@ -179,6 +233,10 @@ class Agent:
         self.used -= gone
         for address in sorted(gone):
             self.pods.end(address)
+
+    def _address(self, interface_id: str) -> str:
+        interfaces = self.record.interfaces if self.record else ()
+        return next((i.primary_address for i in interfaces if i.id == interface_id), "")
 
     def report(self) -> Report:
         self.order = Order(self.order.boot, self.order.sequence + 1)
@@ -194,5 +252,9 @@ class Agent:
             cooling=len((self.cooling.keys() & here) - self.used),
             unusable=tuple(sorted(c for m, c, _, _ in listed if (m, c) not in self.shown)),
             surrendered=() if backlog else tuple(sorted(self.surrendered, key=lambda s: (s.cidr, s.assignment))),
+            requests=tuple(
+                PodRequest(name, self._address(pod.interface), "default", groups=pod.groups)
+                for name, pod in sorted(self.own.items())
+            ),
             **self.pods.leases.report(self.pods.now()),
         )

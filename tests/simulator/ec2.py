@@ -248,7 +248,7 @@ class SimEc2:
             if known[1] not in self.cloud.interfaces:
                 raise refusal(action, "InvalidNetworkInterfaceID.NotFound")
             return Outcome(interface=self.cloud.interfaces[known[1]])
-        assert bool(call.prefixes) != bool(call.addresses), call
+        assert bool(call.prefixes) + bool(call.addresses) == (not call.pod), call
         view = self.cloud.new_interface(
             call.subnet_id,
             call.prefixes,
@@ -257,6 +257,8 @@ class SimEc2:
             cluster=cluster,
             node=instance_id,
             created_at=float(int(intent.at)),
+            pod=call.pod,
+            pod_asks=call.pod_asks,
         )
         self._made[intent.token] = (asked, view.id)
         return Outcome(interface=view)

@@ -149,7 +149,7 @@ def launch(world: World, profile: Profile) -> None:
         world.kernel.advance(20)
         return
     world.kernel.say(f"    {instance_id} is launched: {kind}, {tags}, {prefixes} prefixes")
-    agent = Agent(instance_id, rng, skew=rng.choice([0, -300, 300]), lent=world.promises.lent)
+    agent = Agent(instance_id, rng, skew=rng.choice([0, -300, 300]), lent=world.promises.lent, took=world.promises.took)
     agent.pods.clock = lambda: world.kernel.now
     world.agents[instance_id] = agent
     world.tell(instance_id, "pending")
@@ -296,6 +296,20 @@ def _cycle(world: World, profile: Profile, agent: Agent) -> None:
     _report(world, profile, agent)
     world.kernel.advance(world.rng.choice([0, 0, 1, 30]))
     _serve(world, profile, agent)
+
+
+def _own_pods(world: World, _profile: Profile, agent: Agent) -> None:
+    """Pods with security groups of their own come and go, and agents restart while they wait."""
+    if not _running(world, agent):
+        return
+    rng = world.rng
+    agent.retry()
+    if agent.own and rng.random() < 0.4:
+        agent.own.pop(rng.choice(sorted(agent.own)))
+    elif rng.random() < 0.2:
+        agent.hiccup()
+    else:
+        agent.add_own(rng.choice([*sorted(world.cloud.groups), ",".join(sorted(world.cloud.groups)), "nobody"]))
 
 
 def _request(world: World, _profile: Profile, agent: Agent) -> None:
@@ -466,6 +480,7 @@ _USUAL: list[Callable[[World, Profile, Agent], None]] = [
         _brake: 1,
         _fill: 1,
         _groups: 1,
+        _own_pods: 4,
     }.items()
     for _ in range(weight)
 ]

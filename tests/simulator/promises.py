@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from berth.calls import Call, CreateInterface, Detach
+from berth.calls import Call, CreateInterface, DeleteInterface, Detach
 from berth.contract import Record
 from berth.model import InterfaceView
 
@@ -72,7 +72,12 @@ class Promises:
             raise BrokenPromise(f"{call}: a foreign interface")
         instance = self.cloud.instances.get(instance_id)
         alive = instance is not None and not instance.dead
-        if isinstance(call, Detach) and alive and instance and instance.state not in ("stopped", "stopping"):
+        agent = self.agents.get(view.node or "")
+        lives = agent is not None and view.pod in agent.own and agent.own[view.pod].interface == view.id
+        if isinstance(call, Detach | DeleteInterface) and alive and lives and view.id not in self.moved:
+            raise BrokenPromise(f"{call}: the pod {view.pod} lives")
+        running = alive and instance and instance.state not in ("stopped", "stopping")
+        if isinstance(call, Detach) and running and not view.pod:
             raise BrokenPromise(f"{call}: detached from a node that runs")
         holder = view.attachment.instance_id if view.attachment else None
         claimed = view.standby is not None and self.owner_of(view.id) == instance_id
@@ -94,6 +99,9 @@ class Promises:
         if self.by_hand or old.id in self.moved:
             for block in gone:
                 self.spoilt |= mask_of(block)
+        lost = new is None or new.attachment is None
+        if old.pod and lost and old.node in self.agents and (self.by_hand or old.id in self.moved):
+            self.agents[old.node].own.pop(old.pod, None)
         if holder is None or holder not in self.agents:
             return
         if gone:
@@ -126,6 +134,8 @@ class Promises:
         """A record has been written: nothing in it may be usable by another living node."""
         instance_id = arn.removeprefix(ARN_PREFIX)
         mask = self.usable[instance_id] = usable_mask(record)
+        if any(i.pod and (i.assignments or i.ipv6_assignments) for i in record.interfaces):
+            raise BrokenPromise(f"the record of {instance_id} lends of an interface that is one pod's own")
         mask &= ~self.spoilt
         for other, theirs in self.usable.items():
             if other != instance_id and mask & theirs and self._alive(other) and self._alive(instance_id):
@@ -143,6 +153,15 @@ class Promises:
         return instance is not None and not instance.dead
 
     # ------------------------------------------------------------------------------------------- pods
+
+    def took(self, agent: Agent, pod: str, interface_id: str) -> None:
+        """A pod has got an interface for itself: it must be there, with that pod's tag."""
+        view = self.cloud.interfaces.get(interface_id)
+        there = view is not None and view.attachment is not None and view.attachment.instance_id == agent.id
+        if interface_id in self.moved:
+            return
+        if not there or view is None or view.pod != pod:
+            raise BrokenPromise(f"{agent.id} gives {pod} the interface {interface_id}, which is {view}")
 
     def lent(self, agent: Agent, address: str) -> None:
         """A pod has got an address: it must be assigned to its node, and to no other pod."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from berth.brake import Level
 from berth.calls import CreateInterface
+from berth.contract import Record
 from berth.history import Heartbeat
 from berth.ingest import SentReport
 from berth.model import InterfaceView
@@ -102,6 +103,7 @@ def _agents_go_on(world: World) -> None:
             agent.look(world.cloud.attached(instance_id))
             agent.read(world.table.record(agent.arn))
             world.hear(agent)
+            agent.retry()
             agent.serve(world.kernel.now)
             agent.balance()
             world.queues.put(SentReport(agent.id, agent.report()))
@@ -177,6 +179,21 @@ def _gone(world: World, instance_id: str, item: Item | None) -> None:
         raise BrokenPromise(f"{instance_id} is gone and is no tombstone: {item}")
 
 
+def _own(world: World, agent: Agent, ours: list[InterfaceView], record: Record) -> None:
+    """Every pod that asks has an interface with its groups, or is told why not; nobody else has one."""
+    if world.cloud.instances[agent.id].state != "running":
+        return
+    mine = {i.pod: i for i in ours if i.pod}
+    if mine.keys() - agent.own.keys() or len(mine) < sum(bool(i.pod) for i in ours):
+        raise BrokenPromise(f"{agent.id}: interfaces of no pod: {mine.keys() - agent.own.keys()}")
+    told = {g.id: g for g in record.grants}
+    for name, pod in agent.own.items():
+        if name not in mine and not (name in told and told[name].problem):
+            raise BrokenPromise(f"{agent.id}: {name} has no interface and is not told why")
+        if name in mine and pod.groups and mine[name].groups != tuple(sorted(pod.groups.split(","))):
+            raise BrokenPromise(f"{agent.id}: {name} asked for {pod.groups} and has {mine[name].groups}")
+
+
 def _alive(world: World, agent: Agent, item: Item | None) -> None:
     cloud = world.cloud
     if item is None or item.record is None or item.expires_at is not None:
@@ -186,7 +203,8 @@ def _alive(world: World, agent: Agent, item: Item | None) -> None:
     if loose:
         raise BrokenPromise(f"{agent.id}: {loose} are loose")
     managed = [*ours, *(i for i in cloud.interfaces.values() if i.is_primary_of(agent.id))]
-    shown = {(i.id, b) for i in managed for b in i.blocks}
+    _own(world, agent, ours, item.record)
+    shown = {(i.id, b) for i in managed if not i.pod for b in i.blocks}
     listed = {(i.id, a.cidr) for i in item.record.interfaces for a in i.assignments}
     if listed != shown:
         raise BrokenPromise(f"{agent.id}: the record lists {listed - shown} too much and {shown - listed} too little")
@@ -196,11 +214,11 @@ def _alive(world: World, agent: Agent, item: Item | None) -> None:
     if unfinished:
         raise BrokenPromise(f"{agent.id}: intents are left: {unfinished}")
     primary = next(i for i in managed if i.is_primary_of(agent.id))
-    apart = [i for i in ours if i.groups != primary.groups]
+    apart = [i for i in ours if not i.pod and i.groups != primary.groups]
     if apart and cloud.instances[agent.id].state == "running":
         raise BrokenPromise(f"{agent.id}: security groups are not the primary's: {apart}")
     if cloud.instances[agent.id].state == "running":
-        _served(world, agent, item, managed)
+        _served(world, agent, item, [i for i in managed if not i.pod])
         _stays(world, agent)
 
 

@@ -30,7 +30,7 @@ def _launched(world: World, kind: str = "m5.large", id: str = NODE, **tags: str)
     named = {f"berth:{k.replace('_', '-')}": v for k, v in {"warm_addresses": "4", **tags}.items()}
     world.cloud.launch(id, kind, SUBNET_A, named)
     world.cloud.set_state(id, "running")
-    agent = world.agents[id] = Agent(id, world.rng, lent=world.promises.lent)
+    agent = world.agents[id] = Agent(id, world.rng, lent=world.promises.lent, took=world.promises.took)
     return agent
 
 

@@ -15,14 +15,16 @@ from functools import partial
 from typing import Any
 
 import pytest
-from berth import converge, gone, plan
+from berth import converge, gone, plan, pod_interfaces
 from berth.buckets import Reservation
 from berth.calls import Unassign
 from berth.model import Intent, InterfaceView, NodeView
+from berth.own_interfaces import kept
 from berth.plan import Plan
 from berth.store import NodeState
 
 from tests.simulator import table
+from tests.simulator.agent import Agent
 from tests.simulator.interleavings import Scene, behind, held_up, left_out
 from tests.simulator.schedule import run
 from tests.simulator.small import launch, race, surrender
@@ -120,6 +122,34 @@ Search = Callable[[], str | None]
 """Says what has failed, if anything has."""
 
 
+def pods_that_have_their_interface_are_forgotten(patch: Patch) -> None:
+    """Only requests of pods that still wait are looked at."""
+
+    def waiting(view: NodeView) -> dict[str, InterfaceView]:
+        has = {r.id for r in (view.report.requests if view.report else ()) if r.address}
+        return {name: i for name, i in kept(view).items() if name not in has}
+
+    patch.setattr(pod_interfaces, "kept", waiting)
+
+
+def what_pods_leave_stays(patch: Patch) -> None:
+    """Nothing is taken back."""
+    patch.setattr(pod_interfaces, "_let_go", lambda _view: ([], ""))
+
+
+def agents_take_what_any_record_lists(patch: Patch) -> None:
+    """A pod is given its interface though the record may be of a look that did not know of it any more."""
+
+    def serve(agent: Agent) -> None:
+        there = {i.pod: i for i in (agent.record.interfaces if agent.record else ()) if i.pod and i.mac in agent.macs}
+        for name, pod in agent.own.items():
+            if not pod.interface and name in there:
+                pod.interface = there[name].id
+                agent.took(agent, name, pod.interface)
+
+    patch.setattr(Agent, "_serve_own", serve)
+
+
 def among(schedules: int) -> Search:
     """The first of so many random schedules that fails."""
 
@@ -169,6 +199,9 @@ MUTATIONS: list[tuple[Callable[[Patch], None], Search]] = [
     (calls_are_made_after_the_deadline, within(surrender, past_lease)),
     (records_are_written_over_later_ones, within(launch, past_lease)),
     (claims_have_no_condition, within(race, within_lease)),
+    (pods_that_have_their_interface_are_forgotten, among(200)),
+    (what_pods_leave_stays, among(200)),
+    (agents_take_what_any_record_lists, among(1200)),
 ]
 
 

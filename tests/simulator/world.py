@@ -20,6 +20,7 @@ from berth.events.node_look_requested import HookWait
 from berth.fill import fill
 from berth.hooks import Hook
 from berth.ingest import SentReport, ingest
+from berth.model import PodGroups
 from berth.reconcile import reconcile
 from berth.standby_work import FillEdges
 from berth.store import RevisionConflictError
@@ -47,6 +48,7 @@ VISIBILITY = 120.0
 _RECEIVES = {True: 3, False: 5}
 """After so many receives a report is dropped, and an event goes to the dead-letter queue (template.yaml)."""
 _REPORT_SECONDS = 300.0
+_POD_GROUPS = PodGroups((), (("*", ("*",)),))
 _EXPECTED = (BlockingIOError, TimeoutError, Ec2Error, TableTroubleError, RevisionConflictError)
 """What a look may fail with, to be tried again: the fault was the world's."""
 
@@ -153,7 +155,7 @@ class World:
             store=self.table,
             bus=self.bus,
             looks=self.queues,
-            settings=settings(defaults=policy or Policy(), launch_hook=HOOK.name),
+            settings=settings(defaults=policy or Policy(), launch_hook=HOOK.name, pod_groups=_POD_GROUPS),
             budget=self.budget if seed % 4 else Unlimited(),
             brake=self.brake,
             hooks=self.hooks,

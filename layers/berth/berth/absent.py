@@ -8,9 +8,9 @@ from berth.brake import Level
 from berth.budget import Priority, Slot
 from berth.hooks import Hook
 from berth.ledger_items import Closing, Fact
-from berth.model import InterfaceView
+from berth.model import InterfaceView, PublicAddress
 
-__all__ = ["NoHooks", "NoLedger", "NoStandby", "Released", "Unlimited"]
+__all__ = ["NoHooks", "NoLedger", "NoPublics", "NoStandby", "Released", "Unlimited"]
 
 
 class Unlimited:
@@ -66,4 +66,17 @@ class NoStandby:
         return False
 
     def settle(self, interface: InterfaceView, instance_id: str, now: float) -> None:
+        """There is none."""
+
+
+class NoPublics:
+    """Where no Elastic IP address may be used."""
+
+    def load(self) -> tuple[PublicAddress, ...]:
+        return ()
+
+    def claim(self, public: PublicAddress, instance_id: str, request: str, address: str, now: float) -> bool:
+        return False
+
+    def unclaim(self, allocation_id: str, instance_id: str) -> None:
         """There is none."""

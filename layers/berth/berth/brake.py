@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from berth.calls import Call, DeleteInterface, Detach, Unassign
+from berth.calls import Call, DeleteInterface, Detach, DisassociatePublic, Unassign
 
 __all__ = ["BRAKE_CONFIG", "FRESH_SECONDS", "Brake", "Level", "SsmBrake"]
 
@@ -26,7 +26,7 @@ BRAKE_CONFIG: Final = Config(connect_timeout=1, read_timeout=1, retries={"total_
 FRESH_SECONDS: Final = 1.0
 """Batches that follow one another more closely share a reading. Parameter Store answers 40 requests a second for all of
 an account and region together (AWS General Reference, "Systems Manager endpoints and quotas"), and others need them."""
-_TAKING_AWAY: Final = (Unassign, Detach, DeleteInterface)
+_TAKING_AWAY: Final = (Unassign, Detach, DeleteInterface, DisassociatePublic)
 
 
 class Level(Enum):

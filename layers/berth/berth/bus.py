@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from berth.contract import PodRequest
 from berth.free_blocks import Room
 from berth.model import PolicyProblem
 
@@ -28,6 +29,7 @@ __all__ = [
     "interface_reclaimed",
     "network_not_flat",
     "policy_invalid",
+    "public_address_unavailable",
     "standby_pool_invalid",
     "subnet_low",
 ]
@@ -81,6 +83,18 @@ def policy_invalid(arn: str, instance_id: str, problems: Sequence[PolicyProblem]
     """Tags (or the instance type) of a node cannot be used as they are."""
     listed = [{"key": p.key, "value": p.value, "message": p.message} for p in problems]
     return Event("Node Policy Invalid", {"instance-id": instance_id, "problems": listed}, (arn,))
+
+
+def public_address_unavailable(arn: str, instance_id: str, request: PodRequest, reason: str) -> Event:
+    """A pod asks for a public address and cannot have one."""
+    detail = {
+        "instance-id": instance_id,
+        "namespace": request.namespace,
+        "pod": request.name,
+        "wanted": request.public,
+        "reason": reason,
+    }
+    return Event("Public Address Unavailable", detail, (arn,))
 
 
 def standby_pool_invalid(problems: Sequence[PolicyProblem]) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 __all__ = [
     "GROWING",
@@ -12,16 +12,21 @@ __all__ = [
     "AssignAddresses",
     "AssignIpv6Prefixes",
     "AssignPrefixes",
+    "AssociatePublic",
     "Attach",
     "Call",
+    "ClaimPublic",
     "ClaimStandby",
     "CreateInterface",
     "DeleteInterface",
     "Detach",
+    "DisassociatePublic",
+    "PublicCall",
     "SetDeleteOnTermination",
     "SetGroups",
     "TagForNode",
     "Unassign",
+    "UnclaimPublic",
     "action_of",
 ]
 
@@ -30,7 +35,8 @@ __all__ = [
 class CreateInterface:
     """CreateNetworkInterface with our tags. Either ``prefixes`` or ``addresses`` is above zero, never both (EC2).
 
-    ``ipv6_prefixes`` may come with either: EC2 takes counts of both families in one call.
+    ``ipv6_prefixes`` may come with either: EC2 takes counts of both families in one call. Of an interface for one
+    ``pod`` (the id of its request) all are zero: its first address is the pod's. ``pod_asks`` is what was asked for.
     """
 
     subnet_id: str
@@ -38,6 +44,8 @@ class CreateInterface:
     prefixes: int = 0
     addresses: int = 0
     ipv6_prefixes: int = 0
+    pod: str = ""
+    pod_asks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,44 @@ class DeleteInterface:
     interface_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimPublic:
+    """No EC2 call: a conditional write makes an Elastic IP address one pod's, to be associated with ``address``."""
+
+    interface_id: ClassVar[str] = ""
+    allocation_id: str
+    request: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnclaimPublic:
+    """No EC2 call: nobody has the Elastic IP address any more, and others may claim it."""
+
+    interface_id: ClassVar[str] = ""
+    allocation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssociatePublic:
+    """AssociateAddress with a private address. EC2 would take it from where it is, which is never asked for."""
+
+    interface_id: str
+    allocation_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisassociatePublic:
+    """DisassociateAddress. ``address`` is the private one."""
+
+    interface_id: str
+    allocation_id: str
+    association_id: str
+    address: str
+
+
+PublicCall = ClaimPublic | UnclaimPublic | AssociatePublic | DisassociatePublic
 Call = (
     CreateInterface
     | Attach
@@ -129,6 +175,10 @@ Call = (
     | Unassign
     | Detach
     | DeleteInterface
+    | ClaimPublic
+    | UnclaimPublic
+    | AssociatePublic
+    | DisassociatePublic
 )
 
 GROWING: Final[tuple[type[Call], ...]] = (CreateInterface, Attach, ClaimStandby, AssignPrefixes, AssignAddresses)
@@ -146,6 +196,8 @@ MUTATING: Final[tuple[type[Call], ...]] = (
     Unassign,
     Detach,
     DeleteInterface,
+    AssociatePublic,
+    DisassociatePublic,
 )
 
 _ACTIONS: Final[dict[type[Call], str]] = {
@@ -161,6 +213,10 @@ _ACTIONS: Final[dict[type[Call], str]] = {
     Unassign: "UnassignPrivateIpAddresses",
     Detach: "DetachNetworkInterface",
     DeleteInterface: "DeleteNetworkInterface",
+    ClaimPublic: "",
+    UnclaimPublic: "",
+    AssociatePublic: "AssociateAddress",
+    DisassociatePublic: "DisassociateAddress",
 }
 
 

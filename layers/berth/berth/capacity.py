@@ -7,7 +7,7 @@ first, then makes as few others as it can, each with all that it is to hold (doc
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from berth.buckets import Buckets
@@ -39,7 +39,8 @@ _BATCH: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class NodeNeed:
-    """What one full node takes. ``blocks`` are prefixes (or single addresses) on ``interfaces``, the primary included.
+    """What one full node takes. ``blocks`` are prefixes (or single addresses) on ``interfaces``, the primary included;
+    those that are single pods' own are among them, and have no block.
 
     ``pods`` may be less than what was asked for: the type cannot have more.
     """
@@ -77,17 +78,25 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is planned. ``spare_primary``: the primary interface serves no pods."""
+    """What is planned. ``spare_primary``: the primary interface serves no pods. ``pods_own`` of each node's pods have
+    an interface for themselves (docs/security-groups.md)."""
 
     limits: Limits
     mode: Mode
     max_pods: int
     nodes: int
     spare_primary: bool = False
+    pods_own: int = 0
+
+    @property
+    def shared(self) -> Limits:
+        """What is left of the type's limits for all other pods; the primary interface always is."""
+        left = max(self.limits.interfaces - self.pods_own, 1)
+        return replace(self.limits, interfaces=left)
 
     def most_pods(self, mode: Mode) -> int:
         """Addresses for pods that a node can have."""
-        return most_pods(self.limits, mode, spare_primary=self.spare_primary)
+        return most_pods(self.shared, mode, spare_primary=self.spare_primary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +123,12 @@ def need(demand: Demand) -> NodeNeed:
     its own address is none of them."""
     limits, size = demand.limits, PREFIX_SIZE if demand.mode == "prefixes" else 1
     slots = limits.addresses_per_interface - 1
-    pods = min(demand.max_pods, demand.most_pods(demand.mode))
+    own = limits.interfaces - demand.shared.interfaces
+    pods = min(max(demand.max_pods - own, 0), demand.most_pods(demand.mode))
     blocks, spared = -(-pods // size), int(demand.spare_primary)
-    interfaces = spared + max(-(-blocks // slots), 1 - spared) if slots else 1
+    interfaces = own + (spared + max(-(-blocks // slots), 1 - spared) if slots else 1)
     addresses = blocks * size + interfaces - spared
-    return NodeNeed(pods, blocks, interfaces, addresses, blocks + 2 * interfaces - 1)
+    return NodeNeed(pods + own, blocks, interfaces, addresses, blocks + 2 * interfaces - 1)
 
 
 def calls(demand: Demand, buckets: Buckets | None = None) -> tuple[Calls, ...]:
@@ -178,8 +188,11 @@ def _nodes(demand: Demand, node: NodeNeed, room: Room, *, scattered: bool) -> in
 
 
 def _of_type(demand: Demand, node: NodeNeed) -> Iterable[str]:
-    if node.pods < demand.max_pods:
-        limits = demand.limits
+    if demand.pods_own >= demand.limits.interfaces:
+        free = demand.limits.interfaces - 1
+        yield f"{demand.pods_own} pods with an interface of their own: beside the primary one the type has {free}"
+    elif node.pods < demand.max_pods:
+        limits = demand.shared
         spared = "" if not demand.spare_primary else " − 1 spared"
         each = f"{limits.interfaces}{spared} interfaces × ({limits.addresses_per_interface} − 1)"
         size = f" × {PREFIX_SIZE}" if demand.mode == "prefixes" and limits.prefixes else ""

@@ -18,6 +18,7 @@ from berth.hooks import HOOKS_CONFIG, AutoScalingHooks, Hooks
 from berth.ledger import DynamoLedger, Ledger
 from berth.looks import LookQueue
 from berth.meters import Meters
+from berth.public_store import AwsPublics, Publics
 from berth.settings import Settings
 from berth.standby_pools import parse_pools
 from berth.standby_store import DynamoStandby
@@ -71,6 +72,11 @@ def connect_standby(settings: Settings, table: DynamoDBClient) -> DynamoStandby:
     for pool in parse_pools(settings.standby_pools, settings.clusters)[0]:
         pools.setdefault(pool.subnet_id, []).append(pool.key)
     return DynamoStandby(table, settings.table, settings.arn, pools)
+
+
+def connect_publics(settings: Settings, ec2: Boto3Ec2, table: DynamoDBClient) -> Publics:
+    """Without any pool too: what was claimed before is to be given back."""
+    return AwsPublics(ec2.reader, table, settings.table, settings.public_pools, settings.arn, ec2.pay)
 
 
 def connect_fill(settings: Settings) -> FillEdges:
@@ -169,8 +175,9 @@ def connect(settings: Settings) -> Edges:
     """Every edge, in the region and with the credentials of the environment."""
     meters, budget = Meters(), connect_budget(settings)
     table = make_client("dynamodb", config=CLIENT_CONFIG)
+    ec2 = connect_ec2(settings, meters, budget)
     return Edges(
-        ec2=connect_ec2(settings, meters, budget),
+        ec2=ec2,
         store=DynamoStore(table, settings.table),
         bus=connect_bus(settings),
         looks=connect_looks(settings),
@@ -180,6 +187,7 @@ def connect(settings: Settings) -> Edges:
         hooks=connect_hooks(settings),
         standby=connect_standby(settings, table),
         ledger=connect_ledger(settings, table),
+        publics=connect_publics(settings, ec2, table),
         meters=meters,
     )
 

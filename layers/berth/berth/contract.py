@@ -193,7 +193,8 @@ class Report:
     ``leases_told`` are either among them or acknowledged. ``leases_until``: every begin and end before that time, by
     the node's clock, is told by this report or was acknowledged. So each report bounds all of its node's open leases.
 
-    ``requests`` are all that its pods ask of the VPC now, those that were granted too.
+    ``requests`` are all that its pods ask of the VPC now, those that were granted too. In the mode ``prefixes`` one for
+    a public address that has no address yet asks for a single one, beside ``singles_taken`` that others cannot have.
     """
 
     order: Order
@@ -209,6 +210,7 @@ class Report:
     leases_told: int = 0
     leases_until: float = 0.0
     requests: tuple[PodRequest, ...] = ()
+    singles_taken: int = 0
     schema: int = SCHEMA
 
 
@@ -310,6 +312,7 @@ def decode_report(text: str) -> Report:
         leases_told=r.count("leases_told", 0),
         leases_until=r.time("leases_until"),
         requests=r.many("requests", read_request),
+        singles_taken=r.count("singles_taken", 0),
     )
 
 

@@ -19,28 +19,45 @@ from dataclasses import dataclass, field, replace
 from berth.brake import Level
 from berth.bus import Event, interface_reclaimed
 from berth.calls import (
+    AssociatePublic,
     Attach,
     Call,
+    ClaimPublic,
     ClaimStandby,
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
+    SetGroups,
     TagForNode,
     Unassign,
+    UnclaimPublic,
     action_of,
 )
 from berth.claims import claim, end_claim
-from berth.contract import Policy, Record
+from berth.contract import PodGrant, Policy, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.gate import Gate
-from berth.model import Intent, NodeView, Outcome
-from berth.overlay import apply, fresh_blocks, just_tagged, leaving_blocks, listed_blocks, overlay, with_listed
+from berth.model import Intent, InterfaceView, NodeView, Outcome
+from berth.overlay import (
+    apply,
+    fresh_blocks,
+    in_doubt,
+    just_tagged,
+    leaving_blocks,
+    listed_blocks,
+    overlay,
+    overlay_publics,
+    with_listed,
+)
 from berth.plan import Plan
+from berth.public_claims import write_claim
+from berth.publics import apply_public
 from berth.purse import Purse, priority_of
 from berth.records import next_record
 from berth.routes import Routing
-from berth.setbacks import set_back
+from berth.setbacks import PUBLIC_TROUBLES, set_back, without_public
 from berth.store import NodeState
 from berth.unfinished import assigns, releases, take_up, unanswered
 
@@ -69,6 +86,7 @@ class Convergence:
     routing: Routing
     deadline: float
     keeps_record: bool = True
+    granter: Callable[[NodeView], tuple[PodGrant, ...]] = lambda _view: ()
     level: Level = Level.NORMAL
     again: str = ""
     due: float = 0.0
@@ -99,7 +117,10 @@ class Convergence:
         listed = listed_blocks(self.state.record)
         shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
         shown = with_listed(shown, self.state.record, self.view.notes.listed_at, now)
-        self.view = replace(self.view, interfaces=shown, leaving=leaving_blocks(listed, known, shown))
+        if not self.view.instance.dead:
+            shown = in_doubt(shown, known, self.view.instance.id, now)
+        publics = overlay_publics(self.view.publics, self.state.intents, self.view.instance.id, now)
+        self.view = replace(self.view, interfaces=shown, publics=publics, leaving=leaving_blocks(listed, known, shown))
         tagged = just_tagged(known, now) & self.view.claimed
         self.view = replace(self.view, claimed=self.view.claimed - tagged, settling=tagged)
         if self.view.report is not None:
@@ -162,7 +183,9 @@ class Convergence:
         self.intents = take_up(self.state.intents, self.view, listed)
         doubtful = {i.call.interface_id for i in unanswered(self.intents) if assigns(i.call)}
         back = self.view.setbacks
-        self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful))
+        tried = (i.call for i in unanswered(self.intents))
+        unsure = frozenset(call.allocation_id for call in tried if isinstance(call, AssociatePublic))
+        self.view = replace(self.view, setbacks=replace(back, refused=back.refused | doubtful, unsure=unsure))
         if unanswered(self.intents) != unanswered(self.state.intents):
             # an unfinished release that is over must not be found again when its block is back in use
             self._save_intents()
@@ -171,7 +194,7 @@ class Convergence:
         """Finish creations whose outcome nobody noted: the same token and parameters give the same interface."""
         noted = {i.outcome.interface.id for i in self.intents if i.outcome and i.outcome.interface}
         for intent in [i for i in unanswered(self.intents) if isinstance(i.call, CreateInterface)]:
-            visible = (i for i in self.view.ours if i.created_at == float(int(intent.at)) and i.id not in noted)
+            visible = (i for i in self.view.ours if _is_of(i, intent) and i.id not in noted)
             found = next(visible, None)
             if found is not None:
                 noted.add(found.id)
@@ -195,7 +218,14 @@ class Convergence:
             self.counts["StandbyClaimed" if won else "StandbyRacesLost"] += 1
             self.made.append(f"{call}: {'done' if won else 'somebody else has it'}")
             return
+        if isinstance(call, ClaimPublic | UnclaimPublic):
+            self.view, won = write_claim(self.edges, self.view, call)
+            self.counts[type(call).__name__ if won else "PublicRacesLost"] += 1
+            self.made.append(f"{call}: {'done' if won else 'somebody else has it'}")
+            return
         intent = Intent(token=self.edges.token(), call=call, at=self.edges.clock())
+        if isinstance(call, AssociatePublic):
+            self.intents = [i for i in self.intents if i.outcome is not None or i.call != call]
         if isinstance(call, Unassign):
             # an earlier, unfinished intent for the same blocks is replaced, not kept beside this one
             going = {(call.interface_id, b) for b in call.blocks}
@@ -223,7 +253,8 @@ class Convergence:
         except Ec2Error as error:
             self.counts[f"{name}Failed"] += 1
             self.made.append(f"{call}: {error}")
-            settled = error.trouble is Trouble.GONE and isinstance(call, Detach | DeleteInterface | Unassign)
+            taken = Detach | DeleteInterface | Unassign | DisassociatePublic
+            settled = error.trouble is Trouble.GONE and isinstance(call, taken)
             if error.trouble is Trouble.GONE and isinstance(call, Attach | TagForNode):
                 self.view = end_claim(self.edges, self.view, call.interface_id)
             if not settled:
@@ -242,6 +273,8 @@ class Convergence:
     def _done(self, intent: Intent, outcome: Outcome) -> None:
         call, now = intent.call, self.edges.clock()
         self.intents = [replace(i, outcome=outcome, done_at=now) if i is intent else i for i in self.intents]
+        if isinstance(call, Detach):  # what attached it says nothing any more
+            self.intents = [i for i in self.intents if not _attaches(i.call, call.interface_id)]
         gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
         if assigns(call):
             # what EC2 has just assigned had been unassigned before, even if nobody heard of it
@@ -254,6 +287,10 @@ class Convergence:
             # settled when EC2 shows the tag: until then no describe of ours need show the interface
             done = frozenset({call.interface_id})
             self.view = replace(self.view, claimed=self.view.claimed - done, settling=self.view.settling | done)
+        if isinstance(call, AssociatePublic | DisassociatePublic) and self.view.publics is not None:
+            publics = apply_public(self.view.publics, call, outcome, self.view.instance.id)
+            unsure = self.view.setbacks.unsure - {call.allocation_id}
+            self.view = replace(self.view, publics=publics, setbacks=replace(self.view.setbacks, unsure=unsure))
         interfaces = apply(self.view.interfaces, call, outcome, self.view.instance.id)
         self.view = replace(self.view, interfaces=interfaces, leaving=self.view.leaving - gone)
 
@@ -266,17 +303,26 @@ class Convergence:
         if not keep:
             self.intents.remove(intent)
             self._save_intents()
+        if isinstance(call, AssociatePublic | DisassociatePublic) and error.trouble in PUBLIC_TROUBLES:
+            self.view = replace(self.view, setbacks=without_public(self.view, call, str(error)))
+            return
         match error.trouble:
-            case Trouble.REFUSED:
+            case Trouble.REFUSED if not self._is_of_one_pod(call):
                 raise error
             case Trouble.THROTTLED:
                 self.purse.throttled(action_of(call), priority_of(call, self.view))
             case Trouble.IN_DOUBT:
                 self.again = f"EC2: {error.code}"
             case _:
-                back, counted = set_back(self.view, call, error.trouble)
+                back, counted = set_back(self.view, call, error.trouble, str(error.code))
                 self.view = replace(self.view, setbacks=back)
                 self.counts.update([counted] if counted else ())
+
+    def _is_of_one_pod(self, call: Call) -> bool:
+        """What is wrong with a pod's own interface must not keep the node's other pods waiting."""
+        if isinstance(call, CreateInterface):
+            return bool(call.pod)
+        return isinstance(call, SetGroups) and any(i.id == call.interface_id and i.pod for i in self.view.ours)
 
     # ------------------------------------------------------------------------------------------- the record
 
@@ -296,8 +342,19 @@ class Convergence:
 
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
-        return next_record(self.view, self.policy, self.subnet_cidrs, self._no_snat)
+        return next_record(self.view, self.policy, self.subnet_cidrs, self._no_snat, self.granter(self.view))
 
     def _no_snat(self, subnets: tuple[str, ...]) -> tuple[str, ...]:
         settings = self.edges.settings
         return self.routing.no_snat(subnets, settings.no_snat_cidrs, settings.snat_cidrs)
+
+
+def _is_of(interface: InterfaceView, intent: Intent) -> bool:
+    """Whether it may be what came of a creation that was not answered: both were made in the same second, for the
+    same pod or for none."""
+    pod = intent.call.pod if isinstance(intent.call, CreateInterface) else ""
+    return interface.created_at == float(int(intent.at)) and interface.pod == pod
+
+
+def _attaches(call: Call, interface_id: str) -> bool:
+    return isinstance(call, Attach) and call.interface_id == interface_id

@@ -15,6 +15,7 @@ from typing import Any, Final
 from berth.calls import Call
 from berth.contract import Order
 from berth.model import NODE_TAG_PREFIX, Limits, NodePolicy, NodeView, SubnetView
+from berth.own_interfaces import for_itself
 from berth.plan import Plan, plan, plan_absence, plan_death
 
 __all__ = ["VERSION", "Decision", "Recorder", "Rules", "encode", "prune", "replan"]
@@ -85,6 +86,8 @@ def prune(decision: Decision) -> Decision:
     view, rules = decision.view, decision.rules
     near = {view.instance.subnet_id, *(i.subnet_id for i in (*view.interfaces, *view.standby))}
     asked = {g for i in view.interfaces for g in i.groups} | set((rules.policy.groups if rules else None) or ())
+    asked |= {g for r in for_itself(view).values() for g in r.groups.split(",")}
+    asked |= {g for _, groups in (rules.policy.pod_groups.profiles if rules else ()) for g in groups}
     tags = tuple((k, v) for k, v in view.instance.tags if k.startswith(("berth:", NODE_TAG_PREFIX)))
     view = replace(
         view,

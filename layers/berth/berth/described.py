@@ -14,13 +14,18 @@ __all__ = [
     "CREATED_TAG",
     "INSTANCE_TAG",
     "LAG_SECONDS",
+    "NAMESPACES_TAG",
     "NODE_TAG_PREFIX",
+    "POD_ASKS_TAG",
+    "POD_TAG",
+    "POOL_TAG",
     "PREFIX_SIZE",
     "STANDBY_TAG",
     "Attachment",
     "Instance",
     "InterfaceView",
     "Limits",
+    "PublicAddress",
     "SubnetView",
 ]
 
@@ -29,6 +34,10 @@ CLUSTER_TAG: Final = "berth:cluster"
 INSTANCE_TAG: Final = "berth:instance"
 CREATED_TAG: Final = "berth:created-at"
 STANDBY_TAG: Final = "berth:standby"
+POD_TAG: Final = "berth:pod"
+POD_ASKS_TAG: Final = "berth:pod-asks"
+POOL_TAG: Final = "berth:public-pool"
+NAMESPACES_TAG: Final = "berth:namespaces"
 LAG_SECONDS: Final = 60.0
 """One describe may show a moment before that of another (EC2 developer guide, "Eventual consistency"), by less than
 this. What a record has listed for longer and EC2 does not show is gone; what it has listed for less is there, and
@@ -94,6 +103,12 @@ class InterfaceView:
     standby: str | None = None
     """The key of the standby pool that it was made for, also once it is a node's."""
     ipv6_prefixes: tuple[str, ...] = ()
+    pod: str = ""
+    """The pod's request (:class:`berth.contract.PodRequest`) that has it for itself: it is no supply of the pool."""
+    pod_asks: str = ""
+    """What that request asked for: its namespace, ``/``, and the groups or the profile that it named."""
+    public: tuple[str, ...] = ()
+    """Those of its private addresses that a public one is associated with."""
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -142,6 +157,30 @@ class Limits:
         """(card, interfaces) pairs, the default card first."""
         pairs = self.cards or ((self.network_card, self.interfaces),)
         return tuple(sorted(pairs, key=lambda pair: (pair[0] != self.network_card, pair[0])))
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddress:
+    """An Elastic IP address whose pool the stack may use, and who has claimed it in the table.
+
+    ``namespaces`` may have it, all of them if there are none. ``association_id``, ``interface_id``, ``instance_id`` and
+    ``private_address`` say what it is associated with. ``claimed_by`` is an instance id, ``request`` that node's
+    request, ``claimed_for`` the private address that it is to be associated with. What is only claimed, since EC2 does
+    not show it (any more) with such a tag, is not ``shown``.
+    """
+
+    id: str
+    address: str = ""
+    pool: str = ""
+    namespaces: tuple[str, ...] = ()
+    association_id: str = ""
+    interface_id: str = ""
+    instance_id: str = ""
+    private_address: str = ""
+    claimed_by: str = ""
+    request: str = ""
+    claimed_for: str = ""
+    shown: bool = True
 
 
 @dataclass(frozen=True, slots=True)

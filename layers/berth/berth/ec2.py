@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from berth.calls import CreateInterface
 from berth.ec2_wire import (
     ALLOWED_TAG,
     Ec2Error,
@@ -111,6 +112,7 @@ class Boto3Ec2:
         pay: Callable[[str], None] = lambda _action: None,
     ) -> None:
         self._reader, self._writer, self._arn_prefix, self._pay = reader, writer, arn_prefix, pay
+        self.reader, self.pay = reader, pay
         self._attached: dict[str, tuple[InterfaceView, ...]] = {}
         self._limits = Remembered(TYPES_SECONDS, clock, self._ask_limits)
         self._subnets = Remembered(SUBNETS_SECONDS, clock, self._ask_subnets)
@@ -170,6 +172,8 @@ class Boto3Ec2:
         if outcome.interface is None:
             return outcome
         ours = replace(outcome.interface, cluster=cluster, node=instance_id, created_at=float(int(intent.at)))
+        if isinstance(intent.call, CreateInterface):
+            ours = replace(ours, pod=intent.call.pod, pod_asks=intent.call.pod_asks)
         return Outcome(interface=ours)
 
     # ------------------------------------------------------------------------------------------- describing

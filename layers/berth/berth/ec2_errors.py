@@ -51,6 +51,8 @@ _TROUBLES: Final[Mapping[str, Trouble]] = {
             "InvalidNetworkInterfaceAttachmentID.NotFound",
             "InvalidGroup.NotFound",
             "InvalidSubnetID.NotFound",
+            "InvalidAssociationID.NotFound",
+            "InvalidAllocationID.NotFound",
         ),
         Trouble.IN_DOUBT: ("InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable", "RequestTimeout"),
     }.items()

@@ -12,22 +12,30 @@ from berth.calls import (
     AssignAddresses,
     AssignIpv6Prefixes,
     AssignPrefixes,
+    AssociatePublic,
     Attach,
     Call,
+    ClaimPublic,
     ClaimStandby,
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
     SetDeleteOnTermination,
     SetGroups,
     TagForNode,
     Unassign,
+    UnclaimPublic,
 )
 from berth.ec2_errors import Ec2Error, Trouble, classify, ec2_name
 from berth.model import (
     CLUSTER_TAG,
     CREATED_TAG,
     INSTANCE_TAG,
+    NAMESPACES_TAG,
+    POD_ASKS_TAG,
+    POD_TAG,
+    POOL_TAG,
     STANDBY_TAG,
     Attachment,
     Instance,
@@ -35,6 +43,7 @@ from berth.model import (
     InterfaceView,
     Limits,
     Outcome,
+    PublicAddress,
     SubnetView,
 )
 from berth.routes import RouteTable, Routing
@@ -51,6 +60,7 @@ __all__ = [
     "read_interface",
     "read_limits",
     "read_outcome",
+    "read_public_address",
     "read_subnet",
     "read_vpc_cidrs",
     "request",
@@ -117,6 +127,24 @@ def read_interface(item: Mapping[str, Any]) -> InterfaceView:
         created_at=_moment(tags.get(CREATED_TAG)),
         ipv6_prefixes=tuple(sorted(p["Ipv6Prefix"] for p in item.get("Ipv6Prefixes", ()))),
         standby=tags.get(STANDBY_TAG),
+        pod=tags.get(POD_TAG, ""),
+        pod_asks=tags.get(POD_ASKS_TAG, ""),
+        public=tuple(sorted(a["PrivateIpAddress"] for a in item.get("PrivateIpAddresses", ()) if a.get("Association"))),
+    )
+
+
+def read_public_address(item: Mapping[str, Any]) -> PublicAddress:
+    """An Elastic IP address as EC2 shows it. Namespaces are separated by spaces or commas: EC2 takes both in a tag."""
+    tags = dict(_tags(item.get("Tags")))
+    return PublicAddress(
+        id=item["AllocationId"],
+        address=item["PublicIp"],
+        pool=tags.get(POOL_TAG, ""),
+        namespaces=tuple(sorted(set(tags.get(NAMESPACES_TAG, "").replace(",", " ").split()))),
+        association_id=item.get("AssociationId") or "",
+        interface_id=item.get("NetworkInterfaceId") or "",
+        instance_id=item.get("InstanceId") or "",
+        private_address=item.get("PrivateIpAddress") or "",
     )
 
 
@@ -219,7 +247,13 @@ def request(intent: Intent, instance_id: str, cluster: str) -> tuple[str, dict[s
         case SetDeleteOnTermination(interface_id=i, attachment_id=a):
             change = {"AttachmentId": a, "DeleteOnTermination": True}
             return "modify_network_interface_attribute", {"NetworkInterfaceId": i, "Attachment": change}
-        case ClaimStandby():
+        case AssociatePublic(interface_id=i, allocation_id=a, address=address):
+            # EC2 would take the address from where it is, if this were left out (AssociateAddress, AllowReassociation)
+            where = {"NetworkInterfaceId": i, "PrivateIpAddress": address}
+            return "associate_address", {"AllocationId": a, **where, "AllowReassociation": False}
+        case DisassociatePublic(association_id=a):
+            return "disassociate_address", {"AssociationId": a}
+        case ClaimStandby() | ClaimPublic() | UnclaimPublic():
             raise ValueError("a claim is a write to the table, not a call of EC2")
         case TagForNode(interface_id=i):
             return "create_tags", {"Resources": [i], "Tags": [{"Key": INSTANCE_TAG, "Value": instance_id}]}
@@ -246,12 +280,15 @@ def _creation(intent: Intent, call: CreateInterface, instance_id: str, cluster: 
     created = datetime.fromtimestamp(int(intent.at), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     tags = {CLUSTER_TAG: cluster, INSTANCE_TAG: instance_id, CREATED_TAG: created}
     blocks = {"Ipv4PrefixCount": call.prefixes} if call.prefixes else {"SecondaryPrivateIpAddressCount": call.addresses}
+    if call.pod:
+        tags |= {POD_TAG: call.pod, POD_ASKS_TAG: call.pod_asks}
+        blocks = {}
     if call.ipv6_prefixes:
         blocks["Ipv6PrefixCount"] = call.ipv6_prefixes
     return {
         "SubnetId": call.subnet_id,
         "Groups": list(call.groups),
-        "Description": f"Berth: pods of {instance_id}",
+        "Description": f"Berth: {'one pod' if call.pod else 'pods'} of {instance_id}",
         "ClientToken": intent.token,
         "TagSpecifications": [
             {"ResourceType": "network-interface", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
@@ -266,6 +303,8 @@ def read_outcome(call: Call, answer: Mapping[str, Any]) -> Outcome:
             return Outcome(interface=read_interface(answer["NetworkInterface"]))
         case Attach():
             return Outcome(attachment_id=answer["AttachmentId"])
+        case AssociatePublic():
+            return Outcome(attachment_id=answer["AssociationId"])
         case AssignPrefixes():
             return Outcome(blocks=tuple(sorted(p["Ipv4Prefix"] for p in answer.get("AssignedIpv4Prefixes", ()))))
         case AssignIpv6Prefixes():

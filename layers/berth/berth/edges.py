@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from berth.absent import NoHooks, NoLedger, NoStandby, Released, Unlimited
+from berth.absent import NoHooks, NoLedger, NoPublics, NoStandby, Released, Unlimited
 from berth.brake import Brake
 from berth.budget import Budget
 from berth.bus import Bus
@@ -16,6 +16,7 @@ from berth.hooks import Hooks
 from berth.ledger import Ledger
 from berth.looks import Looks
 from berth.meters import Meters
+from berth.public_store import Publics
 from berth.settings import Settings
 from berth.standby import StandbyPools
 from berth.store import Store
@@ -44,6 +45,7 @@ class Edges:
     hooks: Hooks = field(default_factory=NoHooks)
     standby: StandbyPools = field(default_factory=NoStandby)
     ledger: Ledger = field(default_factory=NoLedger)
+    publics: Publics = field(default_factory=NoPublics)
     clock: Callable[[], float] = time.time
     token: Callable[[], str] = _token
     told: dict[str, float] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Final
 
 from berth.contract import Record
 from berth.model import Instance, InterfaceView, NodePolicy, Notes
+from berth.own_interfaces import resolve
 from berth.plan import ORPHAN_SECONDS
 
 __all__ = ["HOOK_SECONDS", "LEASE_STUCK_SECONDS", "OVERDUE_SECONDS", "SOON_SECONDS", "Kind", "Shown", "judge"]
@@ -43,10 +44,12 @@ class Kind(Enum):
     STUCK = "LeasesStuck"
     ORPHANS = "NodesWithOrphans"
     UNATTACHED = "NodesWithUnattached"
+    PUBLIC = "NodesPublicDiffers"  # public addresses of its pods are others than the record grants
+    CLAIMED = "PublicClaimsUnused"  # claimed for a pod that the record knows nothing of
 
     @property
     def repair(self) -> bool:
-        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY)
+        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY, Kind.PUBLIC)
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Shown:
 
     ``held`` are all interfaces attached to it; ``singles`` the subnets in which it has single addresses; ``claimed``
     blocks are on standby interfaces that the node must have claimed, since they are attached, and whose tag follows.
+    ``own`` are single pods' own interfaces, with what was asked for and the groups that they have.
     """
 
     blocks: set[tuple[str, str]] = field(default_factory=set)
@@ -64,6 +68,9 @@ class Shown:
     primary_groups: tuple[str, ...] = ()
     other_groups: set[tuple[str, ...]] = field(default_factory=set)
     claimed: set[tuple[str, str]] = field(default_factory=set)
+    own: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    public: set[str] = field(default_factory=set)
+    """Addresses for pods that have a public one."""
 
     def add(self, interface: InterfaceView, node: str, clusters: Container[str]) -> None:
         """Take note of an interface that is attached to ``node``."""
@@ -76,14 +83,18 @@ class Shown:
             if interface.standby is not None and interface.node is None:
                 self.claimed.update((interface.id, block) for block in interface.blocks)
             return
-        self.blocks.update((interface.id, block) for block in (*interface.blocks, *interface.ipv6_prefixes))
+        if interface.pod:
+            self.own[interface.id] = interface.pod_asks, tuple(sorted(interface.groups))
+        else:
+            self.blocks.update((interface.id, block) for block in (*interface.blocks, *interface.ipv6_prefixes))
+        self.public |= set(interface.public) - ({interface.primary_address} if primary else set())
         self.unprotected |= not primary and at.status == "attached" and not at.delete_on_termination
         if interface.addresses:
             self.singles.add(interface.subnet_id)
         groups = tuple(sorted(interface.groups))
         if primary:
             self.primary_groups = groups
-        else:
+        elif not interface.pod:
             self.other_groups.add(groups)
 
 
@@ -93,13 +104,15 @@ def listed(record: Record) -> set[tuple[str, str]]:
 
 
 def drifted(record: Record, shown: Shown) -> bool:
-    """Whether EC2 shows other IPv4 blocks than the record, or lacks an IPv6 prefix that it lists.
+    """Whether EC2 shows other IPv4 blocks than the record, other interfaces that are pods' own, or lacks an IPv6 prefix
+    that it lists.
 
     A claim that is not settled is the filler's to chase, so its blocks are no drift whether or not they are listed.
     """
     ipv4 = {(i, b) for i, b in shown.blocks if ":" not in b}
     ipv6 = {(i.id, a.cidr) for i in record.interfaces for a in i.ipv6_assignments}
-    return listed(record) - shown.claimed != ipv4 or not ipv6 <= shown.blocks
+    own = {i.id for i in record.interfaces if i.pod}
+    return listed(record) - shown.claimed != ipv4 or own != shown.own.keys() or not ipv6 <= shown.blocks
 
 
 def policy_changed(record: Record, notes: Notes, policy: NodePolicy, now: float) -> bool:
@@ -118,8 +131,13 @@ def policy_changed(record: Record, notes: Notes, policy: NodePolicy, now: float)
 def groups_differ(shown: Shown, notes: Notes, policy: NodePolicy) -> bool:
     """Whether an interface of ours has other security groups than the policy wants, or else the primary has.
 
-    Groups that a tag names are only compared where no problem is noted: they may not be allowed.
+    Groups that a tag names are only compared where no problem is noted: they may not be allowed. A pod's own interface
+    has those that it asked for, as the stack's parameters have them now; whether they are allowed a look finds out.
     """
+    for asked, groups in shown.own.values():
+        wanted, _ = resolve(asked, policy.pod_groups, None)
+        if wanted and wanted != groups:
+            return True
     if policy.groups is None:
         return bool(shown.other_groups - {shown.primary_groups})
     return not notes.problems and bool(shown.other_groups - {tuple(sorted(policy.groups))})
@@ -138,6 +156,8 @@ def judge(
         return Kind.DRIFTED
     if shown.unprotected:
         return Kind.UNPROTECTED
+    if shown.public != {g.address for g in record.grants if g.public_address}:
+        return Kind.PUBLIC
     if 0 < notes.next_look < now - OVERDUE_SECONDS:
         return Kind.NEGLECTED
     if policy_changed(record, notes, policy, now):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,10 +11,11 @@ from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Cal
 from berth.contract import address_count
 from berth.model import PREFIX_SIZE, InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.positions import addresses_on, adoptable, free_positions, serving
+from berth.publics import lacking_addresses
 from berth.sources import Choice, Host, Site, choose
 from berth.standby_choice import fitting, with_standby
 
-__all__ = ["Growth", "deficit", "grow", "grow_ipv6", "less_taken", "usable_subnets", "wanted_groups"]
+__all__ = ["Growth", "deficit", "grow", "grow_ipv6", "less_taken", "singles_missing", "usable_subnets", "wanted_groups"]
 
 _UNCOUNTED: Final = 1 << 32
 """Free addresses of a subnet that we were not told of: as many as one likes, EC2 will say."""
@@ -48,8 +49,8 @@ def deficit(view: NodeView, policy: NodePolicy, limits: Limits | None = None) ->
     rules, report = policy.policy, view.report
     warm, minimum = _kept_ready(view, policy)
     spared = rules.spare_primary
-    managed = view.ours if spared else view.managed
-    mine = serving(view, limits, spare_primary=spared) if limits is not None else list(managed)
+    managed = [i for i in (view.ours if spared else view.managed) if not i.pod]
+    mine = serving(view, limits, spare_primary=spared) if limits is not None else managed
     assigned = sum(map(addresses_on, mine)) - _leaving(view, mine)
     need = cooling = surrendered = unusable = 0
     if report is not None:
@@ -134,16 +135,62 @@ def wanted_groups(view: NodeView, policy: NodePolicy) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------- where they come from
 
 
-def grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> Growth:
-    """The fewest calls for what is missing: see :mod:`berth.sources`, and :mod:`berth.standby_choice`."""
+def grow(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int = 0
+) -> Growth:
+    """The fewest calls for what is missing: see :mod:`berth.sources`, and :mod:`berth.standby_choice`.
+
+    ``pods_own`` of the instance's free places are for interfaces that single pods have for themselves.
+    """
+    alone = _grow_singles(view, policy, limits, subnets, pods_own)
+    rest = _grow(view, policy, limits, subnets, pods_own)
+    if not alone.calls and not alone.unmet:
+        return rest
+    return Growth((*alone.calls, *rest.calls), rest.unmet or alone.unmet, rest.reason or alone.reason, rest.waiting)
+
+
+def _grow_singles(
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int
+) -> Growth:
+    """Single addresses on a node of prefixes, for pods with a public one (docs/decisions/0026)."""
+    missing = singles_missing(view, policy, limits)
+    if missing <= 0:
+        return Growth()
+    single = replace(policy, policy=replace(policy.policy, mode="addresses"))
+    usable, most_new, reason = _room_for_new(view, single, limits, subnets, pods_own)
+    hosts, sites = _sources(view, single, limits, subnets, usable)
+    # whoever wants public pods has launched the node where there is an internet gateway: elsewhere need be none
+    own = view.instance.subnet_id
+    choice = choose([h for h in hosts if h.site == own], [s for s in sites if s.id == own], most_new, missing)
+    if choice.brought < missing:
+        choice = choose(hosts, sites, most_new, missing)
+    left = max(missing - choice.brought, 0)
+    return Growth(_calls(view, single, limits, subnets, choice), left, (reason or _TYPE_IS_FULL) if left else "")
+
+
+def singles_missing(view: NodeView, policy: NodePolicy, limits: Limits) -> int:
+    """How many more single addresses pods wait for which can have no other.
+
+    The report says how many of those that are there are not to be had: lent, cooling, or given up.
+    """
+    wanting = lacking_addresses(view) if policy.policy.mode == "prefixes" else 0
+    if not wanting or view.report is None:
+        return 0
+    here = [(i.id, f"{a}/32") for i in serving(view, limits) for a in i.addresses]
+    singles = {block for pair in here if pair not in view.leaving for block in pair[1:]}
+    unusable = len(singles & set(view.report.unusable))
+    return min(wanting, policy.policy.max_pods) - max(len(singles) - view.report.singles_taken - unusable, 0)
+
+
+def _grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int) -> Growth:
     missing = deficit(view, policy, limits)
     if missing <= 0:
         return Growth()
-    usable, most_new, reason = _room_for_new(view, policy, limits, subnets)
+    usable, most_new, reason = _room_for_new(view, policy, limits, subnets, pods_own)
     hosts, sites = _sources(view, policy, limits, subnets, usable)
     choice = choose(hosts, sites, most_new, missing)
     calls = _calls(view, policy, limits, subnets, choice)
-    fit = _standby(view, policy, limits, subnets)
+    fit = _standby(view, policy, limits, subnets, pods_own)
     way = with_standby(view, policy, fit, calls, missing, max(missing - choice.brought, 0))
     if way.left and not reason:
         used_up = len(choice.new) >= most_new
@@ -151,11 +198,16 @@ def grow(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     return Growth(way.calls, way.left, reason if way.left else "", way.waiting)
 
 
+def _places(view: NodeView, limits: Limits, pods_own: int) -> int:
+    """Free places that the pool may grow into."""
+    return len(free_positions(view, limits)) - len(adoptable(view, limits)) - pods_own
+
+
 def _standby(
-    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int
 ) -> tuple[InterfaceView, ...]:
     """Standby interfaces that can take the place of a new one. They need no free address of their subnet."""
-    room = view.standby and len(free_positions(view, limits)) > len(adoptable(view, limits))
+    room = view.standby and _places(view, limits, pods_own) > 0
     if not room or view.setbacks.no_create:
         return ()
     here = frozenset(s.id for s in usable_subnets(view, policy, subnets))
@@ -172,7 +224,7 @@ _TYPE_IS_FULL: Final = "the instance type allows no further interface"
 
 
 def _room_for_new(
-    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]
+    view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView], pods_own: int
 ) -> tuple[list[SubnetView], int, str]:
     """Subnets for new interfaces, how many the instance takes, and why there can be none ("": there can)."""
     if view.setbacks.no_create:
@@ -180,7 +232,7 @@ def _room_for_new(
     groups = wanted_groups(view, policy)
     if not groups or not set(groups) <= view.allowed_groups:
         return [], 0, f"security groups {', '.join(groups) or '(none)'} are not all tagged berth:allowed"
-    most = len(free_positions(view, limits)) - len(adoptable(view, limits))
+    most = _places(view, limits, pods_own)
     if most <= 0:
         return [], 0, _TYPE_IS_FULL
     usable = [s for s in usable_subnets(view, policy, subnets) if s.id not in view.setbacks.exhausted]
@@ -219,13 +271,13 @@ def _calls(
 ) -> tuple[Call, ...]:
     calls: list[Call] = []
     for host, count in choice.hosts:
-        prefixes = _per_block(view, policy, limits, host.site) > 1
-        calls.append(AssignPrefixes(host.id, count) if prefixes else AssignAddresses(host.id, count))
+        whole = _per_block(view, policy, limits, host.site) > 1
+        calls.append(AssignPrefixes(host.id, count) if whole else AssignAddresses(host.id, count))
     if choice.new:
         groups, ipv6 = wanted_groups(view, policy), _ipv6_subnets(view, policy, limits, subnets)
         for site, count in choice.new:
-            kind: Mapping[str, int] = {"prefixes": count} if site.per > 1 else {"addresses": count}
-            calls.append(CreateInterface(site.id, groups, **kind, ipv6_prefixes=int(site.id in ipv6)))
+            prefixes, addresses = (count, 0) if site.per > 1 else (0, count)
+            calls.append(CreateInterface(site.id, groups, prefixes, addresses, int(site.id in ipv6)))
     return tuple(calls)
 
 

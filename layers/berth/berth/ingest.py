@@ -14,11 +14,22 @@ from typing import Final
 
 from berth.absent import NoLedger
 from berth.calls import GROWING_ACTIONS
-from berth.contract import HOLD_SECONDS, ContractError, Policy, Record, Report, Told, address_count, decode_report
+from berth.contract import (
+    HOLD_SECONDS,
+    ContractError,
+    PodRequest,
+    Policy,
+    Record,
+    Report,
+    Told,
+    address_count,
+    decode_report,
+)
 from berth.events import Signal
 from berth.leases import Kept, Telling, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
+from berth.own_interfaces import asks
 from berth.records import lent_from
 from berth.store import NodeState, Store
 
@@ -187,6 +198,8 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
         return True
     if any(i.outcome is None for i in state.intents):
         return True  # a function was killed: the message that it died of may be an older report, which starts no look
+    if _asks_otherwise(report, record) or state.publics != {g.allocation_id for g in record.grants if g.allocation_id}:
+        return True
     blocks = [a for i in record.interfaces for a in i.assignments]
     if any(a.releasing for a in blocks) or _lacks_ipv6(record):
         return True
@@ -200,6 +213,12 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
 def _with_boot(state: NodeState, report: Report) -> NodeState:
     """``state`` as if the record said already which boot ``report`` is of."""
     return replace(state, record=replace(state.record, accepted=report.order)) if state.record else state
+
+
+def _asks_otherwise(report: Report, record: Record) -> bool:
+    """What pods ask for is not what the record grants: more, less, or something that could not be had so far."""
+    asked = {(r.id, r.address) for r in report.requests if r.public}
+    return asked != {(g.id, g.address) for g in record.grants if g.public_address} or asks(report, record)
 
 
 def _lacks_ipv6(record: Record) -> bool:
@@ -242,4 +261,25 @@ def believe(report: Report | None, record: Record | None) -> Report | None:
         waiting=tuple(sorted(set(report.waiting))),
         cooling=min(report.cooling, assigned),
         in_use=min(report.in_use, assigned),
+        requests=_believed(report.requests, record),
+        singles_taken=min(report.singles_taken, sum(cidr.endswith("/32") for cidr in blocks)),
     )
+
+
+def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[PodRequest, ...]:
+    """Requests with addresses that the record lists, one for each. Of those for public addresses alone no more than the
+    node may have pods; one for groups is believed in any case: nobody may take the interface of a pod that is there.
+
+    One with another address is still made, since its pod may only be ahead of a record that was lost.
+    """
+    interfaces = record.interfaces if record else ()
+    listed = {a.cidr.removesuffix("/32") for i in interfaces for a in i.assignments if a.cidr.endswith("/32")}
+    listed |= {i.primary_address for i in interfaces if i.pod}
+    found: dict[str, PodRequest] = {}
+    for r in sorted(requests, key=lambda r: r.id):
+        found.setdefault(r.id, r if r.address in listed else replace(r, address=""))
+        listed.discard(r.address)
+    # with neither, an agent knows no more what its pod asked for
+    own = tuple(r for r in found.values() if r.groups or not r.public)
+    most = record.policy.max_pods if record else len(found)
+    return (*own, *[r for r in found.values() if r.public and not r.groups][:most])

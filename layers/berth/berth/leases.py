@@ -173,7 +173,7 @@ def _finder(record: Record | None) -> Callable[[str], Interface | None]:
         ipaddress.ip_network(a.cidr): i
         for i in (record.interfaces if record else ())
         for a in (*i.assignments, *i.ipv6_assignments)
-    }
+    } | {ipaddress.ip_network(i.primary_address): i for i in (record.interfaces if record else ()) if i.pod}
     sizes = {network.prefixlen for network in blocks}
 
     def find(address: str) -> Interface | None:

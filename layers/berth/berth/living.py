@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from berth.bus import addresses_ready, demand_unmet, policy_invalid
+from berth.bus import addresses_ready, demand_unmet, policy_invalid, public_address_unavailable
 from berth.calls import GROWING
 from berth.claims import offer
 from berth.converge import Convergence
@@ -27,6 +27,7 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     state = world.states[instance.id]
     settings = visit.edges.settings
     policy = parse_policy(dict(instance.tags), settings.defaults, settings.default_subnets)
+    policy = replace(policy, pod_groups=settings.pod_groups)
     if policy.unmanaged:
         visit.counts["Unmanaged"] += 1
         return "unmanaged, by its tag"
@@ -73,6 +74,7 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
         visit.events.append(demand_unmet(arn, instance_id, last.unmet, last.reason))
     if last.unmet:
         visit.counts["AddressesUnmet"] += last.unmet
+    _tell_unavailable(visit, done, state)
     problems = fingerprint(policy.problems)
     if problems != notes.problems and policy.problems:
         visit.events.append(policy_invalid(arn, instance_id, policy.problems))
@@ -89,6 +91,18 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
         if (new.unmet, new.problems) != (notes.unmet, notes.problems):
             visit.tell()  # once it is noted, nobody tells of it again
         visit.edges.store.save(arn, record, marked, new)
+
+
+def _tell_unavailable(visit: Visit, done: Convergence, state: NodeState) -> None:
+    """Tell of each request for a public address that cannot be met, once: a new attempt of the pod is a new one."""
+    report, record = done.view.report, done.view.record
+    refused = {g.id: g.problem for g in (record.grants if record else ()) if g.problem}
+    known = {g.id for g in (state.record.grants if state.record else ()) if g.problem}
+    for request in (r for r in (report.requests if report else ()) if r.public and r.id in refused):
+        visit.counts["PublicAddressesUnmet"] += 1
+        if request.id not in known:
+            about, reason = done.view.instance, refused[request.id]
+            visit.events.append(public_address_unavailable(about.arn, about.id, request, reason))
 
 
 def _wanted_since(visit: Visit, done: Convergence, state: NodeState, last: Plan) -> float:

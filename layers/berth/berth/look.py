@@ -60,6 +60,7 @@ class Look:
                 done(instance_id)
             return
         visit.level, visit.claimed, visit.at = self.edges.brake.level(), world.claimed, world.at
+        visit.publics = world.publics
         self.counts["BatchesBraked"] += visit.level is not Level.NORMAL
         for number, instance_id in enumerate(ids):
             if self.edges.clock() > self.deadline - SPARE_SECONDS:

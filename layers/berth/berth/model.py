@@ -15,13 +15,18 @@ from berth.described import (
     CREATED_TAG,
     INSTANCE_TAG,
     LAG_SECONDS,
+    NAMESPACES_TAG,
     NODE_TAG_PREFIX,
+    POD_ASKS_TAG,
+    POD_TAG,
+    POOL_TAG,
     PREFIX_SIZE,
     STANDBY_TAG,
     Attachment,
     Instance,
     InterfaceView,
     Limits,
+    PublicAddress,
     SubnetView,
 )
 
@@ -30,7 +35,11 @@ __all__ = [
     "CREATED_TAG",
     "INSTANCE_TAG",
     "LAG_SECONDS",
+    "NAMESPACES_TAG",
     "NODE_TAG_PREFIX",
+    "POD_ASKS_TAG",
+    "POD_TAG",
+    "POOL_TAG",
     "PREFIX_SIZE",
     "STANDBY_TAG",
     "Attachment",
@@ -42,7 +51,9 @@ __all__ = [
     "NodeView",
     "Notes",
     "Outcome",
+    "PodGroups",
     "PolicyProblem",
+    "PublicAddress",
     "Setbacks",
     "SubnetView",
 ]
@@ -58,11 +69,24 @@ class PolicyProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class PodGroups:
+    """Which security groups pods may ask for, by the stack's parameters; nobody any, where there are none.
+
+    ``profiles`` are names with their groups; ``namespaces`` are namespaces (``*``: every one) with the profiles and
+    groups that their pods may name (``*``: all).
+    """
+
+    profiles: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    namespaces: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NodePolicy:
     """The policy in force, from the stack's defaults and the instance's tags.
 
     ``subnets`` selects by tag (key, value; None means any value). ``groups`` None means the primary interface's;
-    ``hold_groups`` that interfaces which are there keep the groups they have.
+    ``hold_groups`` that interfaces which are there keep the groups they have. ``pod_interfaces`` are kept free for pods
+    that ask for one of their own: the pool does not grow into them.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -71,6 +95,8 @@ class NodePolicy:
     unmanaged: bool = False
     hold_groups: bool = False
     problems: tuple[PolicyProblem, ...] = ()
+    pod_groups: PodGroups = field(default_factory=PodGroups)
+    pod_interfaces: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +135,8 @@ class Setbacks:
     """What EC2 refused during this reconcile, so that the next plan goes around it. Never stored.
 
     Subnets: ``fragmented`` have no free prefix, ``exhausted`` no free address, ``no_ipv6`` no free IPv6 prefix.
-    Interfaces: ``refused`` are in a state that allows no call for now, ``full`` take no more blocks.
+    Interfaces: ``refused`` are in a state that allows no call for now, ``full`` take no more blocks. ``pods``: requests
+    of pods for an interface that EC2 refused, with what it said.
     """
 
     fragmented: frozenset[str] = frozenset()
@@ -118,6 +145,11 @@ class Setbacks:
     full: frozenset[str] = frozenset()
     no_create: bool = False
     no_ipv6: frozenset[str] = frozenset()
+    pods: tuple[tuple[str, str], ...] = ()
+    no_public: tuple[tuple[str, str], ...] = ()
+    """(Elastic IP address, EC2's words): what could not be associated or disassociated now."""
+    unsure: frozenset[str] = frozenset()
+    """Elastic IP addresses that may have been associated a moment ago, which EC2 need not show yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +180,8 @@ class NodeView:
     """Ids of those it has claimed and that carry no instance tag yet; in ``interfaces`` they look as if they did."""
     settling: frozenset[str] = frozenset()
     """Ids of those that have been tagged, which EC2 does not show yet: their claims end when it does."""
+    publics: tuple[PublicAddress, ...] | None = None
+    """Every Elastic IP address that the stack may use or has claimed; None if they were not looked at."""
     served: frozenset[str] = frozenset()
     """All clusters that the stack serves; ``cluster`` is always one."""
 
@@ -169,8 +203,9 @@ class NodeView:
         return (primary, *self.ours) if primary is not None else self.ours
 
     def assigned(self) -> int:
-        """Addresses for pods on managed interfaces, without those that leave."""
-        return sum(address_count(b) for i in self.managed for b in i.blocks if (i.id, b) not in self.leaving)
+        """Addresses for pods on managed interfaces, without those that leave and those that are one pod's own."""
+        pool = (i for i in self.managed if not i.pod)
+        return sum(address_count(b) for i in pool for b in i.blocks if (i.id, b) not in self.leaving)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Partition key ``node`` = instance ARN, sort key ``kind``::
     report   body (contract.Report, its leases left out), boot, sequence; the last accepted one; received,
              failing_since, and leases (contract.Told), which the node reads
     intents  body; calls about to be made, and the outcomes of recent ones; slots: tokens reserved for later
-    standby  claims; where to look for what the node has claimed (berth.standby_items)
+    standby  claims, publics; where to look for what the node has claimed (berth.standby_items, berth.public_store)
     lease    holder, until, wakeups; exists only while somebody holds it
 """
 
@@ -74,7 +74,8 @@ class Heard:
 class NodeState:
     """What the table knows of a node. ``buried``: the record is a tombstone. ``broken`` says why it cannot be read.
 
-    ``claims``: there may be standby interfaces that it has claimed, so that they are worth reading.
+    ``claims``: there may be standby interfaces that it has claimed, so that they are worth reading; ``publics``
+    are the Elastic IP addresses that it may have claimed.
     """
 
     record: Record | None = None
@@ -86,6 +87,7 @@ class NodeState:
     slots: tuple[Reservation, ...] = ()
     broken: str = ""
     claims: bool = True
+    publics: frozenset[str] = frozenset()
     heard: Heard = field(default_factory=Heard)
 
 
@@ -102,6 +104,7 @@ def read_state(kinds: Mapping[str, Mapping[str, Any]]) -> NodeState:
             buried=EXPIRES in record,
             slots=tuple(Reservation(*s) for s in json.loads(intents.get("slots", {}).get("S", "[]"))),
             claims="claims" in kinds.get(STANDBY_KIND, {}),
+            publics=frozenset(kinds.get(STANDBY_KIND, {}).get("publics", {}).get("SS", ())),
             heard=Heard(
                 told(report, "received"),
                 Told.read(report.get(LEASES, {}).get("S", "")),

@@ -14,27 +14,33 @@ from berth.calls import (
     AssignAddresses,
     AssignIpv6Prefixes,
     AssignPrefixes,
+    AssociatePublic,
     Attach,
     Call,
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
+    PublicCall,
     SetDeleteOnTermination,
     SetGroups,
     TagForNode,
     Unassign,
 )
 from berth.contract import Interface, Record
-from berth.model import LAG_SECONDS, Attachment, Intent, InterfaceView, Outcome
+from berth.model import LAG_SECONDS, Attachment, Intent, InterfaceView, Outcome, PublicAddress
+from berth.publics import apply_public
 
 __all__ = [
     "OVERLAY_SECONDS",
     "apply",
     "fresh_blocks",
+    "in_doubt",
     "just_tagged",
     "leaving_blocks",
     "listed_blocks",
     "overlay",
+    "overlay_publics",
     "with_listed",
 ]
 
@@ -54,6 +60,29 @@ def overlay(
         if intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS:
             shown = apply(shown, intent.call, intent.outcome, instance_id)
     return shown
+
+
+def in_doubt(
+    interfaces: Iterable[InterfaceView], intents: Iterable[Intent], instance_id: str, now: float
+) -> tuple[InterfaceView, ...]:
+    """``interfaces`` with those leaving of which nobody knows whether EC2 is to detach them, for a minute: a request
+    may arrive late, and a pod must not be given what is about to go."""
+    shown = tuple(interfaces)
+    for intent in intents:
+        if isinstance(intent.call, Detach) and intent.outcome is None and now - intent.at < OVERLAY_SECONDS:
+            shown = apply(shown, intent.call, Outcome(), instance_id)
+    return shown
+
+
+def overlay_publics(
+    publics: tuple[PublicAddress, ...] | None, intents: Iterable[Intent], instance_id: str, now: float
+) -> tuple[PublicAddress, ...] | None:
+    """The same for Elastic IP addresses. Claims need none: they are read consistently."""
+    for intent in intents if publics is not None else ():
+        fresh = intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS
+        if fresh and isinstance(intent.call, PublicCall) and intent.outcome is not None and publics is not None:
+            publics = apply_public(publics, intent.call, intent.outcome, instance_id)
+    return publics
 
 
 def fresh_blocks(interfaces: Iterable[InterfaceView], intents: Iterable[Intent], now: float) -> frozenset[str]:
@@ -166,6 +195,10 @@ def _change(view: InterfaceView, call: Call, outcome: Outcome, instance_id: str)
             return replace(view, ipv6_prefixes=_union(view.ipv6_prefixes, outcome.blocks))
         case SetGroups(groups=groups):
             return replace(view, groups=groups)
+        case AssociatePublic(address=address):
+            return replace(view, public=_union(view.public, [address]))
+        case DisassociatePublic(address=address):
+            return replace(view, public=tuple(a for a in view.public if a != address))
         case Unassign(blocks=blocks):
             return replace(
                 view,

@@ -21,9 +21,12 @@ from berth.calls import (
     Unassign,
 )
 from berth.contract import address_count
-from berth.growth import Growth, grow, grow_ipv6, less_taken, wanted_groups
+from berth.growth import Growth, grow, grow_ipv6, less_taken, usable_subnets, wanted_groups
 from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
+from berth.own_interfaces import for_itself, loose
+from berth.pod_interfaces import pods_own
 from berth.positions import HELD, adoptable, free_positions, serving
+from berth.publics import claimed, public_calls
 from berth.shed import shed_blocks, shed_interfaces
 from berth.standby_choice import follow_up
 
@@ -60,20 +63,23 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     if view.instance.dead:
         return plan_death(view)
     state = view.instance.state
-    settle = [*_protect(view), *_adopt(view, limits)] if state in ("running", "stopped") else []
+    own = pods_own(view, policy, limits, usable_subnets(view, policy, subnets))
+    settle = [*_protect(view), *own.attach, *_adopt(view, limits)] if state in ("running", "stopped") else []
     growth = Growth()
     ipv6: tuple[Call, ...] = ()
     if state in ("pending", "running") and view.primary is not None:
-        growth = grow(view, policy, limits, subnets)
+        growth = grow(view, policy, limits, subnets, own.places)
         ipv6 = grow_ipv6(view, policy, limits, subnets)
     tidy: list[Call] = []
     if state != "stopping":
-        tidy = [*_keep_in_step(view, policy, limits), *_release(view, limits), *shed_interfaces(view, limits)]
+        in_step = (*_keep_in_step(view, policy, limits), *own.tidy)
+        tidy = [*in_step, *_release(view, limits), *shed_interfaces(view, limits)]
+    public = public_calls(view) if state in ("running", "stopped") else []
     unwanted = _unwanted(view, limits)
     later, unfinished = follow_up(view) if state in ("running", "stopped") else ([], "")
-    wanted = (*settle, *growth.calls, *ipv6, *tidy, *_discard(view, unwanted), *later)
+    wanted = (*settle, *growth.calls, *own.create, *ipv6, *public, *tidy, *_discard(view, unwanted), *later)
     calls = tuple(c for c in wanted if _target(c) not in _refused(view))
-    waiting = _waiting(view, growth) or growth.waiting or unfinished
+    waiting = _waiting(view, growth) or growth.waiting or unfinished or own.waiting
     return Plan(calls, growth.unmet, growth.reason, waiting, unwanted)
 
 
@@ -109,7 +115,10 @@ def plan_death(view: NodeView) -> Plan:
         waiting = f"EC2 has not let go of {interface.id} yet"
         if at.status == "attached" and not at.delete_on_termination:
             calls.append(Detach(interface.id, at.id))
-    calls = [c for c in calls if _target(c) not in _refused(view)]
+    given_back = public_calls(view)
+    calls = [c for c in (*given_back, *calls) if _target(c) not in _refused(view)]
+    if claimed(view) and not given_back:
+        waiting = "Elastic IP addresses of its pods are not given back yet"
     if view.setbacks.refused:
         waiting = "EC2 refused a call in the present state"
     return Plan(calls=tuple(calls), waiting=waiting)
@@ -171,7 +180,7 @@ def _protect(view: NodeView) -> list[Call]:
 
 def _adopt(view: NodeView, limits: Limits) -> list[Call]:
     waiting = adoptable(view, limits)
-    places = free_positions(view, limits) if waiting else []
+    places = free_positions(view, limits)[len(loose(view)) :] if waiting else []
     return [Attach(i.id, index, card) for i, (card, index) in zip(waiting, places, strict=False)]
 
 
@@ -188,9 +197,17 @@ def _keep_in_step(view: NodeView, policy: NodePolicy, limits: Limits) -> list[Ca
 
 
 def _unwanted(view: NodeView, limits: Limits) -> tuple[str, ...]:
-    """Unattached ones of ours that cannot be attached here: too many, too full, or in another zone."""
-    wanted = {i.id for i in adoptable(view, limits)}
-    return tuple(i.id for i in view.ours if i.attachment is None and i.id not in wanted)
+    """Unattached ones of ours that cannot be attached here: too many, too full, or in another zone.
+
+    Pods' own are a report's to judge; before there is one, or in another zone, these are too.
+    """
+    places = len(free_positions(view, limits))
+    wanted = {i.id for i in (*adoptable(view, limits), *loose(view)[:places])}
+    return tuple(
+        i.id
+        for i in view.ours
+        if i.attachment is None and i.id not in wanted and not (i.pod and view.report and i.pod not in for_itself(view))
+    )
 
 
 def _discard(view: NodeView, unwanted: Sequence[str]) -> list[Call]:

@@ -22,6 +22,7 @@ POLICY_TAGS: Final = (
     "berth:max-pods",
     "berth:minimum-addresses",
     "berth:mode",
+    "berth:pod-interfaces",
     "berth:primary-serves-pods",
     "berth:security-groups",
     "berth:subnets",
@@ -73,6 +74,7 @@ def parse_policy(tags: Mapping[str, str], defaults: Policy, subnets: str = "") -
     """Read the ``berth:`` tags of an instance. ``subnets`` is the default of ``berth:subnets``, "" for none."""
     problems: list[PolicyProblem] = []
     policy = _families(tags, _mode(tags, _numbers(tags, defaults, problems), problems), problems)
+    own = _number(tags, problems, "berth:pod-interfaces", 0, 0, 64)
     serves = _flag(tags, "berth:primary-serves-pods", problems, default=not defaults.spare_primary)
     policy = replace(policy, spare_primary=not serves)
     return NodePolicy(
@@ -80,21 +82,14 @@ def parse_policy(tags: Mapping[str, str], defaults: Policy, subnets: str = "") -
         subnets=_selector(tags, subnets, problems),
         groups=_groups(tags, problems),
         unmanaged=_flag(tags, "berth:unmanaged", problems),
+        pod_interfaces=own,
         problems=(*problems, *_unknown(tags)),
     )
 
 
 def _numbers(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProblem]) -> Policy:
     def number(tag: str, default: int, lowest: int, highest: int) -> int:
-        text = tags.get(tag)
-        if text is None:
-            return default
-        # isdecimal alone would accept other scripts' digits, which int() reads too but nobody means
-        if text.isascii() and text.isdecimal() and len(text) <= 6 and lowest <= int(text) <= highest:
-            return int(text)
-        problem = f"expected a whole number from {lowest} to {highest}; using {default}"
-        problems.append(PolicyProblem(tag, text, problem))
-        return default
+        return _number(tags, problems, tag, default, lowest, highest)
 
     return replace(
         policy,
@@ -103,6 +98,19 @@ def _numbers(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProbl
         max_pods=number("berth:max-pods", policy.max_pods, 1, 4096),
         cooldown_seconds=number("berth:cooldown-seconds", policy.cooldown_seconds, 0, 86_400),
     )
+
+
+def _number(
+    tags: Mapping[str, str], problems: list[PolicyProblem], tag: str, default: int, lowest: int, highest: int
+) -> int:
+    text = tags.get(tag)
+    if text is None:
+        return default
+    # isdecimal alone would accept other scripts' digits, which int() reads too but nobody means
+    if text.isascii() and text.isdecimal() and len(text) <= 6 and lowest <= int(text) <= highest:
+        return int(text)
+    problems.append(PolicyProblem(tag, text, f"expected a whole number from {lowest} to {highest}; using {default}"))
+    return default
 
 
 def _mode(tags: Mapping[str, str], policy: Policy, problems: list[PolicyProblem]) -> Policy:

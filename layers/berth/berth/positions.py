@@ -11,6 +11,7 @@ from typing import Final
 
 from berth.contract import address_count
 from berth.model import Attachment, InterfaceView, Limits, NodeView
+from berth.own_interfaces import loose
 
 __all__ = ["HELD", "addresses_on", "adoptable", "attachments", "fits", "free_positions", "serving", "unattached"]
 
@@ -39,22 +40,25 @@ def free_positions(view: NodeView, limits: Limits) -> list[tuple[int, int]]:
 
 
 def unattached(view: NodeView) -> list[InterfaceView]:
-    """Ours that wait to be attached, those with the most addresses first. Those in another zone can never be."""
-    loose = (i for i in view.ours if i.attachment is None and i.zone == view.instance.zone)
+    """Ours that wait to be attached, those with the most addresses first. Those in another zone can never be.
+
+    Those that are one pod's own wait for themselves (:mod:`berth.own_interfaces`).
+    """
+    loose = (i for i in view.ours if i.attachment is None and i.zone == view.instance.zone and not i.pod)
     return sorted(loose, key=lambda i: (-addresses_on(i), i.id))
 
 
 def adoptable(view: NodeView, limits: Limits) -> list[InterfaceView]:
-    """Those of the unattached that the instance type has a place for."""
+    """Those of the unattached that the instance type has a place for. Pods that wait for their own come first."""
     able = [i for i in unattached(view) if fits(i, limits)]
-    return able[: len(free_positions(view, limits))] if able else []
+    return able[: max(len(free_positions(view, limits)) - len(loose(view)), 0)] if able else []
 
 
 def serving(view: NodeView, limits: Limits, *, spare_primary: bool = False) -> list[InterfaceView]:
     """Interfaces whose blocks the node has or will have, the primary first, or left out if it is spared. One that is
-    being detached is left out too."""
+    being detached is left out too, and so are those that are one pod's own."""
     mine = view.ours if spare_primary else view.managed
-    held = [i for i in mine if i.attachment is not None and i.attachment.status in HELD]
+    held = [i for i in mine if i.attachment is not None and i.attachment.status in HELD and not i.pod]
     return [*held, *adoptable(view, limits)]
 
 

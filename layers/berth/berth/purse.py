@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from berth.buckets import Reservation
 from berth.budget import MOST_TOKENS, Budget, Priority
-from berth.calls import GROWING, Call
+from berth.calls import GROWING, Attach, Call, CreateInterface
 from berth.meters import Meters
 from berth.model import NodeView
+from berth.own_interfaces import for_itself
 from berth.records import usable_addresses
 
 __all__ = ["Purse", "priority_of"]
@@ -26,6 +27,8 @@ def priority_of(call: Call, view: NodeView) -> Priority:
         return Priority.SHORTAGE
     if view.report is None or not usable_addresses(view.record):
         return Priority.NEW_NODE
+    if for_itself(view) and (isinstance(call, Attach) or (isinstance(call, CreateInterface) and call.pod)):
+        return Priority.SHORTAGE  # a pod waits for it
     free = view.assigned() - view.report.cooling - view.report.in_use
     if view.report.waiting or free <= 0 or not isinstance(call, GROWING):
         return Priority.SHORTAGE

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from berth.contract import Assignment, Interface, Order, Policy, Record, Report, address_count
+from berth.contract import Assignment, Interface, Order, PodGrant, Policy, Record, Report, address_count
 from berth.model import LAG_SECONDS, InterfaceView, NodeView
+from berth.own_interfaces import kept
+from berth.publics import public_grants
 
 __all__ = ["lent_from", "next_record", "pod_subnets", "tombstone", "usable_addresses"]
 
@@ -22,6 +24,7 @@ def next_record(
     policy: Policy,
     subnet_cidrs: Mapping[str, str],
     no_snat: Callable[[tuple[str, ...]], Sequence[str]],
+    grants: Sequence[PodGrant] = (),
 ) -> tuple[Record, tuple[tuple[str, int], ...]]:
     """The record ``view`` calls for, and the revision at which each releasing assignment was marked.
 
@@ -29,6 +32,7 @@ def next_record(
     ``no_snat`` gives the destinations that see the own address of pods in these subnets. Blocks in ``view.leaving`` are
     left out. New assignments get ids that no earlier one of this node had. Interfaces that the record began to list a
     moment ago stay in it although EC2 does not show them (:data:`LAG_SECONDS`).
+    One that is a pod's own is in it for as long as the newest report lists the pod's request, and without blocks.
     """
     old = view.record or Record(instance_arn=view.instance.arn, revision=0)
     known = {(i.id, a.cidr): a for i in old.interfaces for a in (*i.assignments, *i.ipv6_assignments)}
@@ -36,12 +40,17 @@ def next_record(
     marked = dict(view.marked)
     interfaces: list[Interface] = []
     young = old.interfaces if view.now - view.notes.listed_at < LAG_SECONDS else ()
+    own = {i.id for i in kept(view).values()}
     for shown in sorted(view.managed, key=_position):
         if shown.attachment is None or shown.attachment.status not in ("attaching", "attached"):
             continue
+        if shown.pod and shown.id not in own:
+            continue
         if shown.subnet_id in subnet_cidrs:
-            made = _interface(shown, subnet_cidrs[shown.subnet_id], _assignments(view, shown, known, marked, revision))
-            interfaces.append(replace(made, ipv6_assignments=_ipv6(shown, known, revision)))
+            blocks = () if shown.pod else _assignments(view, shown, known, marked, revision)
+            made = _interface(shown, subnet_cidrs[shown.subnet_id], blocks)
+            ipv6 = () if shown.pod else _ipv6(shown, known, revision)
+            interfaces.append(replace(made, ipv6_assignments=ipv6, pod=shown.pod))
     interfaces += _not_shown_any_more(view, young, marked)
     interfaces.sort(key=lambda i: (i.network_card, i.device_index, i.id))
     accepted = max(old.accepted, view.report.order) if view.report else old.accepted
@@ -52,6 +61,7 @@ def next_record(
         interfaces=tuple(interfaces),
         no_snat_cidrs=tuple(no_snat(pod_subnets(interfaces))),
         accepted=accepted,
+        grants=_grants(view, old, grants),
     )
     if view.record is not None and replace(new, revision=old.revision, accepted=old.accepted) == old:
         return replace(old, accepted=accepted), view.marked
@@ -62,7 +72,7 @@ def next_record(
 def pod_subnets(interfaces: Sequence[Interface]) -> tuple[str, ...]:
     """Subnets whose route tables decide for a node's pods: those of its interfaces that have addresses for them, else
     of all that the record lists."""
-    serving = [i for i in interfaces if i.assignments or i.ipv6_assignments]
+    serving = [i for i in interfaces if i.assignments or i.ipv6_assignments or i.pod]
     return tuple(sorted({i.subnet_id for i in serving or interfaces}))
 
 
@@ -84,6 +94,21 @@ def lent_from(record: Record) -> list[Assignment]:
     """The assignments of interfaces that serve pods."""
     spared = record.policy.spare_primary
     return [a for i in record.interfaces for a in i.assignments if not (spared and i.primary)]
+
+
+def _grants(view: NodeView, old: Record, own: Sequence[PodGrant]) -> tuple[PodGrant, ...]:
+    """The answers to what pods ask for: of public addresses as they were, while it is not known what there is; and
+    ``own``, of interfaces. A pod may ask for both."""
+    if view.publics is not None:
+        publics = public_grants(view)
+    else:
+        asked = {r.id for r in view.report.requests if r.public} if view.report else set()
+        publics = tuple(g for g in old.grants if g.public_address or g.id in asked)
+    found = {g.id: g if g.public_address or not g.interface_id else replace(g, interface_id="") for g in publics}
+    for g in own:
+        other = found.get(g.id, g)
+        found[g.id] = replace(other, interface_id=g.interface_id, problem=other.problem or g.problem)
+    return tuple(found[i] for i in sorted(found))
 
 
 def _in_force(policy: Policy, view: NodeView) -> Policy:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Attach, Call, CreateInterface
+from berth.calls import (
+    AssignAddresses,
+    AssignIpv6Prefixes,
+    AssignPrefixes,
+    AssociatePublic,
+    Attach,
+    Call,
+    CreateInterface,
+    DisassociatePublic,
+)
 from berth.ec2_wire import Trouble
 from berth.model import NodeView, Setbacks
 
-__all__ = ["SUBNET_TROUBLES", "set_back"]
+__all__ = ["PUBLIC_TROUBLES", "SUBNET_TROUBLES", "set_back", "without_public"]
 
 SUBNET_TROUBLES = (Trouble.FRAGMENTED, Trouble.EXHAUSTED)
+PUBLIC_TROUBLES = (Trouble.REFUSED, Trouble.GONE, Trouble.LIMIT)
+"""Of a public address, these are one pod's, who is told: others of its node must not wait until somebody acts."""
 
 
-def set_back(view: NodeView, call: Call, trouble: Trouble) -> tuple[Setbacks, str]:
-    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none)."""
+def set_back(view: NodeView, call: Call, trouble: Trouble, said: str = "") -> tuple[Setbacks, str]:
+    """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none). ``said`` is why."""
+    if isinstance(call, CreateInterface) and call.pod and trouble not in (*SUBNET_TROUBLES, Trouble.LIMIT):
+        return replace(view.setbacks, pods=(*view.setbacks.pods, (call.pod, said))), "PodInterfacesRefused"
     if isinstance(call, AssignIpv6Prefixes) and trouble is not Trouble.STATE:
         # the node has its IPv4 addresses by now, and goes on with them
         back = view.setbacks
@@ -22,6 +35,12 @@ def set_back(view: NodeView, call: Call, trouble: Trouble) -> tuple[Setbacks, st
     if trouble in SUBNET_TROUBLES:
         return _subnet(view, call)
     return _interface(view.setbacks, call, trouble), ""
+
+
+def without_public(view: NodeView, call: AssociatePublic | DisassociatePublic, why: str) -> Setbacks:
+    """The setbacks after EC2 has refused something of one Elastic IP address: another one may do."""
+    back = view.setbacks
+    return replace(back, no_public=(*back.no_public, (call.allocation_id, why)))
 
 
 def _subnet(view: NodeView, call: Call) -> tuple[Setbacks, str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from berth.buckets import Buckets, parse_buckets
 from berth.contract import IP_FAMILIES, MODES, Policy
+from berth.model import PodGroups
+from berth.pod_group_rules import parse_pod_groups
 
 __all__ = ["Settings"]
 
@@ -41,6 +43,9 @@ class Settings:
     ledger_table: str = ""
     ledger_days: int = 0
     flat_cidrs: tuple[str, ...] = ()
+    pod_groups: PodGroups = field(default_factory=PodGroups)
+    public_pools: tuple[str, ...] = ()
+    """Which values of the tag ``berth:public-pool`` the stack may use, with ``*`` and ``?``."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -81,6 +86,8 @@ class Settings:
             ledger_table=environ.get("LEDGER_TABLE_NAME", ""),
             ledger_days=int(environ.get("LEDGER_RETENTION_DAYS", "0")),
             flat_cidrs=_names(environ.get("FLAT_CHECK_CIDRS", "")),
+            pod_groups=parse_pod_groups(environ),
+            public_pools=_names(environ.get("PUBLIC_POOLS", "")),
         )
 
     @property

@@ -85,7 +85,7 @@ class DynamoStandby:
     def _unpoint(self, mine: dict[str, Any], pointer: dict[str, Any]) -> None:
         self._table.update(mine, "DELETE claims :c", pointer)
         # DynamoDB drops a set with its last member; what is left is an item that says nothing
-        self._table.delete(mine, ConditionExpression="attribute_not_exists(claims)")
+        self._table.delete(mine, ConditionExpression="attribute_not_exists(claims) AND attribute_not_exists(publics)")
 
     def _some(self, pool: str) -> list[InterfaceView]:
         """Up to eight that nobody has claimed, in no order. Not read consistently: the claim tells."""

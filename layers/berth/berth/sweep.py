@@ -115,7 +115,8 @@ def _list_records(s: _Sweep) -> TablePage:
     while found.token and len(found.records) + len(more.records) <= PAGE_IDS:
         s.run.check()
         more = s.run.edges.store.page(found.token)
-        found = TablePage((*found.records, *more.records), (*found.leases, *more.leases), more.token)
+        claims = (*found.claims, *more.claims)
+        found = TablePage((*found.records, *more.records), (*found.leases, *more.leases), more.token, claims)
     return found
 
 

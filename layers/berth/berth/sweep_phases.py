@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from berth.contract import Record
@@ -16,13 +17,15 @@ from berth.records import usable_addresses
 from berth.store import NodeState
 from berth.survey import GROUP_IDS
 from berth.sweep_run import OutOfTimeError, Run, chunks
-from berth.sweep_store import TablePage
+from berth.sweep_store import Claim, TablePage
 
 __all__ = ["nodes_page", "records_page", "unattached_page"]
 
 logger = logging.getLogger(__name__)
 
 _GROUP_TAG: Final = "aws:autoscaling:groupName"
+_CLAIM_SECONDS: Final = 120.0
+"""An Elastic IP address that was claimed more recently is being associated, or given back."""
 _UNATTACHED_SECONDS: Final = 120.0
 """A living node's interface that is younger waits for the node to run, and a delayed look will attach it."""
 
@@ -74,7 +77,8 @@ def _living(state: NodeState) -> Record | None:
 
 
 def _judged(run: Run, node: Instance, state: NodeState, shown: Shown, now: float) -> Kind | None:
-    policy = parse_policy(dict(node.tags), run.edges.settings.defaults)
+    settings = run.edges.settings
+    policy = replace(parse_policy(dict(node.tags), settings.defaults), pod_groups=settings.pod_groups)
     return judge(node, _living(state), state.notes, shown, now, policy)
 
 
@@ -168,6 +172,21 @@ def records_page(run: Run, page: TablePage) -> None:
     # others keep leases of their own in the same table
     leases = [(arn, until) for arn, until in page.leases if arn.startswith(run.edges.settings.arn_prefix)]
     run.ask(Kind.STUCK, [_id(arn) for arn, until in leases if until < now - LEASE_STUCK_SECONDS])
+    old = [c for c in page.claims if c.at < now - _CLAIM_SECONDS]
+    run.each_chunk("claims", old, lambda chunk: _claims(run, chunk))
+
+
+def _claims(run: Run, claims: Sequence[Claim]) -> None:
+    """Elastic IP addresses whose node has no record, or one that does not grant them."""
+    arns = {c.instance_id: run.edges.settings.arn(c.instance_id) for c in claims}
+    states = run.edges.store.glance(sorted(set(arns.values())))
+    unused = []
+    for claim in claims:
+        record = _living(states[arns[claim.instance_id]])
+        granted = {g.allocation_id for g in (record.grants if record else ())}
+        if claim.allocation_id not in granted:
+            unused.append(claim.instance_id)
+    run.ask(Kind.CLAIMED, unused)
 
 
 def _records(run: Run, arns: Sequence[str]) -> None:

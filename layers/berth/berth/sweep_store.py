@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from botocore.exceptions import ClientError
 
 from berth.contract import BODY, KIND, NODE, RECORD_KIND
+from berth.public_store import PARTITION
 from berth.store import EXPIRES, LEASE_IS_FREE, LEASE_IS_MINE, LEASE_KIND, DynamoStore, NodeState, read_state
 from berth.table import Table, item_key, number, refused, told
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["DynamoSweepStore", "Outline", "Progress", "SweepStore", "TablePage", "Told"]
+__all__ = ["Claim", "DynamoSweepStore", "Outline", "Progress", "SweepStore", "TablePage", "Told"]
 
 _KEY: Final = item_key("sweep", "sweep")
 
@@ -35,12 +36,22 @@ class Outline:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """An Elastic IP address that a node has claimed for one of its pods (:mod:`berth.public_store`)."""
+
+    allocation_id: str
+    instance_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class TablePage:
     """A page of the table: outlines of records, and (ARN, until) of leases. ``token`` is "" on the last page."""
 
     records: tuple[Outline, ...] = ()
     leases: tuple[tuple[str, float], ...] = ()
     token: str = ""
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +126,14 @@ class DynamoSweepStore:
         answer = self._table.client.scan(
             TableName=self._table.name,
             # records and leases alone, and of each record only a few numbers: a page is 1 MB before the filter
-            FilterExpression="#kind IN (:record, :lease)",
-            ProjectionExpression=f"#node, #kind, #until, {EXPIRES}, next_look",
+            FilterExpression="#kind IN (:record, :lease) OR #node = :public",
+            ProjectionExpression=f"#node, #kind, #until, {EXPIRES}, next_look, claimed_by, claimed_at",
             ExpressionAttributeNames={"#node": NODE, "#kind": KIND, "#until": "until"},
-            ExpressionAttributeValues={":record": {"S": RECORD_KIND}, ":lease": {"S": LEASE_KIND}},
+            ExpressionAttributeValues={
+                ":record": {"S": RECORD_KIND},
+                ":lease": {"S": LEASE_KIND},
+                ":public": {"S": PARTITION},
+            },
             **({"ExclusiveStartKey": json.loads(token)} if token else {}),
         )
         items: list[Mapping[str, Any]] = list(answer["Items"])
@@ -128,6 +143,11 @@ class DynamoSweepStore:
             ),
             leases=tuple((i[NODE]["S"], told(i, "until")) for i in items if i[KIND]["S"] == LEASE_KIND),
             token=json.dumps(answer["LastEvaluatedKey"]) if answer.get("LastEvaluatedKey") else "",
+            claims=tuple(
+                Claim(i[KIND]["S"], i["claimed_by"]["S"], told(i, "claimed_at"))
+                for i in items
+                if i[NODE]["S"] == PARTITION and "claimed_by" in i
+            ),
         )
 
     # ------------------------------------------------------------------------------------------- the sweep's own item

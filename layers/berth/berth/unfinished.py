@@ -6,7 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeGuard
 
-from berth.calls import AssignAddresses, AssignIpv6Prefixes, AssignPrefixes, Call, CreateInterface, Unassign
+from berth.calls import (
+    AssignAddresses,
+    AssignIpv6Prefixes,
+    AssignPrefixes,
+    AssociatePublic,
+    Call,
+    CreateInterface,
+    Detach,
+    Unassign,
+)
 from berth.model import Intent, NodeView, Outcome
 from berth.overlay import OVERLAY_SECONDS
 
@@ -46,6 +55,12 @@ def _current(
         return intent if now - intent.done_at < OVERLAY_SECONDS else None
     if isinstance(call, CreateInterface):
         return intent if now - intent.at < (OVERLAY_SECONDS if view.instance.dead else REPLAY_SECONDS) else None
+    if isinstance(call, Detach):
+        # what in_doubt() goes by; where it was not made it is planned again after that
+        return intent if now - intent.at < OVERLAY_SECONDS and not view.instance.dead else None
+    if isinstance(call, AssociatePublic):
+        # made again, it does the same; until then nobody else may find the address where this one has put it
+        return intent if now - intent.at < OVERLAY_SECONDS else None
     if isinstance(call, Unassign):
         blocks = {(call.interface_id, b) for b in call.blocks}
         if blocks & view.leaving:

@@ -10,17 +10,20 @@ from typing import Final
 
 from berth.brake import Level
 from berth.bus import Event, policy_invalid
-from berth.contract import Policy
+from berth.contract import PodGrant, Policy
 from berth.converge import Convergence
 from berth.decision import Recorder, Rules
 from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.events import Signal
+from berth.growth import usable_subnets
 from berth.ingest import believe
 from berth.looks import MAX_DELAY_SECONDS, backoff, delay_until, longest
-from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem
+from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem, PublicAddress
 from berth.plan import Plan
+from berth.pod_interfaces import grants
 from berth.policy import fingerprint
+from berth.public_claims import has_publics
 from berth.routes import Routing
 from berth.store import NodeState
 
@@ -37,7 +40,7 @@ _SKEW_SECONDS: Final = 2.0
 class Visit:
     """``deadline`` is Unix time; ``signals`` are why the nodes are looked at; ``ran`` is the present node's run.
 
-    ``hooked`` are the nodes whose launch hook has been completed; ``claimed`` and ``at`` as in
+    ``hooked`` are the nodes whose launch hook has been completed; ``claimed``, ``at`` and ``publics`` as in
     :class:`berth.world.World`.
     """
 
@@ -51,6 +54,7 @@ class Visit:
     level: Level = Level.NORMAL
     claimed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     at: float = 0.0
+    publics: tuple[PublicAddress, ...] | None = None
 
     def view(
         self, instance: Instance, cluster: str, interfaces: tuple[InterfaceView, ...], state: NodeState
@@ -66,6 +70,7 @@ class Visit:
             now=self.at,
             served=frozenset(self.edges.settings.clusters),
             claimed=self.claimed.get(instance.id, frozenset()),
+            publics=self.publics if has_publics(instance.id, interfaces, state) else None,
         )
 
     def convergence(
@@ -88,6 +93,7 @@ class Visit:
             routing=network.routing(view.instance.vpc_id) if network else Routing(),
             deadline=self.deadline,
             keeps_record=network is not None,
+            granter=_granter(rules) if rules else lambda _view: (),
             level=self.level,
         )
 
@@ -135,3 +141,9 @@ class Visit:
                 told.clear()
             told[key] = now
             self.events.append(policy_invalid(instance.arn, instance.id, problems))
+
+
+def _granter(rules: Rules) -> Callable[[NodeView], tuple[PodGrant, ...]]:
+    """Answers what a node's pods ask for, by the rules that it is planned by."""
+    policy, limits, subnets = rules.policy, rules.limits, rules.subnets
+    return lambda view: grants(view, policy, limits, usable_subnets(view, policy, subnets))

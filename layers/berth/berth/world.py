@@ -15,8 +15,9 @@ from berth.claims import take_in
 from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.meters import Meters
-from berth.model import Instance, InterfaceView, Limits
+from berth.model import Instance, InterfaceView, Limits, PublicAddress
 from berth.policy import cluster_of
+from berth.public_claims import load_publics
 from berth.store import NodeState
 
 __all__ = ["OutOfTokensError", "World", "describe", "pay"]
@@ -46,6 +47,8 @@ class World:
     network: Network
     claimed: dict[str, frozenset[str]]
     """Standby interfaces that a node has claimed and that its tag does not name yet; ``interfaces`` has them too."""
+    publics: tuple[PublicAddress, ...] | None = None
+    """See :func:`berth.public_claims.load_publics`."""
 
 
 def describe(edges: Edges, ids: Sequence[str]) -> World:
@@ -71,6 +74,7 @@ def describe(edges: Edges, ids: Sequence[str]) -> World:
         limits=edges.ec2.limits({i.type for i in living}) if living else {},
         network=edges.ec2.network({i.vpc_id for i in living}) if living else Network(),
         claimed=claimed,
+        publics=load_publics(edges, ours, interfaces, states),
     )
 
 

@@ -39,6 +39,8 @@ def encode(attachment: Attachment) -> bytes:
         "a": attachment.address,
         "t": round(attachment.attached_at, 3),
     }
+    if attachment.table:
+        fields["r"] = attachment.table
     if attachment.address6:
         fields["6"] = prefix_of(attachment.address6).hex()
     more = {short: value for short, name in _OPTIONAL if (value := getattr(attachment, name))}
@@ -65,8 +67,10 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
     if not isinstance(fields, dict) or fields.get("v") != 1:
         return None
     texts = {short: fields.get(short, "") for short in ("c", "i", "a", "6", "u", "p", "s", "n")}
-    time = fields.get("t", 0)
+    time, table = fields.get("t", 0), fields.get("r", 0)
     if not all(isinstance(value, str) for value in texts.values()) or not isinstance(time, int | float):
+        return None
+    if not isinstance(table, int):
         return None
     if not (texts["c"] and texts["i"] and texts["a"]):
         return None
@@ -86,6 +90,7 @@ def decode(text: bytes, host_ifname: str, mtu: int) -> Attachment | None:
         mtu=mtu,
         ports=texts["p"],
         address6=address6,
+        table=table,
     )
 
 

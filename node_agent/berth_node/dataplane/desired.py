@@ -5,6 +5,9 @@ with a source that is not assigned to it (source/destination check). The one exc
 that we SNAT, and answers to what came in by the primary interface, follow the ``main`` table.
 
 ====  ==================================  =================================================================
+ 990  from the link of a pod with an      that interface's table, unless the connection is marked
+      interface of its own
+ 991  mark of such an interface           the same: what arrives there, what the node itself sends to the pod
 1000  (all)                               pods' /32 routes; ``unreachable`` for the rest of each block
 1010  connection mark, to our own subnet  the primary interface's table: the gateway, not on-link
 1011  connection mark                     ``main``
@@ -30,11 +33,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from .. import seams
 from ..seams import InterfaceLayout, NodeLayout
 from .messages import METRIC6
 from .pods import PODS_TABLE
 
-__all__ = ["GATEWAY6", "MAIN_TABLE", "Route", "Rule", "assign_marks", "primary", "routes", "rules", "table_of"]
+__all__ = [
+    "GATEWAY6",
+    "MAIN_TABLE",
+    "Route",
+    "Rule",
+    "assign_marks",
+    "pod_rule",
+    "primary",
+    "routes",
+    "rules",
+    "table_of",
+]
 
 MAIN_TABLE: Final = 254
 WORST_METRIC: Final = 0xFFFFFFFF
@@ -43,12 +58,13 @@ GATEWAY6: Final = "fe80:ec2::1"
 """The router of every VPC subnet answers here on every interface (VPC User Guide, "Subnet sizing for IPv6")."""
 _SUBNET6: Final = 64
 
+_OWN_POD, _OWN_MARK = 990, 991
 _PODS, _MARKED_SUBNET, _MARKED, _PREFIX, _INTERFACE, _OWN, _SUBNET = 1000, 1010, 1011, 1020, 1021, 1022, 1030
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rule:
-    """One ``ip rule``. Empty source or destination is everything; mask 0 is no mark."""
+    """One ``ip rule``. Empty source or destination is everything; mask 0 is no mark; ``iif`` is a pod's host link."""
 
     priority: int
     table: int
@@ -57,6 +73,7 @@ class Rule:
     mark: int = 0
     mask: int = 0
     family: int = socket.AF_INET
+    iif: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,8 +97,8 @@ def primary(layout: NodeLayout) -> InterfaceLayout | None:
 
 
 def table_of(interface: InterfaceLayout) -> int:
-    """An interface's routing table: stable for its place on the instance, and readable in ``ip rule``."""
-    return PODS_TABLE + 1 + interface.network_card * 1000 + interface.device_index
+    """See :func:`berth_node.seams.table_of`."""
+    return seams.table_of(interface.network_card, interface.device_index)
 
 
 def assign_marks(layout: NodeLayout, present: Mapping[int, int]) -> dict[int, int]:
@@ -116,6 +133,10 @@ def _rules(layout: NodeLayout, marks: Mapping[int, int]) -> Iterator[Rule]:
         yield Rule(_SUBNET, table, destination=subnet)
     for interface in layout.interfaces:
         table = table_of(interface)
+        if interface.pod:
+            if table in marks:
+                yield Rule(_OWN_MARK, table, mark=marks[table], mask=layout.interface_mask)
+            continue
         if table in marks:
             yield Rule(_INTERFACE, table, mark=marks[table], mask=layout.interface_mask)
         if interface is not first:
@@ -125,6 +146,13 @@ def _rules(layout: NodeLayout, marks: Mapping[int, int]) -> Iterator[Rule]:
                 yield Rule(_PREFIX, table, source=_cidr(block))
     if layout.ipv6:
         yield from _rules6(layout)
+
+
+def pod_rule(host_ifname: str, table: int, connection_mark: int) -> Rule:
+    """The one rule of a pod that has an interface for itself. Before the table of pod routes, so that it reaches the
+    other pods of its node as it reaches all others, through the VPC, where its security groups are; not for marked
+    connections, which follow ``main``."""
+    return Rule(_OWN_POD, table, mask=connection_mark, iif=host_ifname)
 
 
 def _rules6(layout: NodeLayout) -> Iterator[Rule]:

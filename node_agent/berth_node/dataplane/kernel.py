@@ -12,6 +12,7 @@ from .conntrack import Conntrack
 from .namespaces import Home
 from .nft import TABLE, NftError, NftTable, ruleset, ruleset6
 from .notices import KernelNotices
+from .own import OwnRules
 from .pods import PodWiring, refused
 from .ports import IPV6, HostPorts
 from .reaper import Reaper
@@ -41,6 +42,7 @@ class KernelDataplane:
         self._primary_mtu = _SMALL_MTU
         self._configured: tuple[NodeLayout, Mapping[int, int]] | None = None
         self._repair = Repair(self._rtnl)
+        self._own = OwnRules(self._rtnl)
         ports = (self._rtnl.port, self._pods.port, self._reaper.port)
         self._notices = KernelNotices(ports, (self._ports.port, self._ports6.port), self._pods.leaving)
 
@@ -52,10 +54,11 @@ class KernelDataplane:
         except OSError as error:
             raise DataplaneError(f"reading the node's routing: {error}", temporary=True) from error
         self._configured = layout, result.marks
+        self._own.mask = layout.connection_mark
         self._primary_mtu = next((k.mtu for k in links if k.name == result.primary_link), self._primary_mtu)
         problems = [*result.problems, *proxies.unsupported(links, proxies.virtual_services())]
         try:
-            self._nft.apply(ruleset(layout, result.marks, result.primary_link))
+            self._nft.apply(ruleset(layout, result.marks, result.primary_link, result.own_links))
             self._apply6(layout, result)
         except NftError as error:
             # stale rules stay as long as marks may still be set for them
@@ -73,8 +76,12 @@ class KernelDataplane:
 
     def repair(self, attachments: Iterable[Attachment]) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.repair`."""
+        attachments = tuple(attachments)
         try:
-            problems = self._repair.run(attachments, ipv6=self._ipv6)
+            problems = (
+                *self._repair.run(attachments, ipv6=self._ipv6),
+                *self._own.mend(attachments, self._pods.survey),
+            )
         except OSError as error:
             raise DataplaneError(f"reading the pods' links: {error}", temporary=True) from error
         self._reaper.wake()
@@ -82,7 +89,7 @@ class KernelDataplane:
 
     def attach(self, attachment: Attachment) -> Wired:
         """See :meth:`berth_node.seams.Dataplane.attach`."""
-        wired = self._pods.attach(attachment)
+        wired = self._attach_own(attachment) if attachment.table else self._pods.attach(attachment)
         try:
             self._ports.add(attachment)
             self._ports6.add(attachment)
@@ -90,8 +97,22 @@ class KernelDataplane:
             with contextlib.suppress(OSError):
                 self._ports.remove(attachment)
             self._pods.detach(attachment)
+            if attachment.table:
+                self._own.remove(attachment)
             raise refused(f"host ports {attachment.ports} of {attachment.address}", error) from error
         return wired
+
+    def _attach_own(self, attachment: Attachment) -> Wired:
+        self._own.add(attachment)
+        try:
+            wired = self._pods.attach(attachment)
+            self._own.lodge(wired.host_ifindex, attachment.address)
+            return wired
+        except DataplaneError:
+            with contextlib.suppress(DataplaneError):
+                self._own.remove(attachment)
+                self._pods.detach(attachment)
+            raise
 
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
@@ -101,6 +122,8 @@ class KernelDataplane:
         except OSError as error:
             raise refused(f"taking back host ports of {attachment.address}", error) from error
         self._pods.detach(attachment)
+        if attachment.table:
+            self._own.remove(attachment)
 
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """See :meth:`berth_node.seams.Dataplane.check`."""
@@ -116,7 +139,8 @@ class KernelDataplane:
             state, links = routing.read(self._rtnl, ipv6=layout.ipv6), routing.links_by_mac(self._pods.links())
         except OSError as error:
             raise refused(f"checking the routing of {attachment.address}", error) from error
-        problems = [p for a in attachment.addresses for p in verify.missing(layout, marks, links, state, a)]
+        problems = list(self._own.check(attachment)) if attachment.table else []
+        problems += [p for a in attachment.addresses for p in verify.missing(layout, marks, links, state, a)]
         for family, table in (("ip", self._nft), *([("ip6", self._nft6)] if layout.ipv6 else [])):
             if not table.intact():
                 problems.append(Problem("nftables", f"the table {family} {TABLE} is not as Berth loaded it"))

@@ -6,7 +6,11 @@ Order of the chains, by the priorities of others (netfilter's ``NF_IP_PRI_*``; c
   own address, gets the connection mark: its answers must leave where it came in (NodePort, host ports).
 * ``choose`` (prerouting, -95, after iptables', nftables' and CNI portmap's DNAT): the first packet of a pod's flow
   is judged by where it really goes. If we are to SNAT it, its connection is marked. Marked connections are routed by
-  ``main``; a single address of an interface is marked for that interface's table. Prefixes have rules instead.
+  ``main``; a single address of an interface is marked for that interface's table. Prefixes have rules instead. Pods
+  with a public address of their own are not judged: their traffic leaves by the interface that has their address.
+  What arrives for a pod with an interface of its own, there or by the primary (a node port), is marked for that
+  interface's table, which alone has the route to the pod: its neighbours on the node reach it through the VPC.
+* ``deliver`` (output, ``type route``, -95, after DNAT), while there is such a pod: the node's own packets to it.
 * ``answer`` (output, ``type route``, -145, after iptables' mangle): what the node itself sends in a pod's name (resets
   of REJECT rules, IPVS, transparent proxies) has been routed already, so a changed mark routes it again.
 * ``rewrite`` (postrouting, 110): SNAT, after kube-proxy's masquerade (100): whoever binds a connection's source first
@@ -26,7 +30,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from ..seams import NodeLayout
+from ..seams import InterfaceLayout, NodeLayout
 from . import desired
 
 __all__ = ["TABLE", "NftError", "NftTable", "ruleset", "ruleset6", "run_nft"]
@@ -43,24 +47,30 @@ class NftError(OSError):
     """``nft`` refused. The message holds its own words."""
 
 
-def ruleset(layout: NodeLayout, marks: Mapping[int, int], primary_link: str) -> str:
-    """The table's text. ``primary_link`` is the primary interface's name; empty if its link is not there."""
+def ruleset(layout: NodeLayout, marks: Mapping[int, int], primary_link: str, own_links: Sequence[str] = ()) -> str:
+    """The table's text. ``primary_link`` is the primary interface's name; empty if its link is not there.
+
+    ``own_links`` are the links of interfaces that single pods have for themselves.
+    """
     first = desired.primary(layout)
-    pods = _collapsed(block for interface in layout.interfaces for block in interface.blocks)
-    owners = _owners(layout, marks)
-    singles = {block: table for block, table in owners.items() if block.endswith("/32")}
+    mine = {f"{i.primary_address}/32": table for i in layout.interfaces if i.pod and (table := _marked(i, marks))}
+    pods = _collapsed([*(block for interface in layout.interfaces for block in interface.blocks), *mine])
+    owners = _owners(layout, marks) | mine
+    singles = {block: table for block, table in owners.items() if block.endswith("/32") and block not in mine}
     own = [f"{i.primary_address}/32" for i in layout.interfaces if i is not first]
     snat = layout.snat and first is not None
     parts = [
         *_set("pods", pods),
         *_set("own", _collapsed([*pods, *own])),
         *_set("no_snat", _collapsed([*layout.no_snat_cidrs, *pods])),
+        *(_set("public", sorted(layout.public)) if layout.public else ()),
         *_verdicts("singles", singles),
         *_verdicts("owners", owners),
+        *(_verdicts("mine", mine, "goto") if mine else ()),
         *(line for table, mark in sorted(marks.items()) for line in _interface_chain(table, mark, layout)),
         *_entry(layout, primary_link),
-        *_choose(layout, snat),
-        *_answer(layout),
+        *_choose(layout, snat, sorted({*own_links, primary_link} - {""}) if mine else ()),
+        *_answer(layout, bool(mine)),
     ]
     if snat and first is not None:
         parts += _rewrite(layout, first.primary_address)
@@ -111,6 +121,11 @@ def _owners(layout: NodeLayout, marks: Mapping[int, int]) -> dict[str, int]:
     return owners
 
 
+def _marked(interface: InterfaceLayout, marks: Mapping[int, int]) -> int:
+    table = desired.table_of(interface)
+    return table if table in marks else 0
+
+
 def _interface_chain(table: int, mark: int, layout: NodeLayout) -> Sequence[str]:
     keep = _ALL_BITS & ~layout.interface_mask
     return (f"chain to_{table} {{", f"  meta mark set meta mark & {keep:#010x} | {mark:#010x}", "}")
@@ -124,7 +139,7 @@ def _entry(layout: NodeLayout, link: str) -> Sequence[str]:
     return (*lines, "}")
 
 
-def _choose(layout: NodeLayout, snat: bool) -> Sequence[str]:
+def _choose(layout: NodeLayout, snat: bool, arriving: Sequence[str]) -> Sequence[str]:
     mark = layout.connection_mark
     lines = [
         "chain external {",
@@ -133,15 +148,18 @@ def _choose(layout: NodeLayout, snat: bool) -> Sequence[str]:
         "}",
         "chain choose {",
         "  type filter hook prerouting priority -95; policy accept;",
+        *([f"  iifname {{ {', '.join(map(_quoted, arriving))} }} ip daddr vmap @mine"] if arriving else []),
         "  ip saddr != @pods return",
         f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
     ]
     if snat:
-        lines.append(f"  {_UNCONFIRMED} ct state new ip daddr != @no_snat fib daddr type unicast goto external")
+        whose = "ip saddr != @public " if layout.public else ""
+        where = "ip daddr != @no_snat fib daddr type unicast"
+        lines.append(f"  {_UNCONFIRMED} ct state new {whose}{where} goto external")
     return (*lines, "  ip saddr vmap @singles", "}")
 
 
-def _answer(layout: NodeLayout) -> Sequence[str]:
+def _answer(layout: NodeLayout, mine: bool) -> Sequence[str]:
     mark = layout.connection_mark
     return (
         "chain answer {",
@@ -149,6 +167,16 @@ def _answer(layout: NodeLayout) -> Sequence[str]:
         "  ip saddr != @own return",
         f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
         "  ip saddr vmap @owners",
+        "}",
+        *(_deliver() if mine else ()),
+    )
+
+
+def _deliver() -> Sequence[str]:
+    return (
+        "chain deliver {",
+        "  type route hook output priority -95; policy accept;",
+        "  ip daddr vmap @mine",
         "}",
     )
 
@@ -167,8 +195,12 @@ def _set(name: str, blocks: Sequence[str]) -> Sequence[str]:
     return (f"set {name} {{", "  type ipv4_addr; flags interval;", *_elements(blocks), "}")
 
 
-def _verdicts(name: str, tables: Mapping[str, int]) -> Sequence[str]:
-    pairs = [f"{block} : jump to_{table}" for block, table in sorted(tables.items())]
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _verdicts(name: str, tables: Mapping[str, int], verdict: str = "jump") -> Sequence[str]:
+    pairs = [f"{block} : {verdict} to_{table}" for block, table in sorted(tables.items())]
     return (f"map {name} {{", "  type ipv4_addr : verdict; flags interval;", *_elements(pairs), "}")
 
 

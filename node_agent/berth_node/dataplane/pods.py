@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ..seams import POD_GATEWAY, POD_GATEWAY6, Attachment, DataplaneError, Problem, Wired
+from ..seams import POD_GATEWAY, POD_GATEWAY6, PODS_TABLE, Attachment, DataplaneError, Problem, Wired
 from . import alias, batches, messages, sysctl
 from .batches import Wiring
 from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
@@ -22,9 +22,6 @@ from .reaper import Reaper
 from .rtnl import Rtnl, RtnlError
 
 __all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "macs"]
-
-PODS_TABLE: Final = 300_000_000
-"""The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
 
 _GATEWAY: Final = packed(POD_GATEWAY)
 _GATEWAY6: Final = packed(POD_GATEWAY6)
@@ -107,7 +104,8 @@ class PodWiring:
         host, pod = self._ends(attachment)
         ips = tuple([packed(address) for address in attachment.addresses])
         gateways = tuple([_GATEWAYS[len(ip)] for ip in ips])
-        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ips, gateways, PODS_TABLE, alias.encode(attachment))
+        table = attachment.table or PODS_TABLE
+        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ips, gateways, table, alias.encode(attachment))
         try:
             batch = batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring)
             self._rtnl.send(batch, _NO_IPV6 if len(ips[-1]) == 4 else frozenset())
@@ -201,7 +199,7 @@ class PodWiring:
             self.leaving.add(index)
             ips = tuple([packed(address) for address in attachment.addresses])
             number = self._rtnl.numbers(batches.unwire_requests(ips))
-            if not self._rtnl.send(batches.unwire(number, index, ips, PODS_TABLE), ignore=_GONE):
+            if not self._rtnl.send(batches.unwire(number, index, ips, attachment.table or PODS_TABLE), ignore=_GONE):
                 self.leaving.discard(index)  # it has gone already, with the pod's namespace
         except OSError as error:
             raise refused(f"unwiring {attachment.address}", error) from error
@@ -254,13 +252,13 @@ class PodWiring:
         if link.mtu != attachment.mtu:
             # the pod's end may have been given another one by a chained plugin
             yield Problem(link.name, f"the host link's MTU is {link.mtu}, and was made {attachment.mtu}")
-        mac = self._pod_mac(link, attachment)
+        mac, table = self._pod_mac(link, attachment), attachment.table or PODS_TABLE
         for address in attachment.addresses:
             ip = packed(address)
             family = AF_INET if len(ip) == 4 else AF_INET6
-            routes = map(messages.parse_route, self._rtnl.dump(messages.dump_routes(link.index, PODS_TABLE, family)))
+            routes = map(messages.parse_route, self._rtnl.dump(messages.dump_routes(link.index, table, family)))
             if (ip, 8 * len(ip), b"") not in routes:
-                yield Problem(link.name, f"no route to {address} by this link in table {PODS_TABLE}")
+                yield Problem(link.name, f"no route to {address} by this link in table {table}")
             known = map(messages.parse_neighbour, self._rtnl.dump(messages.dump_neighbours(link.index, family)))
             if not mac or (ip, mac, True) not in known:
                 yield Problem(link.name, f"no permanent neighbour for {address}")

@@ -20,7 +20,7 @@ from ..seams import Attachment, Problem
 from . import alias, messages, route_messages
 from .desired import Route
 from .messages import METRIC6, Link, packed
-from .pods import PODS_TABLE, macs
+from .pods import FIRST_INDEX, PODS_TABLE, macs
 from .routing import FAMILIES
 from .rtnl import Request, Rtnl
 
@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostSide:
-    """What the kernel has for pods: links by name, what their aliases say (by index), routes of the pods' table,
-    permanent neighbours (link, IP, MAC)."""
+    """What the kernel has for pods: links by name, what their aliases say (by index), routes of the pods' table and to
+    pods elsewhere, permanent neighbours (link, IP, MAC)."""
 
     links: Mapping[str, Link]
     told: Mapping[int, Attachment]
@@ -58,7 +58,8 @@ def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Pr
             return Problem(link.name, f"the link belongs to {told.address} of another container; delete the pod")
     ips = [(address, packed(address)) for address in attachment.addresses]
     # a link that is down has neither: the kernel drops both without a word
-    routed = {ip for address, ip in ips if link.up and _route(address, index) in found.routes}
+    table = attachment.table or PODS_TABLE
+    routed = {ip for address, ip in ips if link.up and _route(address, index, table) in found.routes}
     known = {ip for _, ip in ips if link.up and (index, ip, pod_mac) in found.neighbours}
     if named and right_mac and len(routed) == len(known) == len(ips):
         return ()  # nearly always: then nothing need be packed
@@ -68,22 +69,22 @@ def missing(found: HostSide, attachment: Attachment) -> tuple[Request, ...] | Pr
         (link.up, route_messages.link_up(index)),
     ]
     for _, ip in ips:
-        pieces.append((ip in routed, messages.host_route(index, ip, PODS_TABLE)))
+        pieces.append((ip in routed, messages.host_route(index, ip, table)))
         pieces.append((ip in known, messages.neighbour(index, ip, pod_mac)))
     return tuple(request for there, request in pieces if not there)
 
 
-def _route(address: str, index: int) -> Route:
+def _route(address: str, index: int, table: int) -> Route:
     if ":" in address:
-        return Route(PODS_TABLE, f"{address}/128", METRIC6, index, family=socket.AF_INET6)
-    return Route(PODS_TABLE, f"{address}/32", link=index)
+        return Route(table, f"{address}/128", METRIC6, index, family=socket.AF_INET6)
+    return Route(table, f"{address}/32", link=index)
 
 
 def stale_routes(found: HostSide, attachments: Iterable[Attachment]) -> tuple[Route, ...]:
     """Routes to pods that no pod has. A link's own word counts as much as the list, which may be a moment old."""
     held = [(a, found.links[a.host_ifname].index) for a in attachments if a.host_ifname in found.links]
     held += [(a, index) for index, a in found.told.items()]
-    wanted = {_route(address, index) for a, index in held for address in a.addresses}
+    wanted = {_route(address, index, a.table or PODS_TABLE) for a, index in held for address in a.addresses}
     return tuple(sorted(route for route in found.routes - wanted if route.link))
 
 
@@ -151,7 +152,7 @@ class Repair:
         neighbours: set[tuple[int, bytes, bytes]] = set()
         for family in families:
             told = map(route_messages.parse_route, self.kernel.dump(route_messages.dump_routes(family)))
-            routes |= {route for route in told if route and route.table == PODS_TABLE}
+            routes |= {route for route in told if route and (route.table == PODS_TABLE or route.link >= FIRST_INDEX)}
             for reply in self.kernel.dump(route_messages.dump_neighbours(family)):
                 ip, mac, permanent = messages.parse_neighbour(reply)
                 if permanent:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from .desired import ANYWHERE, Route, Rule
+from .desired import ANYWHERE, Route, Rule, pod_rule
 from .messages import IFF_UP, ROUTE_PROTOCOL
 from .rtnl import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Attributes, Reply, Request, attribute, attributes
 
@@ -52,13 +52,14 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _FRA_DST, _FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN = 1, 2, 6, 10, 14
 _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 15, 16, 21
-_OTHER_SELECTORS: Final = frozenset({3, 4, 11, 12, 13, 17, 19, 20, *range(22, 31)})
-"""Interfaces, goto, realm, tunnel, uid, protocol, ports, DSCP, flow label: no rule of ours has one of these."""
+_FRA_IIFNAME: Final = 3
+_OTHER_SELECTORS: Final = frozenset({4, 11, 12, 13, 17, 19, 20, *range(22, 31)})
+"""Outgoing interface, goto, realm, tunnel, uid, protocol, ports, DSCP, flow label: no rule of ours has one of these."""
 _NO_SUPPRESSION: Final = b"\xff\xff\xff\xff"
 _TO_TABLE: Final = 1
 _INVERT: Final = 2
 _UNICAST, _UNREACHABLE = 1, 7
-_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST, _SCOPE_NOWHERE = 0, 253, 254, 255
 _ONLINK: Final = 4
 
 _LINK: Final = struct.Struct("=BxHiII")
@@ -106,6 +107,8 @@ def _rule(rule: Rule) -> bytes:
         if cidr:
             address, lengths[place] = _packed(cidr, rule.family)
             selectors += attribute(kind, address)
+    if rule.iif:
+        selectors += attribute(_FRA_IIFNAME, rule.iif.encode() + b"\0")
     if rule.mask:
         selectors += attribute(_FRA_FWMARK, _u32(rule.mark)) + attribute(_FRA_FWMASK, _u32(rule.mask))
     head = _RULE.pack(rule.family, lengths[0], lengths[1], 0, 0, 0, 0, _TO_TABLE, 0)
@@ -135,7 +138,7 @@ def parse_rule(reply: Reply) -> Rule | None:
         return None
     if found.get(_FRA_SUPPRESS_PREFIXLEN, _NO_SUPPRESSION) != _NO_SUPPRESSION:
         return None
-    return Rule(
+    rule = Rule(
         priority=_number(found, _FRA_PRIORITY),
         table=_number(found, _FRA_TABLE) or table,
         source=_cidr(found, _FRA_SRC, src_length, family),
@@ -143,7 +146,9 @@ def parse_rule(reply: Reply) -> Rule | None:
         mark=_number(found, _FRA_FWMARK),
         mask=_number(found, _FRA_FWMASK),
         family=family,
+        iif=found.get(_FRA_IIFNAME, b"").rstrip(b"\0").decode(errors="replace"),
     )
+    return None if rule.iif and rule != pod_rule(rule.iif, rule.table, rule.mask) else rule
 
 
 # ------------------------------------------------------------------------------------------------------- routes
@@ -231,10 +236,11 @@ def dump_addresses(family: int) -> Request:
     return Request(_RTM_GETADDR, 0, _ADDR.pack(family, 0, 0, 0, 0), "listing the addresses")
 
 
-def add_address(address: Address) -> Request:
-    """Add an address. EEXIST if it is there."""
+def add_address(address: Address, *, quiet: bool = False) -> Request:
+    """Add an address, ``quiet`` as one that nothing sends by itself (scope host). EEXIST if it is there."""
     what = f"adding the address {address.address}/{address.length}"
-    return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, _address(address), what)
+    scope = _SCOPE_HOST if quiet else _SCOPE_UNIVERSE
+    return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, _address(address, scope), what)
 
 
 def delete_address(address: Address) -> Request:
@@ -242,9 +248,9 @@ def delete_address(address: Address) -> Request:
     return Request(_RTM_DELADDR, 0, _address(address), f"deleting the address {address.address}/{address.length}")
 
 
-def _address(address: Address) -> bytes:
+def _address(address: Address, scope: int = _SCOPE_UNIVERSE) -> bytes:
     ip = socket.inet_pton(address.family, address.address)
-    head = _ADDR.pack(address.family, address.length, 0, _SCOPE_UNIVERSE, address.link)
+    head = _ADDR.pack(address.family, address.length, 0, scope, address.link)
     return head + attribute(_IFA_LOCAL, ip) + attribute(_IFA_ADDRESS, ip)
 
 

@@ -18,7 +18,8 @@ from ..seams import InterfaceLayout, NodeLayout, Problem
 from . import desired, route_messages, sysctl
 from .desired import Route, Rule
 from .messages import Link
-from .pods import PODS_TABLE
+from .own import quiet
+from .pods import FIRST_INDEX, PODS_TABLE
 from .route_messages import Address
 from .rtnl import Request, Rtnl
 
@@ -34,18 +35,21 @@ _ALREADY_SO: Final = frozenset({errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.E
 class Routing:
     """What nftables must agree with: the interface marks in force, and the primary link's name if it is there.
 
-    ``ipv6_rules``: the kernel had rules of ours for IPv6 before.
+    ``ipv6_rules``: the kernel had rules of ours for IPv6 before. ``own_links`` are the links that are there of
+    interfaces which single pods have for themselves.
     """
 
     marks: Mapping[int, int]
     primary_link: str
     problems: tuple[Problem, ...]
     ipv6_rules: bool = False
+    own_links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the kernel has: rules and routes of ours but for the pods' own, and all addresses."""
+    """What the kernel has: rules and routes of ours but for the pods' own, which go by their links, and all
+    addresses."""
 
     rules: frozenset[Rule]
     routes: frozenset[Route]
@@ -59,12 +63,16 @@ def read(kernel: Rtnl, *, ipv6: bool = False) -> State:
     addresses: set[Address] = set()
     for family in FAMILIES[ipv6]:
         told = map(route_messages.parse_rule, kernel.dump(route_messages.dump_rules(family)))
-        rules.update(rule for rule in told if rule)
+        rules.update(rule for rule in told if rule and not rule.iif)
         ways = map(route_messages.parse_route, kernel.dump(route_messages.dump_routes(family)))
-        routes.update(route for route in ways if route and (route.table != PODS_TABLE or not route.link))
+        routes.update(route for route in ways if route and not _pods_own(route))
         owned = map(route_messages.parse_address, kernel.dump(route_messages.dump_addresses(family)))
         addresses.update(address for address in owned if address)
     return State(frozenset(rules), frozenset(routes), frozenset(addresses))
+
+
+def _pods_own(route: Route) -> bool:
+    return route.link >= FIRST_INDEX or (route.table == PODS_TABLE and route.link != 0)
 
 
 def links_by_mac(links: Iterable[Link]) -> dict[str, Link]:
@@ -104,7 +112,10 @@ class _Run:
     def result(self) -> Routing:
         link = self._links.get(self._first.mac.lower()) if self._first else None
         ipv6 = any(rule.family == socket.AF_INET6 for rule in self._state.rules)
-        return Routing(self._marks, link.name if link else "", tuple(self._problems), ipv6)
+        own = [
+            self._links[i.mac.lower()].name for i in self._layout.interfaces if i.pod and i.mac.lower() in self._links
+        ]
+        return Routing(self._marks, link.name if link else "", tuple(self._problems), ipv6, tuple(sorted(own)))
 
     def add(self) -> None:
         self._settings()
@@ -199,6 +210,12 @@ class _Run:
             return
         if first is not None and link.mtu != first.mtu:
             self._ask(f"{link.name} mtu", route_messages.set_mtu(link.index, first.mtu))
+        if interface.pod:
+            for address in sorted(has):  # it is the pod's, and the kernel would keep its packets
+                self._remove_address(link, address)
+            if quiet(link.index) not in self._state.addresses:
+                self._ask(f"{link.name} address", route_messages.add_address(quiet(link.index), quiet=True))
+            return
         self._own_address(link, Address(link.index, interface.primary_address, 32), has)
 
     def _own_address(self, link: Link, wanted: Address, has: set[Address]) -> None:

@@ -20,6 +20,8 @@ def owner(layout: NodeLayout, address: str) -> InterfaceLayout | None:
     """The interface that has the pod's address; None for a pod whose block has left the layout."""
     ip = ipaddress.ip_address(address)
     for interface in layout.interfaces:
+        if interface.pod and interface.primary_address == address:
+            return interface
         blocks = interface.blocks if ip.version == 4 else interface.ipv6_blocks
         if any(ip in ipaddress.ip_network(block) for block in blocks):
             return interface

@@ -208,15 +208,39 @@ def _prefix_list(action: str, params: _Params) -> Iterable[Access]:
         yield _access(action, arn("ec2", f"prefix-list/{found.id}"), _tags(found))
 
 
+def _elastic(action: str, found: Any) -> Iterable[Access]:
+    if found is not None:
+        keys: _Keys = {**_tags(found), "ec2:AllocationId": found.allocation_id, "ec2:PublicIpAddress": found.public_ip}
+        yield _access(action, arn("ec2", f"elastic-ip/{found.allocation_id}"), keys)
+
+
+def _associate(action: str, params: _Params) -> Iterable[Access]:
+    wanted = params.get("AllocationId")
+    yield from _elastic(action, next((e for e in _backend().addresses if e.allocation_id == wanted), None))
+    yield from _interface(action, params.get("NetworkInterfaceId"))
+    yield from _instance(action, params.get("InstanceId"))
+
+
+def _disassociate(action: str, params: _Params) -> Iterable[Access]:
+    """Of the address and of what it is associated with, all of which the reference lists as optional."""
+    wanted = params.get("AssociationId")
+    found = next((e for e in _backend().addresses if wanted and e.association_id == wanted), None)
+    yield from _elastic(action, found)
+    if found is not None and found.eni is not None:
+        yield from _interface(action, found.eni.id)
+
+
 _ACTIONS: Final[dict[str, Callable[[str, _Params], Iterable[Access]]]] = {
     "AssignIpv6Addresses": _one_interface,
     "AssignPrivateIpAddresses": _one_interface,
+    "AssociateAddress": _associate,
     "AttachNetworkInterface": _attach,
     "CreateNetworkInterface": _create_interface,
     "CreateTags": _tag_resources,
     "DeleteNetworkInterface": _one_interface,
     "DeleteTags": _tag_resources,
     "DetachNetworkInterface": _detach,
+    "DisassociateAddress": _disassociate,
     "GetManagedPrefixListEntries": _prefix_list,
     "ModifyNetworkInterfaceAttribute": _modify_interface,
     "RebootInstances": _named_instances,

@@ -68,6 +68,16 @@ class Authorizer:
             return None
         return f"events.amazonaws.com is not authorized to perform: lambda:InvokeFunction on resource: {function_arn}"
 
+    def may_deliver(self, service: str, bucket: str, key: str) -> str | None:
+        """Why a service may not put an object into a bucket (its policy says so), or ``None``."""
+        values = {
+            "aws:SourceAccount": ACCOUNT,
+            "aws:SourceArn": f"arn:aws:logs:{REGION}:{ACCOUNT}:*",
+            "s3:x-amz-acl": "bucket-owner-full-control",
+        }
+        sender = Principal("service", service, f"AIDA{service}")
+        return self._check(sender, Access("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}", context(values)))
+
     def role_may(self, role_arn: str, action: str, resource: str) -> bool:
         """Whether a role's own policies allow an action (for services that act with an execution role)."""
         role = role_arn.rpartition("/")[2]

@@ -114,6 +114,13 @@ def _bucket(bucket: Any, properties: Properties) -> None:
     block = properties.get("PublicAccessBlockConfiguration")
     if block:
         backend.put_public_access_block(bucket.name, {name: _text(value) for name, value in block.items()})
+    bridge = (properties.get("NotificationConfiguration") or {}).get("EventBridgeConfiguration")
+    on = bridge is not None and _true(bridge.get("EventBridgeEnabled", True))
+    bucket.set_notification_configuration({"EventBridgeConfiguration": {}} if on else None)
+
+
+def _flow_log(log: Any, properties: Properties) -> None:
+    log.destination_options = properties.get("DestinationOptions") or {}
 
 
 def _log_group(group: Any, properties: Properties) -> None:
@@ -142,6 +149,7 @@ def _true(value: Any) -> bool:
 
 _FIXES: Final[Mapping[str, Callable[[Any, Properties], None]]] = {
     "AWS::DynamoDB::Table": _table,
+    "AWS::EC2::FlowLog": _flow_log,
     "AWS::Events::Rule": _rule,
     "AWS::IAM::ManagedPolicy": _iam_managed_policy,
     "AWS::IAM::Policy": _inline_policy,

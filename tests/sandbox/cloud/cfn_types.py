@@ -24,6 +24,8 @@ INERT_TYPES: Final[Mapping[str, str]] = {
     "AWS::CloudWatch::Alarm": "kept by name; never evaluated, so it never goes off",
     "AWS::CloudWatch::Dashboard": "kept; there are no metrics to show",
     "AWS::Events::EventBusPolicy": "kept by name; callers of one account need no bus policy",
+    "AWS::Glue::Database": "kept by name; there is no Athena",
+    "AWS::Glue::Table": "kept by name; there is no Athena",
     "AWS::Logs::MetricFilter": "kept by name; no metric is made of it",
     "AWS::Logs::ResourcePolicy": "kept; log groups check no policy",
 }
@@ -35,6 +37,7 @@ INERT_PROPERTIES: Final[Mapping[str, str]] = {
     "AWS::Lambda::Function MemorySize": "told to the function; not enforced",
     "AWS::Lambda::Function Architectures, TracingConfig, VpcConfig": "stored; every function runs on this machine",
     "AWS::Logs::LogGroup RetentionInDays": "stored and described; nothing expires",
+    "AWS::S3::Bucket LifecycleConfiguration, BucketEncryption": "stored; nothing expires or is encrypted",
     "AWS::SQS::Queue SqsManagedSseEnabled, KmsMasterKeyId": "stored; nothing is encrypted",
 }
 """Properties that are stored and described but have no effect."""

@@ -19,6 +19,7 @@ from . import (
     ec2_interfaces,
     ec2_ipv6,
     ec2_launch,
+    ec2_public,
     ec2_routes,
     snapshot,
 )
@@ -65,6 +66,7 @@ def install(timing: Timing | None = None) -> None:
         ec2_instances,
         ec2_launch,
         ec2_gateways,
+        ec2_public,
         ec2_routes,
         snapshot,
         consistency,

@@ -19,6 +19,7 @@ from .changes import notify
 from .ec2_addresses import ledger_of
 from .ec2_errors import error, invalid
 from .ec2_limits import check_addresses, slots_used
+from .ec2_public import dropped
 from .patching import replace
 
 __all__ = ["Wanted", "assign", "create", "delete", "give_back_all", "install", "remove", "unassign"]
@@ -120,7 +121,7 @@ def remove(backend: Any, eni: Any) -> None:
     give_back_all(eni)
     for elastic in backend.addresses:
         if elastic.eni is eni:
-            elastic.eni = elastic.instance = elastic.association_id = None
+            elastic.eni = elastic.instance = elastic.association_id = elastic._private = None
     backend.tags.pop(eni.id, None)
     notify()
 
@@ -191,6 +192,7 @@ def _secondaries(eni: Any) -> set[str]:
 
 def _drop(eni: Any, addresses: Iterable[str], prefixes: Iterable[str]) -> None:
     gone, gone_prefixes = set(addresses), set(prefixes)
+    dropped(eni, gone)
     eni.private_ip_addresses = [a for a in eni.private_ip_addresses if a["PrivateIpAddress"] not in gone]
     eni.ipv4_prefixes = [p for p in eni.ipv4_prefixes if p["Ipv4Prefix"] not in gone_prefixes]
     ledger_of(eni.subnet).give_back(gone, gone_prefixes)

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import cloudformation, sqs
+from . import cloudformation, s3_events, sqs
 from .asyncinvoke import AsyncInvoker
 from .authorizer import Authorizer
 from .awserrors import Answer, error_answer
@@ -62,6 +62,7 @@ class Platform:
         sqs.install()
         cloudformation.install()
         self.events.install()
+        s3_events.install(self.events)
         self.endpoint = f"http://{host}:{self.server.listen(host, port)}"
         self.workers.endpoint = self.endpoint
         self.pollers.install()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from moto.ec2.models import EC2Backend, ec2_backends
@@ -16,7 +16,7 @@ from .ec2_events import instance_arn
 from .ec2_routes import listed
 from .lock import API_LOCK
 from .patching import announce
-from .snapshot_rules import RULE_CALLS, acl_of, acls, groups, peerings, spaces
+from .snapshot_rules import RULE_CALLS, acl_of, acls, flow_logs, groups, peerings, spaces
 
 __all__ = ["ACCOUNT", "REGION", "backend_of", "install", "snapshot", "subscribe"]
 
@@ -52,6 +52,7 @@ def snapshot(account: str = ACCOUNT, region: str = REGION) -> World:
             groups=groups(backend, shown),
             vpcs=spaces(backend, vpcs, {vpc.id: tuple(_cidrs(vpc)) for vpc in vpcs}),
             peerings=peerings(backend, shown),
+            flow_logs=flow_logs(backend),
         )
 
 
@@ -144,9 +145,17 @@ def _eni(eni: Any) -> Eni:
         source_check=bool(eni.source_dest_check),
         security_groups=tuple(g.id for g in eni.group_set),
         public_address=eni.public_ip,
+        public=tuple(_public(eni)),
         ipv6_addresses=tuple(eni.ipv6_addresses),
         ipv6_prefixes=tuple(p["Ipv6Prefix"] for p in eni.ipv6_prefixes),
     )
+
+
+def _public(eni: Any) -> Iterator[tuple[str, str]]:
+    """(Private, public) of secondary addresses."""
+    for address in eni.private_ip_addresses:
+        if "Association" in address:
+            yield address["PrivateIpAddress"], address["Association"]["PublicIp"]
 
 
 def _onprem(backend: Any, vpcs: set[str]) -> tuple[str, ...]:

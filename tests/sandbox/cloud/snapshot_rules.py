@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tests.sandbox.world import AclRule, GroupRule, NetworkAcl, Peering, SecurityGroup, Vpc
+from tests.sandbox.world import AclRule, FlowLog, GroupRule, NetworkAcl, Peering, SecurityGroup, Vpc
 
-__all__ = ["RULE_CALLS", "acl_of", "acls", "groups", "peerings", "spaces"]
+__all__ = ["RULE_CALLS", "acl_of", "acls", "flow_logs", "groups", "peerings", "spaces"]
 
 _PROTOCOLS: Final = {"-1": "any", "6": "tcp", "17": "udp", "1": "icmp"}
 RULE_CALLS: Final = (
@@ -22,6 +23,8 @@ RULE_CALLS: Final = (
     "modify_security_group_rules",
     "accept_vpc_peering_connection",
     "delete_vpc_peering_connection",
+    "create_flow_logs",
+    "delete_flow_logs",
 )
 """Calls on moto's EC2 that change what is here."""
 
@@ -49,6 +52,27 @@ def _acl_rule(entry: Any) -> AclRule:
         cidr=entry.cidr_block,
         ports=(int(first), int(last)) if protocol in ("tcp", "udp") and first is not None else None,
         icmp=(int(kind), int(code)) if protocol == "icmp" and kind is not None and code is not None else None,
+    )
+
+
+def flow_logs(backend: Any) -> tuple[FlowLog, ...]:
+    """Those that are delivered to S3."""
+    return tuple(
+        sorted((_flow_log(f) for f in backend.flow_logs.values() if f.log_destination_type == "s3"), key=lambda f: f.id)
+    )
+
+
+def _flow_log(made: Any) -> FlowLog:
+    bucket, _, prefix = made.log_destination.split(":", 5)[5].partition("/")
+    options = getattr(made, "destination_options", None) or {}
+    return FlowLog(
+        id=made.id,
+        resource_id=made.resource_id,
+        traffic=made.traffic_type,
+        bucket=bucket,
+        prefix=prefix.rstrip("/"),
+        fields=tuple(re.findall(r"\$\{([a-z0-9-]+)\}", made.log_format)),
+        parquet=options.get("FileFormat") == "parquet",
     )
 
 

@@ -110,7 +110,7 @@ class Scene:
 def deploy_stack(scene: Scene, parameters: Mapping[str, str] | None = None) -> dict[str, str]:
     """Make the VPC, deploy ``template.yaml``, and give the node role the stack's policy. Returns the outputs.
 
-    ``parameters`` of the stack are added to those that the sandbox needs.
+    ``parameters`` of the stack are added to those that the sandbox needs; "{vpc}" in one stands for the VPC's id.
     """
     scene.landscape = build_landscape(scene.endpoint)
     scene.report.note(f"VPC {scene.landscape.vpc}: a public subnet with a NAT gateway, two private ones, a VPN")
@@ -124,7 +124,7 @@ def deploy_stack(scene: Scene, parameters: Mapping[str, str] | None = None) -> d
             "Architecture": "arm64" if platform.machine() == "aarch64" else "x86_64",
             # its route leads to the VPN, as that of on-premises does: all the same it is to see nodes
             "SnatCidrs": PARTNER_CIDR,
-            **(parameters or {}),
+            **{name: value.replace("{vpc}", scene.landscape.vpc) for name, value in (parameters or {}).items()},
         },
         progress=scene.report.note,
     )

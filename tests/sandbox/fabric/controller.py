@@ -14,6 +14,7 @@ from tests.sandbox import netns
 from tests.sandbox.fabric.changes import RULE_PRIORITY, Changes, changes
 from tests.sandbox.fabric.edges import FIXED_NAMESPACES, boot_instance, boot_nat_gateway, build_edges
 from tests.sandbox.fabric.filters import filter_table
+from tests.sandbox.fabric.flows import FlowRecorder
 from tests.sandbox.fabric.layout import MAPPING_TABLE, Layout, lay_out
 from tests.sandbox.fabric.rules import empty_sets, port_chain
 from tests.sandbox.fabric.solicited import Responder
@@ -39,6 +40,7 @@ class Fabric:
         self._attempted: Layout | None = None
         self._eni_of: dict[str, str] = {}
         self._responder: Responder | None = None
+        self.flows = FlowRecorder(self._eni_of)
 
     def __enter__(self) -> Self:
         self.start()
@@ -66,6 +68,7 @@ class Fabric:
             if self._responder:
                 self._responder.close()
                 self._responder = None
+            self.flows.close()
             attempted = self._attempted.namespaces if self._attempted else frozenset()
             for name in {*FIXED_NAMESPACES, *self._layout.namespaces, *attempted}:
                 netns.delete(name)
@@ -81,6 +84,8 @@ class Fabric:
             if world == self._world and self._attempted is None:
                 return
             after = lay_out(world)
+            if world.flow_logs:
+                self.flows.start()
             before = self._layout if self._attempted is None else self._recover(self._attempted)
             self._attempted = replace(
                 after,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from tests.sandbox.fabric.flows import GROUP
 from tests.sandbox.world import AclRule, Eni, GroupRule, NetworkAcl, SecurityGroup, World
 
 __all__ = ["filter_chains", "filter_changes", "filter_table"]
@@ -40,6 +41,7 @@ table ip filters {{
   chain acls {{ type filter hook forward priority -10; }}
   chain groups_out {{ type filter hook forward priority 0; }}
   chain groups_in {{ type filter hook forward priority 1; }}
+  chain flows {{ type filter hook forward priority 2; }}
   chain known_out {{
     icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
     meta l4proto tcp {_OUT} @tcp_flows update @tcp_flows {{ {_OUT} }} accept
@@ -66,8 +68,15 @@ table ip filters {{
   }}
 }}
 """
-_FIXED: Final = ("acls", "groups_out", "groups_in")
+_FIXED: Final = ("acls", "groups_out", "groups_in", "flows")
 """Base chains, which stay and are filled anew."""
+_DROPS: Final = (
+    ("acl_out_", "acl_drops", "acl-out"),
+    ("acl_in_", "acl_drops", "acl-in"),
+    ("out_", "group_drops", "group-out"),
+    ("in_", "group_drops", "group-in"),
+)
+"""How the names of chains that drop begin, by what counter, and what they tell of it."""
 
 
 def filter_table() -> str:
@@ -85,7 +94,22 @@ def filter_chains(world: World, ports: Mapping[str, str]) -> dict[str, str]:
     if reached:
         # a VPC without a VPN gateway is not there for on-premises
         chains["acls"] = f'iifname "vgw" ip daddr {_any_of(reached)} drop\n' + chains.get("acls", "")
-    return chains
+    return _told(chains) if world.flow_logs else chains
+
+
+def _told(chains: Chains) -> dict[str, str]:
+    """The same chains, which tell of each packet that passes and of each that they drop (see ``flows.py``)."""
+    found = {"flows": _log("accept")}
+    for name, rules in chains.items():
+        for start, counter, prefix in _DROPS:
+            if name.startswith(start):
+                rules = rules.replace(f"counter name {counter}", f"{_log(prefix)} counter name {counter}")
+        found[name] = rules
+    return found
+
+
+def _log(prefix: str) -> str:
+    return f'log prefix "{prefix}" group {GROUP} snaplen 64'
 
 
 def filter_changes(before: Chains, after: Chains) -> str:

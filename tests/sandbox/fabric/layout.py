@@ -167,13 +167,13 @@ def _element_entries(eni: Eni, port: Port, table: int) -> Iterator[tuple[tuple[s
         yield ("ip assigned", f"{quoted} . {address}"), ""
         yield ("netdev owners", f"{eni.mac} . {address}"), ""
         yield ("arp owner", address), eni.mac
-    if eni.public_address:
-        yield ("ip public", eni.primary), _public(eni)
-        yield ("ip private", _public(eni)), eni.primary
+    for private, public in eni.associations:
+        yield ("ip public", private), _public(eni, public)
+        yield ("ip private", _public(eni, public)), private
 
 
-def _public(eni: Eni) -> str:
-    address = ipaddress.ip_address(eni.public_address or "")
+def _public(eni: Eni, public: str) -> str:
+    address = ipaddress.ip_address(public)
     if address.is_loopback or address.is_link_local or address.is_multicast:
         msg = f"{eni.id}: public address {address} cannot be routed; give it one of a documentation or public range"
         raise ValueError(msg)

@@ -252,10 +252,10 @@ class FakeEc2:
         if known is not None:
             assert known[0] == (call, int(intent.at)), "IdempotentParameterMismatch"
             return Outcome(interface=self._find(known[1]))
-        assert bool(call.prefixes) != bool(call.addresses)
-        view = replace(
-            self._new(call.subnet_id, call.groups), cluster=cluster, node=instance_id, created_at=float(int(intent.at))
-        )
+        assert bool(call.prefixes) + bool(call.addresses) == (not call.pod)
+        made = self._new(call.subnet_id, call.groups)
+        view = replace(made, cluster=cluster, node=instance_id, created_at=float(int(intent.at)))
+        view = replace(view, pod=call.pod, pod_asks=call.pod_asks)
         self.all_interfaces[view.id] = view
         try:
             self._assign(view, prefixes=call.prefixes, addresses=call.addresses)

@@ -109,7 +109,7 @@ class World:
         assert subnet.allowed
         assert subnet.routed
         assert (subnet.zone, subnet.vpc_id) == (self.view.instance.zone, self.view.instance.vpc_id)
-        assert bool(call.prefixes) != bool(call.addresses)
+        assert bool(call.prefixes) + bool(call.addresses) == (not call.pod)
         assert set(call.groups) <= self.view.allowed_groups
         self._take(subnet.id, 1)
         number = next(self._numbers)
@@ -125,7 +125,11 @@ class World:
             node=self.view.instance.id,
             created_at=self.view.now,
             ipv6_prefixes=("2001:db8:1::/80",) * call.ipv6_prefixes,
+            pod=call.pod,
+            pod_asks=call.pod_asks,
         )
+        if call.pod:
+            return blank
         blocks = self._assign(blank, call.prefixes or call.addresses, bool(call.prefixes))
         return replace(
             blank,

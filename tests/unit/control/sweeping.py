@@ -16,7 +16,7 @@ from berth.settings import Settings
 from berth.store import NodeState
 from berth.survey import GROUP_IDS, PAGE_IDS, Page, Reservation
 from berth.sweep import SweepEdges, sweep
-from berth.sweep_store import Outline, Progress, TablePage
+from berth.sweep_store import Claim, Outline, Progress, TablePage
 
 T = TypeVar("T")
 
@@ -128,6 +128,7 @@ class FakeSweepStore:
     holder: str = ""
     until: float = 0.0
     kept: list[Progress] = field(default_factory=list)
+    claims: tuple[Claim, ...] = ()
 
     def glance(self, arns: Sequence[str]) -> dict[str, NodeState]:
         return {arn: replace(s, intents=(), report=None) for arn, s in self.table.load(arns).items()}
@@ -143,7 +144,8 @@ class FakeSweepStore:
         start = int(token or "0")
         more = str(start + self.size) if start + self.size < len(records) else ""
         leases = () if start else tuple(sorted((arn, until) for arn, (_, until, _) in self.table.leases.items()))
-        return TablePage(tuple(Outline(*r) for r in records[start : start + self.size]), leases, more)
+        outlines = tuple(Outline(*r) for r in records[start : start + self.size])
+        return TablePage(outlines, leases, more, () if start else self.claims)
 
     def begin(self, holder: str, now: float, until: float) -> Progress | None:
         if self.holder not in ("", holder) and self.until >= now:

@@ -50,7 +50,7 @@ def dead_letter_queues() -> set[str]:
 
 def test_every_dead_letter_queue_has_an_alarm_that_goes_off_at_the_first_message() -> None:
     queues = dead_letter_queues()
-    assert queues == {"NodeEventsDeadLetters", "NodeReportsDeadLetters"}
+    assert queues == {"NodeEventsDeadLetters", "NodeReportsDeadLetters", "FlowObjectsDeadLetters"}
     for queue in queues:
         alarm = alarm_on(*WAITING, "QueueName", {"Fn::GetAtt": f"{queue}.QueueName"})
         assert goes_off_above(alarm) == ("Maximum", 0), queue

@@ -10,7 +10,16 @@ from typing import Any
 import boto3
 import pytest
 from berth.brake import BRAKE_CONFIG, FRESH_SECONDS, Level, SsmBrake
-from berth.calls import MUTATING, AssignPrefixes, Attach, CreateInterface, DeleteInterface, Detach, Unassign
+from berth.calls import (
+    MUTATING,
+    AssignPrefixes,
+    Attach,
+    CreateInterface,
+    DeleteInterface,
+    Detach,
+    DisassociatePublic,
+    Unassign,
+)
 from berth.contract import Order, Report, Surrender
 from berth.ec2_wire import Trouble
 from berth.events import Signal
@@ -120,7 +129,7 @@ def test_every_call_is_either_growth_or_taking_away() -> None:
     assert not any(Level.READ_ONLY.allows(c) for c in blank.values())
     assert all(Level.NORMAL.allows(c) for c in blank.values())
     held = {kind for kind, call in blank.items() if not Level.NO_RELEASE.allows(call)}
-    assert held == {Unassign, Detach, DeleteInterface}
+    assert held == {Unassign, Detach, DeleteInterface, DisassociatePublic}
 
 
 # ------------------------------------------------------------------------------------------------ heeding it

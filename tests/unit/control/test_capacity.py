@@ -130,3 +130,19 @@ def test_no_more_nodes_fit_than_there_is_room_for(
         assert verdict.nodes_packed * node.blocks <= space.prefixes
     assert node.interfaces <= interfaces
     assert node.pods <= node.blocks * (16 if mode == "prefixes" else 1)
+
+
+def test_pods_with_an_interface_of_their_own_take_places_that_the_others_cannot_have() -> None:
+    with_own, without = Demand(M6I_LARGE, "prefixes", 110, 10, pods_own=2), Demand(M6I_LARGE, "prefixes", 110, 10)
+    node, usual = need(with_own), need(without)
+    assert (node.pods, node.interfaces) == (110, usual.interfaces + 2)
+    made = {c.action: c.count for c in calls(with_own)}
+    before = {c.action: c.count for c in calls(without)}
+    assert made["CreateNetworkInterface"] == before["CreateNetworkInterface"] + 20
+    full = need(Demand(M6I_LARGE, "addresses", 110, 1, pods_own=2))
+    assert (full.pods, full.interfaces) == (9 + 2, 3), "one interface with nine addresses for pods is left"
+
+
+def test_more_of_them_than_the_type_has_interfaces_do_not_fit() -> None:
+    problems = fit(Demand(M6I_LARGE, "prefixes", 110, 1, pods_own=3), [room("10.0.0.0/20")]).problems
+    assert "3 pods with an interface of their own: beside the primary one the type has 2" in problems[0]

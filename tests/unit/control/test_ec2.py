@@ -14,11 +14,13 @@ from berth.calls import (
     AssignAddresses,
     AssignIpv6Prefixes,
     AssignPrefixes,
+    AssociatePublic,
     Attach,
     Call,
     CreateInterface,
     DeleteInterface,
     Detach,
+    DisassociatePublic,
     SetDeleteOnTermination,
     SetGroups,
     TagForNode,
@@ -53,6 +55,8 @@ CALLS: list[Call] = [
     Unassign("eni-1", ("10.0.1.5/32", "10.0.1.6/32")),
     Detach("eni-1", "eni-attach-1"),
     DeleteInterface("eni-1"),
+    AssociatePublic("eni-1", "eipalloc-1", "10.0.1.5"),
+    DisassociatePublic("eni-1", "eipalloc-1", "eipassoc-1", "10.0.1.5"),
 ]
 DESCRIBED: dict[str, Any] = {
     "NetworkInterfaceId": "eni-1",

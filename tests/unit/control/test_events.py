@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from berth import bus
-from berth.contract import decode_report
+from berth.contract import PodRequest, decode_report
 from berth.events import PARSERS, MalformedEventError, UnknownEventError, parse
 from berth.events.node_look_requested import body
 from berth.free_blocks import Room
@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[3]
 NODE = "i-0123456789abcdef0"
 ARN = f"arn:aws:ec2:eu-west-1:123456789012:instance/{NODE}"
 SAMPLES = {p.stem: p for p in sorted((ROOT / "events").glob("*.json"))}
-OTHERS = ("node-report", "scheduled-sweep", "network-interface-call", "network-change", "route-change")
+OTHERS = (
+    "node-report",
+    "scheduled-sweep",
+    "network-interface-call",
+    "network-change",
+    "route-change",
+    "flow-log-object",
+)
 """Samples that other functions take, or that are no events of a rule with a parser."""
 QUEUED = {n: p for n, p in SAMPLES.items() if n not in OTHERS}
 
@@ -122,6 +129,9 @@ SENT = {
                 "breaks": ["a → b tcp"],
             }
         ],
+    ),
+    "public-address-unavailable": bus.public_address_unavailable(
+        ARN, NODE, PodRequest("c/eth0", namespace="shop", name="edge", public="pool:edge"), "why"
     ),
     "node-policy-invalid": bus.policy_invalid(ARN, NODE, [PolicyProblem("berth:mode", "x", "expected …")]),
 }

@@ -290,5 +290,5 @@ def test_a_new_interface_is_cheaper_than_four_calls(mode: str) -> None:
     per = 16 if mode == "prefixes" else 1
     subnets = (SubnetView("subnet-a", "10.0.0.0/20", "vpc-1", "az-a", 4000, True),)
     policy = rules(mode, warm=0, minimum=5 * 4 * per + 4 * per, max_pods=1000)
-    kind = {"prefixes": 4} if mode == "prefixes" else {"addresses": 4}
-    assert plan(view(*interfaces), policy, limits, subnets).calls == (CreateInterface("subnet-a", (GROUP,), **kind),)
+    kind = (4, 0) if mode == "prefixes" else (0, 4)
+    assert plan(view(*interfaces), policy, limits, subnets).calls == (CreateInterface("subnet-a", (GROUP,), *kind),)

@@ -26,6 +26,7 @@ def test_every_tag_overrides_its_default() -> None:
         "berth:subnets": "pods=yes",
         "berth:security-groups": "sg-22222222 sg-11111111",
         "berth:unmanaged": "true",
+        "berth:pod-interfaces": "2",
         "berth:primary-serves-pods": "false",
     }
     parsed = parse_policy(tags, DEFAULTS)
@@ -33,6 +34,7 @@ def test_every_tag_overrides_its_default() -> None:
     assert parsed.policy == Policy("addresses", 3, 20, 58, 0, "dual", spare_primary=True)
     assert (parsed.subnets, parsed.groups) == (("pods", "yes"), ("sg-11111111", "sg-22222222"))
     assert parsed.unmanaged
+    assert parsed.pod_interfaces == 2
     assert parsed.problems == ()
 
 

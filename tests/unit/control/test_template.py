@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from berth import bus
-from berth.events import PARSERS, network_interface_call
+from berth.events import PARSERS, flow_log_object, network_interface_call
 from berth.ingest import MAX_REPORT_BYTES
 
 from tests.unit.control.stack_template import load_template
@@ -39,7 +39,7 @@ def test_every_event_that_comes_by_rule_has_a_parser(template: dict[str, Any]) -
     for pattern in rules(template):
         for source in pattern["source"]:
             for detail_type in pattern["detail-type"]:
-                assert (source, detail_type) in {*PARSERS, network_interface_call.KEY}
+                assert (source, detail_type) in {*PARSERS, network_interface_call.KEY, flow_log_object.KEY}
 
 
 def test_no_rule_matches_what_berth_itself_sends(template: dict[str, Any]) -> None:
@@ -89,6 +89,10 @@ def test_the_outputs_are_those_the_agent_and_the_tests_ask_for(template: dict[st
         "FillFunctionName",
         "FollowFunctionName",
         "FlatCheckFunctionName",
+        "AttributeFunctionName",
+        "FlowLogBucketName",
+        "PodFlowsBucketName",
+        "FlowsTableName",
     }
 
 

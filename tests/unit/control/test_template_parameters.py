@@ -70,7 +70,7 @@ def test_every_role_and_policy_takes_the_path_and_every_role_the_boundary(path: 
     template = expanded(RolePath=path, PermissionsBoundaryArn=BOUNDARY)
     roles = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::IAM::Role"]
     policies = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::IAM::ManagedPolicy"]
-    assert len(roles) == 6  # none that the transform made without them
+    assert len(roles) == 7  # none that the transform made without them
     assert all(p["Path"] == {"Ref": "RolePath"} for p in roles + policies)
     bounded = {"Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]}
     assert all(r["PermissionsBoundary"] == bounded for r in roles)

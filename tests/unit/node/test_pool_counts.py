@@ -52,10 +52,20 @@ class Reference:
 
     def choose(self) -> str | None:
         options = [b for b in self.lendable if self.free_of(b)]
+        sizes = {len(addresses_of(b.cidr)) for b in self.pool.blocks}
+        # single addresses beside prefixes are kept for those that can have no other
+        options = [b for b in options if len(sizes) == 1 or not b.cidr.endswith("/32")] or options
         first = [b for b in options if b.order == options[0].order]
         # max takes the first of equals: the lending order
         fullest = max(first, key=lambda b: sum(a in self.used for a in addresses_of(b.cidr)), default=None)
         return self.free_of(fullest)[0] if fullest else None
+
+    @property
+    def singles(self) -> tuple[str | None, int]:
+        """The first that can be lent, and how many cannot although metadata shows them."""
+        single = [b for b in self.pool.blocks if b.cidr.endswith("/32")]
+        free = [b for b in single if b in self.lendable and self.free_of(b)]
+        return (free[0].cidr[:-3] if free else None), sum(b.shown and b not in free for b in single)
 
     def spare(self) -> list[str]:
         """What a surplus that has lasted surrenders."""
@@ -74,6 +84,7 @@ class Reference:
 def agree(pool: Pool) -> None:
     reference = Reference(pool)
     assert (pool.free, pool.supply, pool.choose()) == (reference.free, reference.supply, reference.choose())
+    assert (pool.choose_single(), pool.singles_taken) == reference.singles
     assert pool.cooling_outside_surrendered == reference.cooling
     assert pool.lendable == tuple(reference.lendable)
     if not pool.surrendered:

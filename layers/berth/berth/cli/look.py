@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from berth.cli.account import aws_errors, session
 from berth.cli.command import OK, CliError, UsageError, add_account_options, add_command, show_json, table
 from berth.cli.stack import DEFAULT_STACK, add_stack_option, stack_settings
+from berth.contract import PodRequest
 from berth.decision import Decision, encode, prune
 from berth.events import Signal
-from berth.growth import deficit
+from berth.growth import deficit, usable_subnets
+from berth.own_interfaces import for_itself
+from berth.pod_interfaces import grants
 from berth.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,6 +120,8 @@ def _describe(decision: Decision) -> list[str]:
             ("policy", f"{policy.mode}, minimum {policy.minimum_addresses}, warm {policy.warm_addresses}, "
                        f"max-pods {policy.max_pods}{', the primary serves no pods' if policy.spare_primary else ''}"),
             ("missing", f"{deficit(view, rules.policy)} addresses"),
+            *(("pod", f"{r.namespace}/{r.name or r.id} asks for {r.groups or 'the groups it has'}: {told}")
+              for r, told in _own(decision)),
             *(("bad value", f"{p.key}={p.value}: {p.message}") for p in rules.policy.problems),
         ]  # fmt: skip
     return [
@@ -126,6 +131,17 @@ def _describe(decision: Decision) -> list[str]:
     ]
 
 
+def _own(decision: Decision) -> Iterable[tuple[PodRequest, str]]:
+    """Pods that ask for an interface of their own, and what they are told."""
+    view, rules = decision.view, decision.rules
+    if rules is None:
+        return
+    usable = usable_subnets(view, rules.policy, rules.subnets)
+    told = {g.id: g.problem or g.interface_id for g in grants(view, rules.policy, rules.limits, usable)}
+    for name, request in for_itself(view).items():
+        yield request, told.get(name, "on its way")
+
+
 def _interfaces(decision: Decision) -> Iterable[tuple[object, ...]]:
     view = decision.view
     ours = {i.id for i in view.ours}
@@ -133,6 +149,8 @@ def _interfaces(decision: Decision) -> Iterable[tuple[object, ...]]:
         at = interface.attachment
         primary = interface.is_primary_of(view.instance.id)
         whose = "primary" if primary else "Berth's" if interface.id in ours else "foreign"
+        if interface.pod and interface.id in ours:
+            whose = f"one pod's ({interface.pod_asks})"
         device, status = (at.device_index, at.status) if at else ("-", "unattached")
         yield interface.id, device, status, interface.subnet_id, whose, " ".join(interface.blocks) or "-"
 

@@ -56,6 +56,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--instance-type", required=True, metavar="TYPE")
     parser.add_argument("--mode", choices=MODES, default="prefixes", help="default: prefixes")
     parser.add_argument("--max-pods", type=_count, default=110, metavar="N", help="of each node; default: 110")
+    own = "pods of each node with security groups of their own, so with an interface of their own; default: 0"
+    parser.add_argument("--pods-with-groups", type=_own_count, default=0, metavar="N", help=own)
     spared = "as with berth:primary-serves-pods=false; --subnet are those of pods"
     parser.add_argument("--primary-serves-no-pods", action="store_true", help=spared)
     parser.add_argument("--nodes", type=_count, required=True, metavar="N")
@@ -81,6 +83,10 @@ def _count(text: str) -> int:
     return value
 
 
+def _own_count(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     try:
@@ -92,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     ec2: Any = session(arguments).client("ec2") if ids or given is None else None
     limits = given or _described_limits(ec2, arguments.instance_type)
     rooms = [_offline(s) for s in arguments.subnet if s not in ids] + (_described_rooms(ec2, ids) if ids else [])
-    spared = arguments.primary_serves_no_pods
-    demand = Demand(limits, arguments.mode, arguments.max_pods, arguments.nodes, spared)
+    spared, own = arguments.primary_serves_no_pods, arguments.pods_with_groups
+    demand = Demand(limits, arguments.mode, arguments.max_pods, arguments.nodes, spared, own)
     verdict = fit(demand, rooms, arguments.interface_quota, arguments.usage_quota)
     made = calls(demand, buckets)
     if arguments.json:
@@ -157,6 +163,7 @@ def _json(demand: Demand, rooms: Iterable[Room], made: Iterable[Calls], verdict:
     return {
         "fits": not verdict.problems,
         "most_pods": {mode: demand.most_pods(mode) for mode in MODES},
+        "pods_with_groups": demand.pods_own,
         "node": asdict(node),
         "all": {name: value * demand.nodes for name, value in asdict(node).items()},
         "subnets": [asdict(room) for room in rooms],
@@ -190,11 +197,15 @@ def _arithmetic(kind: str, demand: Demand, node: NodeNeed) -> Iterable[str]:
     slots = limits.addresses_per_interface - 1
     yield f"{kind}: {limits.interfaces} interfaces of {limits.addresses_per_interface} addresses, one each its own"
     by_mode = (f"{demand.most_pods(mode):,} with {mode}" for mode in MODES)
-    yield f"most pods: {', '.join(by_mode)}"
+    alone = limits.interfaces - demand.shared.interfaces
+    beside = f" on {demand.shared.interfaces} interfaces, and {alone} with one of their own" if alone else ""
+    yield f"most pods: {', '.join(by_mode)}{beside}"
     what, size = ("prefixes", 16) if demand.mode == "prefixes" else ("addresses", 1)
     own = node.interfaces - demand.spare_primary
     spared = ", and a primary without pods in its own subnet" if demand.spare_primary else ""
-    yield f"a full node: {node.pods} pods = {node.blocks} {what}, on {own} interfaces of {slots}{spared}"
+    rest = f" + {alone} on interfaces of their own" if alone else ""
+    on = f"{node.blocks} {what}, on {own - alone} interfaces of {slots}"
+    yield f"a full node: {node.pods} pods = {on}{rest}{spared}"
     taken = f"{node.blocks} × {size} + {own}"
     yield f"addresses: {taken} = {node.subnet_addresses} a node, × {n:,} = {n * node.subnet_addresses:,}"
     yield f"interfaces: {node.interfaces} a node, × {n:,} = {n * node.interfaces:,}"
