@@ -23,6 +23,7 @@ __all__ = [
     "PrivateRoutes",
     "add_ipv6",
     "add_pod_subnets",
+    "allowed_group",
     "attach_node_policy",
     "build_landscape",
     "client",
@@ -178,6 +179,15 @@ def add_pod_subnets(endpoint: str, landscape: Landscape) -> str:
         )
         ec2.associate_route_table(RouteTableId=table, SubnetId=made["Subnet"]["SubnetId"])
     return str(address["PublicIp"])
+
+
+def allowed_group(ec2: Any, vpc: str, name: str, *ports: int) -> str:
+    """A security group that Berth may use, and that lets in TCP to some ports alone. Returns its id."""
+    tagged = _tags("security-group", berth__allowed="true")
+    made = ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc, TagSpecifications=tagged)
+    rules = [{"IpProtocol": "tcp", "FromPort": p, "ToPort": p, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]} for p in ports]
+    ec2.authorize_security_group_ingress(GroupId=made["GroupId"], IpPermissions=rules)
+    return str(made["GroupId"])
 
 
 @dataclass(frozen=True, slots=True)

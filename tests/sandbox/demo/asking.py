@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from tests.sandbox.account import wait_for
@@ -16,7 +17,17 @@ from tests.sandbox.demo.stages import Machine, PlacedPod, Scene, place
 from tests.sandbox.landscape import ADMIN_KEY, REGION
 from tests.sandbox.runtime import Pod, Runtime
 
-__all__ = ["add_annotated", "berth", "found", "pings_stopped", "primary", "settle", "tell", "trail_tells"]
+__all__ = [
+    "add_annotated",
+    "berth",
+    "found",
+    "pings_stopped",
+    "primary",
+    "settle",
+    "tell",
+    "trail_tells",
+    "use_public_subnet",
+]
 
 ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
 """The capability by which containerd hands a pod's annotations to plugins."""
@@ -83,6 +94,16 @@ def found(scene: Scene, *arguments: str, codes: tuple[int, ...] = (0, 3)) -> dic
 def primary(scene: Scene, machine: str) -> str:
     """The primary private address of a node, by its name."""
     return str(scene.stack.interfaces(scene.machines[machine].id)[0]["PrivateIpAddress"])
+
+
+def use_public_subnet(scene: Scene) -> None:
+    """Nodes may be launched in the public subnet, as zone "p", and get public addresses of their own there."""
+    assert scene.landscape is not None
+    public, ec2 = scene.landscape.public_subnet, scene.stack.client("ec2")
+    scene.landscape = replace(scene.landscape, subnets={**scene.landscape.subnets, "p": public})
+    scene.free_before["p"] = scene.stack.free_addresses(public)
+    ec2.create_tags(Resources=[public], Tags=[{"Key": "berth:allowed", "Value": "true"}])
+    ec2.modify_subnet_attribute(SubnetId=public, MapPublicIpOnLaunch={"Value": True})
 
 
 @contextmanager

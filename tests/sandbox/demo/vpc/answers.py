@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from tests.sandbox.account import wait_for
-from tests.sandbox.demo.asking import berth, found
+from tests.sandbox.demo.asking import berth, found, tell
 from tests.sandbox.demo.stages import PlacedPod, remove_pods
 from tests.sandbox.demo.vpc.site import Site
-from tests.sandbox.echo import EchoServers
+from tests.sandbox.echo import PORT, EchoServers, tcp_echo, udp_echo
 
-__all__ = ["show_ledger"]
+__all__ = ["show_flows", "show_ledger"]
+
+_DENIED: Final = 5432
 
 
 def _name(pod: PlacedPod) -> str:
@@ -76,3 +80,46 @@ def _again(site: Site, address: str) -> PlacedPod:
             return pod
         remove_pods(site.scene, site.scene.machines["tiny"], [pod])
     raise AssertionError(f"{address} was never lent again")
+
+
+def show_flows(site: Site) -> None:
+    """The deployed flow log and function give both ends of a flow their names, and those of a flow that is rejected."""
+    telling, scene, web, db = site.telling, site.scene, site.pods["web"], site.pods["db"]
+    with telling.section(6, "Flow logs with names", "docs/flow-logs.md"), EchoServers() as servers:
+        for port in (PORT, _DENIED):
+            servers.add(db.pod.netns, port, name="db")
+        site.sees("web-00 calls db-00, TCP", web, db.address, f"db {web.address}")
+        telling.seen("web-00 calls db-00, UDP", udp_echo(web.pod.netns, db.address).told, f"db {web.address}")
+        with _port_stopped(site) as acl:
+            telling.did(f"a rule of the network ACL {acl} denies TCP {_DENIED} into db-00's subnet")
+            ask = partial(tcp_echo, web.pod.netns, db.address, _DENIED, timeout=1)
+            site.becomes(f"web-00 calls db-00 at port {_DENIED}", lambda: ask().told, "timeout", 10)
+        keys = tell(scene, "flow-logs", {})["keys"]
+        telling.did(f"the VPC's flow log delivers to S3 ({len(keys)} object), and attribute_flows reads that")
+        denied = ("flows", "denied", "--to", _name(db))
+        (flow,) = wait_for("the denied flow", lambda: found(scene, *denied).get("denied"), 90, every=1)
+        top = ("flows", "top", "--by", "pair", "--last", "1h")
+        telling.command(f"berth {' '.join(top)}", berth(scene, *top)[1], 8)
+        pairs = {(f["from"], f["to"]) for f in found(scene, *top)["flows"]}
+        wanted = {(_name(web), _name(db)), (_name(db), _name(web))}
+        telling.holds(f"both ends of the flows between {_name(web)} and {_name(db)} are named", wanted <= pairs)
+        telling.command(f"berth {' '.join(denied)}", berth(scene, *denied)[1])
+        said = (flow["from"], flow["port"], flow["at"])
+        what = f"the rejected flow is told: from {said[0]}, port {said[1]}, {said[2]}"
+        telling.holds(what, said == (_name(web), _DENIED, "arriving at the pod"))
+
+
+@contextmanager
+def _port_stopped(site: Site) -> Iterator[str]:
+    """The subnet in zone b lets one TCP port less in; gives the ACL's id."""
+    assert site.scene.landscape is not None
+    of_subnet = {"Name": "association.subnet-id", "Values": [site.scene.landscape.subnets["b"]]}
+    acl = str(site.ec2.describe_network_acls(Filters=[of_subnet])["NetworkAcls"][0]["NetworkAclId"])
+    rule = {"NetworkAclId": acl, "RuleNumber": 60, "Egress": False}
+    site.ec2.create_network_acl_entry(
+        **rule, Protocol="6", RuleAction="deny", CidrBlock="0.0.0.0/0", PortRange={"From": _DENIED, "To": _DENIED}
+    )
+    try:
+        yield acl
+    finally:
+        site.ec2.delete_network_acl_entry(**rule)

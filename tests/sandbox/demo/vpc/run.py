@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from tests.sandbox.demo.stages import Scene
-from tests.sandbox.demo.vpc.answers import show_ledger
+from tests.sandbox.demo.vpc.addresses import show_groups, show_public_addresses
+from tests.sandbox.demo.vpc.answers import show_flows, show_ledger
 from tests.sandbox.demo.vpc.network import show_check, show_plan, show_pod_subnets, show_routes
 from tests.sandbox.demo.vpc.site import make_site
 from tests.sandbox.demo.vpc.telling import INTRODUCTION, Telling
 
 __all__ = ["show_vpc"]
 
-_SECTIONS = (show_pod_subnets, show_routes, show_ledger, show_check, show_plan)
+_SECTIONS = (
+    show_public_addresses,
+    show_groups,
+    show_pod_subnets,
+    show_routes,
+    show_ledger,
+    show_flows,
+    show_check,
+    show_plan,
+)
 
 
 def show_vpc(scene: Scene, *, keep: bool) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.sandbox.account import WaitedError, wait_for
-from tests.sandbox.demo.asking import settle
+from tests.sandbox.demo.asking import settle, use_public_subnet
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, deploy_stack, launch, start_agents
 from tests.sandbox.demo.vpc.telling import Telling
 from tests.sandbox.echo import tcp_echo
-from tests.sandbox.landscape import ON_PREMISES_CIDR, PARTNER_CIDR, NodeSpec, add_pod_subnets, private_routes
+from tests.sandbox.landscape import (
+    ON_PREMISES_CIDR,
+    PARTNER_CIDR,
+    NodeSpec,
+    add_pod_subnets,
+    allowed_group,
+    private_routes,
+)
 
-__all__ = ["PARAMETERS", "Site", "make_site"]
+__all__ = ["CLOSED_PORT", "OPEN_PORT", "Site", "make_site"]
 
 _QUICK: Final = {"warm-addresses": "2", "cooldown-seconds": "2"}
 _PODS: Final = {"mode": "prefixes", "subnets": "pods=yes", "primary-serves-pods": "false", **_QUICK}
@@ -23,19 +30,27 @@ SPECS: Final = (
     NodeSpec("beta", "b", "t3.medium", {"mode": "prefixes", "subnets": "Name=private-b", **_QUICK}),
     NodeSpec("gamma", "a", "t3.medium", _PODS),
     NodeSpec("delta", "b", "t3.medium", _PODS),
+    NodeSpec("edge", "p", "t3.medium", {"mode": "prefixes", "subnets": "Name=public-a", **_QUICK}),
     # one address at a time, so that the next pod has that of the last one
     NodeSpec("tiny", "b", "t3.micro", {"mode": "addresses", "subnets": "Name=private-b", "max-pods": "1", **_QUICK}),
 )
-PARAMETERS: Final = {"WatchCloudTrail": "true"}
+PARAMETERS: Final = {
+    "WatchCloudTrail": "true",
+    "FlowAttribution": "true",
+    "VpcId": "{vpc}",
+    "PodGroupNamespaces": "payments=*",
+}
+OPEN_PORT, CLOSED_PORT = 8080, 9090
+"""What the pods' own group lets in, and what it does not."""
 
 
 @dataclass(slots=True)
 class Site:
-    """What the sections share: the scene, the report, a pod on each node of old, and the pods' NAT gateway."""
+    """What the sections share: the scene, the report, two pods on nodes of two zones, a security group for pods."""
 
     scene: Scene
     telling: Telling
-    nat: str = ""
+    group: str = ""
     pods: dict[str, PlacedPod] = field(default_factory=dict)
 
     @property
@@ -71,8 +86,10 @@ def make_site(scene: Scene, telling: Telling) -> Site:
         deploy_stack(scene, PARAMETERS)
     assert scene.landscape is not None
     with report.stage(f"{len(SPECS)} nodes, and subnets of 100.64.0.0/16 for pods"):
-        site.nat = add_pod_subnets(scene.endpoint, scene.landscape)
-        _use_public_subnet(scene)
+        add_pod_subnets(scene.endpoint, scene.landscape)
+        # before the functions first look for groups: they do so once a minute
+        site.group = allowed_group(site.ec2, scene.landscape.vpc, "card-data", OPEN_PORT)
+        use_public_subnet(scene)
         _lead_to_vpn(scene)
         launch(scene, SPECS)
         start_agents(scene)
@@ -82,16 +99,6 @@ def make_site(scene: Scene, telling: Telling) -> Site:
         _hurry(site)
         settle(scene)
     return site
-
-
-def _use_public_subnet(scene: Scene) -> None:
-    """Nodes may be launched in it, as zone "p"."""
-    assert scene.landscape is not None
-    public, ec2 = scene.landscape.public_subnet, scene.stack.client("ec2")
-    scene.landscape = replace(scene.landscape, subnets={**scene.landscape.subnets, "p": public})
-    scene.free_before["p"] = scene.stack.free_addresses(public)
-    ec2.create_tags(Resources=[public], Tags=[{"Key": "berth:allowed", "Value": "true"}])
-    ec2.modify_subnet_attribute(SubnetId=public, MapPublicIpOnLaunch={"Value": True})
 
 
 def _lead_to_vpn(scene: Scene) -> None:
