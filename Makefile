@@ -34,7 +34,7 @@ setup: ## prepare .venv from the lock file, and missing system packages by apt
 demo: setup ## the whole path on one machine: deploy, launch, pods, packets (KEEP=1 leaves it up)
 	@$(TIED) $(PY) -m tests.sandbox.demo $(if $(KEPT),--keep)
 
-demo-vpc: setup ## the VPC's own tools for pods: addresses, groups, subnets, routes, ledger, flow logs, check, plan (KEEP=1 as above)
+demo-vpc: setup ## the VPC's own tools for pods, a section each, with packets: public addresses, groups, routes, ... (KEEP=1 too)
 	@$(TIED) $(PY) -m tests.sandbox.demo --tour vpc $(if $(KEPT),--keep)
 
 stop: ## stop a demo that was left up with KEEP=1
@@ -106,8 +106,8 @@ e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e
 
-command: setup prepare ## make demo itself: its report, kill -9, KEEP=1
-	@echo "command: make demo, and ways to end it"
+command: setup prepare ## the demos themselves: their reports, kill -9, KEEP=1
+	@echo "command: make demo, ways to end it, and make demo-vpc"
 	@$(RECORDED) $(TIED) $(PY) -m pytest tests/command
 
 iam: setup ## least privilege, judged by what the end-to-end run before it has used

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tests.sandbox.account import wait_for
 from tests.sandbox.demo.asking import add_annotated
 from tests.sandbox.demo.connectivity import INTERNET
 from tests.sandbox.demo.stages import PlacedPod, remove_pods
 from tests.sandbox.demo.vpc.site import CLOSED_PORT, OPEN_PORT, Site
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
+from tests.sandbox.waiting import eventually
 
 __all__ = ["show_groups", "show_public_addresses"]
 
@@ -41,8 +41,8 @@ def show_public_addresses(site: Site) -> None:
         told = tcp_echo(plain.pod.netns, shop.address).told
         telling.seen(f"{plain.pod.name} calls shop by its private address", told, f"shop {plain.address}")
         remove_pods(scene, edge, [shop])
-        wait_for("the address to be given back", lambda: not _associated(site, allocation))
-        telling.holds(f"shop is deleted: {public} is associated with nothing, free for the next pod", held)
+        free = eventually(lambda: not _associated(site, allocation), 60)
+        telling.holds(f"shop is deleted: {public} is associated with nothing, free for the next pod", free)
 
 
 def _associated(site: Site, allocation: str) -> str:
@@ -74,8 +74,8 @@ def show_groups(site: Site) -> None:
         told = tcp_echo(cards.pod.netns, far.address, CLOSED_PORT).told
         telling.seen(f"cards calls {far.pod.name}: groups let out all", told, f"{far.pod.name} {cards.address}")
         remove_pods(scene, alpha, [cards])
-        wait_for("the interface to be deleted", lambda: not _own_interfaces(site))
-        telling.holds(f"cards is deleted: {own['NetworkInterfaceId']} is gone", own)
+        gone = eventually(lambda: not _own_interfaces(site), 60)
+        telling.holds(f"cards is deleted: {own['NetworkInterfaceId']} is gone", gone)
 
 
 def _calls(site: Site, client: PlacedPod, where: str, name: str, pod: PlacedPod, expected: dict[int, str]) -> None:

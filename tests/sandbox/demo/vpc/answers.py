@@ -106,7 +106,9 @@ def show_flows(site: Site) -> None:
         pairs = {(f["from"], f["to"]) for f in found(scene, *top)["flows"]}
         wanted = {(_name(web), _name(db)), (_name(db), _name(web))}
         telling.holds(f"both ends of the flows between {_name(web)} and {_name(db)} are named", wanted <= pairs)
-        telling.command(f"berth {' '.join(denied)}", berth(scene, *denied)[1])
+        telling.command(f"berth {' '.join(denied)}")
+        columns = ("from", "protocol", "port", "at", "packets", "first")
+        telling.table([c.upper() for c in columns], [[flow[c] for c in columns]])
         said = (flow["from"], flow["port"], flow["at"])
         what = f"the rejected flow is told: from {said[0]}, port {said[1]}, {said[2]}"
         telling.holds(what, said == (_name(web), _DENIED, "arriving at the pod"))

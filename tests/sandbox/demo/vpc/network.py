@@ -141,7 +141,7 @@ def _broken(site: Site, culprits: set[str]) -> dict[str, Any]:
     site.telling.command("berth check --stack berth", "\n".join(lines[verdict:]), 4)
     broken = found(site.scene, *_CHECK, codes=(1,))
     named = {c["resource"] for c in broken["causes"]}
-    what = f"of {len(broken['causes'])} causes each is of {', '.join(sorted(named))}, and has a remedy"
+    what = f"the check names {', '.join(sorted(named))} and nothing else, and a remedy"
     site.telling.holds(what, named == culprits and all(c["remedy"] for c in broken["causes"]))
     return broken
 
