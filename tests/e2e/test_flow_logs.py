@@ -78,6 +78,8 @@ def about(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
 def test_both_pods_of_a_flow_are_named_at_both_of_its_interfaces(
     scene: Scene, pair: tuple[PlacedPod, PlacedPod]
 ) -> None:
+
+pytestmark = pytest.mark.long
     web, db = pair
     with EchoServers() as servers:
         servers.add(db.pod.netns, name="db")

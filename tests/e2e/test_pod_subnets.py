@@ -17,6 +17,8 @@ from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
 from tests.sandbox.landscape import REGION, NodeSpec, launch_node
 from tests.sandbox.ping import ping
 
+pytestmark = pytest.mark.long
+
 PODS_CIDR: Final = "100.64.0.0/16"
 SUBNETS: Final = {"a": "100.64.1.0/24", "b": "100.64.2.0/24"}
 OWN: Final = {"mode": "prefixes", "subnets": "pods=yes", "primary-serves-pods": "false", "cooldown-seconds": "2"}
