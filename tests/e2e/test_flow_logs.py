@@ -19,6 +19,8 @@ from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, remove_pods, s
 from tests.sandbox.echo import PORT, EchoServers, Failure, tcp_echo, udp_echo
 from tests.sandbox.landscape import NodeSpec
 
+pytestmark = pytest.mark.long
+
 TAGS: Final = {"mode": "prefixes", "max-pods": "16", "warm-addresses": "8", "cooldown-seconds": "2"}
 ONE: Final = {"mode": "addresses", "max-pods": "1", "warm-addresses": "1", "cooldown-seconds": "2"}
 INTERNET: Final = "198.51.100.10"
@@ -78,8 +80,6 @@ def about(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
 def test_both_pods_of_a_flow_are_named_at_both_of_its_interfaces(
     scene: Scene, pair: tuple[PlacedPod, PlacedPod]
 ) -> None:
-
-pytestmark = pytest.mark.long
     web, db = pair
     with EchoServers() as servers:
         servers.add(db.pod.netns, name="db")
