@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo demo-vpc stop ci test fuzz soak checks worlds lint sam-validate unit long kernel dataplane nodes endure runtime e2e command iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
+.PHONY: help setup demo demo-vpc stop ci test fuzz soak checks worlds lint sam-validate unit long kernel dataplane nodes endure runtime e2e e2e-long command policies iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,11 @@ test: setup plugin prepare ## all tests but the long ones, under 10 minutes on 2
 	@rm -rf $(IAM_USAGE)
 	@echo "Two lanes at once; each suite's output comes when it is done."
 	@+$(TIED) $(MAKE) --no-print-directory --jobs=2 --output-sync=line LANES=1 checks worlds
-	@+$(TIED) $(MAKE) --no-print-directory iam
+	@+$(TIED) $(MAKE) --no-print-directory policies
 
-ci: image-here test long endure command runtime test-sam luck flat ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules, 300 VPCs
+ci: image-here test e2e-long iam long endure command runtime test-sam luck flat ## what CI runs: all tests, the long ones too, container runtimes, the SAM CLI, 10,000 schedules, 300 VPCs
 
-# The lanes: one computes, the other mostly waits for real processes and packets. Then what both have asked of IAM.
+# The lanes: one computes, the other mostly waits for real processes and packets.
 checks:
 	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit nodes
 
@@ -104,13 +104,21 @@ soak: setup plugin ## thousands of ADDs and DELs, kills, blocks that come and go
 
 e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
-	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e
+	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m "not long"
+
+e2e-long: setup prepare ## end to end too: public addresses, security groups, pod subnets, routes beyond the VPC, flow logs
+	@echo "e2e-long: the VPC's own tools for pods"
+	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m long
 
 command: setup prepare ## the demos themselves: their reports, kill -9, KEEP=1
 	@echo "command: make demo, ways to end it, and make demo-vpc"
 	@$(RECORDED) $(TIED) $(PY) -m pytest tests/command
 
-iam: setup ## least privilege, judged by what the end-to-end run before it has used
+policies: setup ## a linter of the deployed policies
+	@echo "policies: the deployed policies alone"
+	@$(TIED) $(PY) -m pytest tests/iam/test_policies.py
+
+iam: setup ## least privilege, judged by what make test and make e2e-long before it have used
 	@echo "iam: the deployed policies against what was used"
 	@$(RECORDED) $(TIED) $(PY) -m pytest tests/iam
 

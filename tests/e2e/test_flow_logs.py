@@ -20,6 +20,8 @@ from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, remove_pods, s
 from tests.sandbox.echo import PORT, EchoServers, Failure, tcp_echo, udp_echo
 from tests.sandbox.landscape import NodeSpec
 
+pytestmark = pytest.mark.long
+
 TAGS: Final = {"mode": "prefixes", "max-pods": "16", "warm-addresses": "8", "cooldown-seconds": "2"}
 ONE: Final = {"mode": "addresses", "max-pods": "1", "warm-addresses": "1", "cooldown-seconds": "2"}
 INTERNET: Final = "198.51.100.10"

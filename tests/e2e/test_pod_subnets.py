@@ -17,6 +17,8 @@ from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
 from tests.sandbox.landscape import POD_SUBNETS, REGION, NodeSpec, add_pod_subnets, launch_node
 from tests.sandbox.ping import ping
 
+pytestmark = pytest.mark.long
+
 OWN: Final = {"mode": "prefixes", "subnets": "pods=yes", "primary-serves-pods": "false", "cooldown-seconds": "2"}
 SPECS: Final = [NodeSpec("alpha", "a", "t3.medium", OWN), NodeSpec("beta", "b", "t3.medium", OWN)]
 MIXED: Final = NodeSpec("mixed", "a", "t3.medium", {"mode": "prefixes", "subnets": "pods=yes", "cooldown-seconds": "2"})

@@ -20,6 +20,8 @@ from tests.sandbox.landscape import NodeSpec
 from tests.sandbox.runtime import Pod, Runtime
 from tests.sandbox.stack import NETWORK_ENDPOINT
 
+pytestmark = pytest.mark.long
+
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
 PREFIXES = {"mode": "prefixes", "max-pods": "32", "warm-addresses": "4", "cooldown-seconds": "5"}
 POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "death")

@@ -16,6 +16,8 @@ from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, launch, start_
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
 from tests.sandbox.landscape import ON_PREMISES_CIDR, PARTNER_CIDR, REGION, NodeSpec, private_routes
 
+pytestmark = pytest.mark.long
+
 ON_PREMISES: Final = "192.168.50.10"
 PARTNER: Final = "172.30.9.10"
 LISTED_CIDR, LISTED = "10.200.0.0/24", "10.200.0.10"

@@ -18,6 +18,8 @@ from tests.sandbox.landscape import NodeSpec, allowed_group
 from tests.sandbox.runtime import Pod, Runtime
 from tests.sandbox.stack import NETWORK_ENDPOINT
 
+pytestmark = pytest.mark.long
+
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
 TAGS = {"mode": "prefixes", "max-pods": "32", "warm-addresses": "4", "cooldown-seconds": "5"}
 PARAMETERS = {"PodGroupProfiles": "web=sg-0123abcd", "PodGroupNamespaces": "open=*,limited=web"}

@@ -164,6 +164,7 @@ class VirtualEc2:
             "DescribeInstanceTypes": self._describe_types,
             "DescribeSubnets": self._describe_subnets,
             "DescribeVpcs": self._describe_vpcs,
+            "DescribeRouteTables": self._describe_routes,
             "DescribeSecurityGroups": self._describe_groups,
             "AssignPrivateIpAddresses": self._assign,
             "CreateNetworkInterface": self._create,
@@ -293,6 +294,11 @@ class VirtualEc2:
                 {"VpcId": VPC, "CidrBlock": cidrs[0], "CidrBlockAssociationSet": [{"CidrBlock": c} for c in cidrs]}
             ]
         }
+
+    def _describe_routes(self, _params: Mapping[str, Any], _done: float) -> Mapping[str, Any]:
+        local = [{"DestinationCidrBlock": s.cidr, "GatewayId": "local", "State": "active"} for s in self.subnets]
+        main = {"RouteTableId": "rtb-1", "VpcId": VPC, "Routes": local, "Associations": [{"Main": True}]}
+        return {"RouteTables": [main]}
 
     def _describe_groups(self, params: Mapping[str, Any], _done: float) -> Mapping[str, Any]:
         tags = [{"Key": "berth:allowed", "Value": "true"}]
