@@ -18,8 +18,8 @@ WIDTH: Final = 118
 _FACT: Final = 96
 """The width of a fact's text; its verdict stands behind it."""
 INTRODUCTION: Final = """
-A section for each of the VPC's tools. In each: "did" is what was done, "wire" what packets showed (servers tell
-whom they were called by), "seen" what EC2 or Berth shows, "$" a command and what it answers."""
+A section for each of the VPC's tools. In each: "did" is what was done; "wire" what packets showed, where a server
+answers with its name and the address that called it; "seen" what EC2 or Berth shows; "$" a command and its answer."""
 
 
 @dataclass(slots=True)
