@@ -7,19 +7,23 @@ pod is gone; a Lambda's grants in the record answer it. Everything runs in the e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from berth.contract import PodGrant, PodRequest, Record
 
 from berth_node import pod_annotations
+from berth_node.leases import names_of, text_size
 from berth_node.pool import Key
 from berth_node.seams import Attachment
 
 __all__ = ["Requests", "Waits", "request_id", "request_of"]
 
 _T = TypeVar("_T")
+_MOST_BYTES: Final = 100_000
+_BARE: Final = 150
+"""Bytes of a request in a report whose texts are empty, but for its address."""
 
 
 def request_id(key: Key) -> str:
@@ -36,8 +40,20 @@ def request_of(attachment: Attachment) -> PodRequest | None:
     if asked is pod_annotations.NOTHING:
         return None
     key = (attachment.container_id, attachment.ifname)
-    who = (attachment.namespace, attachment.name, attachment.uid)
+    who = names_of(attachment)
     return PodRequest(request_id(key), attachment.address, *who, public=asked.public, groups=asked.groups)
+
+
+def _fitting(requests: Sequence[PodRequest]) -> tuple[PodRequest, ...]:
+    """What goes into a report: all pods that have their address, and of those that wait as many as there is room for.
+    SQS takes 262,144 bytes, and leases may have 110,000 of them."""
+    size, kept = 0, []
+    for request in sorted(requests, key=lambda r: not r.address):
+        text = "".join((request.id, request.namespace, request.name, request.uid, request.public, request.groups))
+        size += _BARE + text_size(text)
+        if request.address or size <= _MOST_BYTES:
+            kept.append(request)
+    return tuple(sorted(kept, key=lambda r: r.id))
 
 
 @dataclass(slots=True)
@@ -65,7 +81,7 @@ class Requests:
     def listed(self) -> tuple[PodRequest, ...]:
         """For the report."""
         if self._listed is None:
-            self._listed = tuple(sorted(self.of.values(), key=lambda r: r.id))
+            self._listed = _fitting(sorted(self.of.values(), key=lambda r: r.id))
         return self._listed
 
     @property
@@ -73,12 +89,13 @@ class Requests:
         """A request has no answer yet, or may get another one."""
         return any(self.missing(request) for request in self.of.values())
 
-    def missing(self, request: PodRequest) -> str:
-        """What a pod has not got of what it asks for, in words; "" if it has it all."""
+    def missing(self, request: PodRequest, *, public: bool = True) -> str:
+        """What a pod has not got of what it asks for, in words; "" if it has it all. ``public``: a public address,
+        too."""
         grant = self.grants.get(request.id)
         if grant is None:
             return "no answer is in the node's record yet"
-        if request.public and not (grant.public_address and grant.address == request.address):
+        if public and request.public and not (grant.public_address and grant.address == request.address):
             return grant.problem or "no public address is associated yet"
         if request.groups and not grant.interface_id:
             return grant.problem or "no interface is attached yet"
@@ -92,8 +109,10 @@ class Requests:
         """Those of them whose pod is gone: whoever got one now would get that pod's public address with it."""
         if not self.grants:
             return ()
-        here = {request.id for request in self.of.values()}
-        return tuple(g.address for g in self.grants.values() if g.public_address and g.address and g.id not in here)
+        # the same sandbox may have another address by now, if an agent was restarted before it was answered
+        here = {(request.id, request.address) for request in self.of.values()}
+        told = (g for g in self.grants.values() if g.public_address and g.address)
+        return tuple(g.address for g in told if (g.id, g.address) not in here)
 
 
 @dataclass(slots=True)

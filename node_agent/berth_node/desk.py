@@ -359,8 +359,8 @@ class Desk:
         attachment = self.journal.entries[key].attachment
         if key in self.requests.of:
             until = max(until, now + _ORPHANED)
-            self.requests.drop(key)
         self.journal.free(key, until, at=now, held_until=held_until)
+        self.requests.drop(key)  # after it was written: or the next try would know nothing of it
         self._returned.add(attachment, used=used)
         if not _in_pool(attachment):
             return

@@ -18,7 +18,7 @@ from berth.contract import HOLD_SECONDS, PodLease, Told
 from berth_node.pool import Key
 from berth_node.seams import Attachment
 
-__all__ = ["RETELL_SECONDS", "Leases", "new_epoch", "read_row", "row_fields", "size_of"]
+__all__ = ["RETELL_SECONDS", "Leases", "names_of", "new_epoch", "read_row", "row_fields", "size_of", "text_size"]
 
 RETELL_SECONDS: Final = 6 * 86_400.0
 """So often the leases that are as old as that are told again: each first after 6 to 12 days. The ledger keeps an item
@@ -84,14 +84,7 @@ class Leases:
 
     def begin(self, first: int, key: Key, attachment: Attachment) -> None:
         """A pod is wired. Its leases take the ids from ``first`` on."""
-        began, names = (
-            round(attachment.attached_at, 3),
-            (
-                attachment.namespace[:_LONGEST_NAMESPACE],
-                attachment.name[:_LONGEST_NAME],
-                attachment.uid[:_LONGEST_UID],
-            ),
-        )
+        began, names = round(attachment.attached_at, 3), names_of(attachment)
         rows = [PodLease(first + n, a, began, 0.0, 0.0, *names) for n, a in enumerate(attachment.addresses)]
         self.live[key] = tuple(rows)
         self._tell(rows)
@@ -190,7 +183,19 @@ class Leases:
 
 def size_of(row: PodLease) -> int:
     """At least what a row takes in a report, bytes: encoding it to see would be most of a report's work."""
-    text = row.address + row.namespace + row.name + row.uid + row.epoch
+    return _BARE_ROW + text_size(row.address + row.namespace + row.name + row.uid + row.epoch)
+
+
+def text_size(text: str) -> int:
+    """At least what a text takes in JSON, bytes: up to six for a character, and twelve beyond the first 65,536."""
     plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
-    # JSON has up to six bytes for a character, and twelve for one beyond the first 65,536
-    return _BARE_ROW + len(text) * (1 if plain else 12)
+    return len(text) * (1 if plain else 12)
+
+
+def names_of(attachment: Attachment) -> tuple[str, str, str]:
+    """A pod's namespace, name and uid, as long as Kubernetes has them."""
+    return (
+        attachment.namespace[:_LONGEST_NAMESPACE],
+        attachment.name[:_LONGEST_NAME],
+        attachment.uid[:_LONGEST_UID],
+    )

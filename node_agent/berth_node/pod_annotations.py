@@ -45,7 +45,10 @@ class Asked:
 
 
 NOTHING: Final = Asked()
-_TAG_VALUE: Final = r"[\w .:/=+@-]{1,256}"  # EC2 User Guide, "Tag restrictions"
+_TAG_VALUE: Final = r"[A-Za-z0-9_ .:/=+@-]{1,256}"
+"""EC2 User Guide, "Tag restrictions", but for letters beyond ASCII, which JSON takes six bytes for."""
+_MOST_GROUPS: Final = 16
+"""Of one interface, however the quota is raised (VPC User Guide, "Amazon VPC quotas")."""
 _is_public: Final = re.compile(rf"auto|eipalloc-[0-9a-f]{{8,17}}|pool:{_TAG_VALUE}").fullmatch
 _is_groups: Final = re.compile(
     r"sg-[0-9a-f]{8,17}(,sg-[0-9a-f]{8,17})*|(?!sg-)[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
@@ -67,6 +70,10 @@ def asked(text: str) -> Asked:
     groups = ",".join(sorted({group.strip() for group in groups.split(",")}))
     if GROUPS in kept and not _is_groups(groups):
         raise ValueError(f"annotation {GROUPS!r} must be sg-…,sg-… or the name of a profile, got {kept[GROUPS]!r:.80}")
+    if groups.count(",") >= _MOST_GROUPS:
+        raise ValueError(
+            f"annotation {GROUPS!r} names {groups.count(',') + 1} groups; EC2 takes {_MOST_GROUPS} at most"
+        )
     return Asked(public, groups, _FLAGS[wait]) if public or groups else NOTHING
 
 

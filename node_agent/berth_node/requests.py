@@ -44,9 +44,10 @@ def compare_grant(key: Key, desk: Desk) -> list[str]:
     """What a pod was promised with its ADD and has not got any more."""
     request = desk.requests.of.get(key)
     entry = desk.entries.get(key)
-    if request is None or entry is None or not pod_annotations.asked(entry.attachment.annotations).waits:
+    asked = pod_annotations.asked(entry.attachment.annotations) if entry else pod_annotations.NOTHING
+    if request is None or not asked.waits:
         return []
-    missing = desk.requests.missing(request)
+    missing = desk.requests.missing(request, public=asked.wait)
     return [f"{pod_annotations.PUBLIC}: {missing}"] if missing else []
 
 

@@ -44,9 +44,18 @@ class Unwritten:
             self.desk.free(key)
         except JournalError:
             self._gone.add(key)
-            _log.exception(
-                "a returned address could not be written down; it is tried again", extra={"container": key[0]}
-            )
+            about = {"container": key[0]}
+            _log.exception("a returned address could not be written down; it is tried again", extra=about)
+            return
+        self._gone.discard(key)
+
+    def forget(self, key: Key) -> None:
+        """A pod is not there after all."""
+        self._wired.pop(key, None)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a pod is there that the journal does not know as wired."""
+        return key in self._wired
 
     def free_before(self, entry: Entry | None) -> None:
         """A pod is asked for that may be among those that are gone: it must not be taken for one that is there.
@@ -66,7 +75,8 @@ class Unwritten:
             self.desk.free(key)
             self._gone.discard(key)
         for key, wired in tuple(self._wired.items()):
-            self.desk.wired(key, wired)
+            if key in self.desk.entries:
+                self.desk.wired(key, wired)
             del self._wired[key]
 
 

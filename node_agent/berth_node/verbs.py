@@ -121,7 +121,7 @@ class Verbs:
                     await self._collect(call)
                     reply(None)
                 case "STATUS":
-                    if not self.node.ready or self.node.refusal:
+                    if not self.node.ready:
                         raise CniError(skel.NOT_AVAILABLE, self.node.why_not_ready())
                     reply(None)
                 case _:
@@ -200,6 +200,7 @@ class Verbs:
             return await self._wire(self.dataplane.attach, attachment)
         except DataplaneError:
             if fresh:
+                self.left.forget(_key(attachment))
                 self.desk.free(_key(attachment), used=False)
                 self.node.pool_changed()
             raise
@@ -277,8 +278,12 @@ class Verbs:
         self.node.pool_changed()
         request = self.desk.requests.of[pod.key]
         left = ends - asyncio.get_running_loop().time()
-        if not await self.grants.wait(pod.key, lambda: not self.desk.requests.missing(request) or None, gone, left):
-            why = self.desk.requests.missing(request)
+
+        def missing() -> str:
+            return self.desk.requests.missing(request, public=pod.asked.wait)
+
+        if not await self.grants.wait(pod.key, lambda: not missing() or None, gone, left):
+            why = missing()
             raise CniError(skel.TRY_AGAIN_LATER, f"not within {self.patience:g} s: {why}")
 
     def serve_waiting(self) -> None:
@@ -297,6 +302,8 @@ class Verbs:
                 self.desk.unwait(waiter.key)
                 continue
             if attachment is None:
+                if self.desk.apart(pod):  # the policy has changed meanwhile: nobody waits behind it
+                    continue
                 return
             future.set_result(attachment)
 
@@ -365,7 +372,7 @@ class Verbs:
             raise CniError(skel.INVALID_CONFIG, "CHECK needs 'prevResult', the result of the ADD, in the configuration")
         async with self._container(call.container_id):
             entry = self.desk.entry(call.key)
-            if entry is None or entry.wired is None:
+            if entry is None or (entry.wired is None and call.key not in self.left):
                 raise CniError(
                     skel.UNKNOWN_CONTAINER, f"no ADD of {call.container_id} {call.ifname} is known; recreate the pod"
                 )

@@ -49,7 +49,9 @@
 #define READY RUN "/ready"
 #define READY_SECONDS 60
 #define PAUSE_MS 50
+#ifndef LOOK_US
 #define LOOK_US 4000 /* an ADD takes one or two milliseconds */
+#endif
 #define TOTAL_MS (120 * SECOND) /* an agent that dies at each request must not hold a runtime's thread for ever */
 
 enum fallback { REFUSE, SPOOL_REQUEST, TRUST_READY, SAY_VERSIONS };
@@ -196,14 +198,13 @@ static int processors_idle(void) {
 
 /* Waits for the answer awake, if nobody else wants the processor, and asleep from then on. */
 static ssize_t receive(int peer, struct msghdr *message) {
-    ssize_t n;
-    if (processors_idle())
-        for (long long until = now_us() + LOOK_US; now_us() < until;) {
-            n = recvmsg(peer, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-            if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) break;
-        }
-    else
-        n = -1, errno = EAGAIN;
+    ssize_t n = -1;
+    int awake = processors_idle();
+    errno = EAGAIN; /* the loop may find its time over before it has begun */
+    for (long long until = now_us() + LOOK_US; awake && now_us() < until;) {
+        n = recvmsg(peer, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+        if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) break;
+    }
     while (n < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK)) {
         n = recvmsg(peer, message, MSG_CMSG_CLOEXEC);
         if (n < 0 && errno != EINTR) break;

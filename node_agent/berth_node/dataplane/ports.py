@@ -281,7 +281,9 @@ class HostPorts:
         if not mappings:
             return ()
         structure, elements = self._read()
-        if structure != self._structure:
+        if (
+            structure != self._structure and self._structure is not None
+        ):  # of an earlier process's only the ports are known
             return (Problem(f"nftables table {self._name}", "it is not as Berth made it; it comes back by itself"),)
         return tuple(
             Problem(f"host port {mapping.asked}", f"nftables does not lead it to {address}")

@@ -43,6 +43,6 @@ def unsupported(links: Iterable[Link], ipvs: str) -> tuple[Problem, ...]:
             f"it runs in IPVS mode ({sign}), which Berth does not support: IPVS sends a pod's packets by an interface "
             "at which EC2 drops them. Set `mode: nftables` or `mode: iptables` in kube-proxy's configuration, restart "
             "it, then run `kube-proxy --cleanup` or reboot the node",
-            fatal=True,
+            fatal=by_link,  # IPVS may be there for something else than kube-proxy
         ),
     )

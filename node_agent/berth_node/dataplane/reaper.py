@@ -75,11 +75,11 @@ class Reaper:
     def _run(self) -> None:
         while True:
             self._timer.wait()
-            if self._stopping:
-                return
             self._due = False  # before the work: what comes from here on may come too late for it
             while self._new:
                 sysctl.hear_no_router(self._new.pop())
+            if self._stopping:
+                return
             if self._buried:
                 self._buried = False
                 self._delete()
@@ -89,5 +89,5 @@ class Reaper:
             self._rtnl.batch([messages.group_delete()], ignore=_NOTHING_THERE)
         except OSError as error:
             _log.warning("dead links could not be deleted, trying again: %s", error)
-            self._buried = self._due = True
-            self._timer.start(_RETRY_SECONDS)
+            self._buried = True
+            self._timer.start(_RETRY_SECONDS)  # a new link brings it forward

@@ -39,15 +39,14 @@ def hear_no_router(link: str) -> None:
     route by it (compare CVE-2020-10749). A link without IPv6 hears none."""
     try:
         file = os.open(f"{_ROOT}/ipv6/conf/{link}/accept_ra", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, b"0")
+        finally:
+            os.close(file)
     except FileNotFoundError:
-        return
+        return  # also from writing, if the link has gone meanwhile
     except OSError as error:
         _cannot(str(error))
-        return
-    try:
-        os.write(file, b"0")
-    finally:
-        os.close(file)
 
 
 @functools.lru_cache(maxsize=8)  # once for each reason, not for each pod

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from berth_node import portmap
 from berth_node.dataplane.pods import PODS_TABLE
 from berth_node.seams import Attachment, DataplaneError
 
@@ -310,6 +311,18 @@ def test_check_without_the_namespace_looks_at_the_host_side(bare: Node, wanted: 
     bare.call(bare.dataplane.attach, wanted)
     netns.run("dp-web-1", ["ip", "route", "del", "default"])
     assert bare.call(bare.dataplane.check, WANTED) == ()
+
+
+def test_a_pod_with_host_ports_is_whole_for_the_next_process_before_that_has_loaded_its_table(
+    bare: Node, wanted: Attachment
+) -> None:
+    """It may have been answered without the journal's knowing: the next agent asks before anything else."""
+    pod = replace(wanted, ports=portmap.encode((portmap.PortMapping("tcp", 8080, 80),)))
+    bare.call(bare.dataplane.attach, pod)
+    bare.restart()
+    bare.call(bare.dataplane.adopt_ports, (pod,))
+    assert bare.call(bare.dataplane.check, replace(pod, netns_fd=None)) == ()
+    bare.call(bare.dataplane.detach, pod)
 
 
 def test_the_nodes_own_links_are_those_that_are_no_pods(bare: Node, wanted: Attachment) -> None:

@@ -70,7 +70,7 @@ class Site:
     async def rtnl(self, call: Callable[[_A], _R], argument: _A, /) -> _R:
         return call(argument)
 
-    def asks(self, command: str, killed: bool = False) -> list[str]:
+    def asks(self, command: str, killed: bool = False, previous: Any = None) -> list[str]:
         """The answer and the journal's lines, in their order. ``killed``: right after the answer."""
         told = self.disk.told
         told.clear()
@@ -81,7 +81,7 @@ class Site:
                 raise SystemExit
             return True
 
-        call = Call(command, "1.1.0", *KEY, "/proc/1/ns/net", config={"name": "berth"})
+        call = Call(command, "1.1.0", *KEY, "/proc/1/ns/net", config={"name": "berth", "prevResult": previous})
         try:
             asyncio.run(self.verbs.run(call, 3, asyncio.Event(), reply))
         except SystemExit:
@@ -169,6 +169,26 @@ def test_a_full_disk_fails_no_del_and_the_address_is_taken_back_when_there_is_ro
     site.verbs.left.again()
     assert not site.desk.entries
     assert site.desk.pool.cooling
+
+
+def test_a_pod_that_is_made_again_keeps_its_address_when_an_earlier_return_is_written_at_last(site: Site) -> None:
+    site.asks("ADD")
+    fill_up(site)
+    site.asks("DEL")
+    site.disk.full = False
+    site.kernel.detach = FakeKernel.detach.__get__(site.kernel)  # type: ignore[method-assign]
+    site.kernel.attach = FakeKernel.attach.__get__(site.kernel)  # type: ignore[method-assign]
+    site.asks("DEL")
+    site.asks("ADD")
+    site.verbs.left.again()
+    assert site.desk.entries[KEY].wired is not None
+
+
+def test_check_knows_a_pod_that_could_not_be_written_down(site: Site) -> None:
+    fill_up(site)
+    site.asks("ADD")
+    address = site.desk.entries[KEY].attachment.address
+    assert site.asks("CHECK", previous={"ips": [{"address": f"{address}/32"}]}) == ["answer"]
 
 
 def test_a_pod_that_is_gone_is_not_taken_for_one_that_is_there(site: Site) -> None:
