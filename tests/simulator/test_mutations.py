@@ -24,7 +24,6 @@ from berth.plan import Plan
 from berth.store import NodeState
 
 from tests.simulator import table
-from tests.simulator.agent import Agent
 from tests.simulator.interleavings import Scene, behind, held_up, left_out
 from tests.simulator.schedule import run
 from tests.simulator.small import launch, race, surrender
