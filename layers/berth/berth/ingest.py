@@ -26,7 +26,7 @@ from berth.contract import (
     decode_report,
 )
 from berth.events import Signal
-from berth.leases import Kept, Telling, keep, told_until
+from berth.leases import Kept, Telling, is_of_an_earlier_life, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
 from berth.own_interfaces import asks
@@ -127,12 +127,15 @@ def ingest(
     quiet = 0
     tellings = [Telling(r.instance_id, r.report, known[arns[r.instance_id]], r.sent_at) for r in reports]
     kept = keep(ledger or NoLedger(), [t for t in tellings if t.state.record is not None])
+    lasts = {instance_id: known[arn].report for instance_id, arn in arns.items() if arn in known}
     for sent in sorted(reports, key=lambda r: (r.instance_id, r.report.order)):
         state = known[arns[sent.instance_id]]
+        late = is_of_an_earlier_life(sent.report, lasts.get(sent.instance_id))
         if state.record is None or state.buried:
             refused.append(f"{sent.instance_id}: no record says that it is a node of ours")
             signals.setdefault(sent.instance_id, Signal(sent.instance_id, "report without a record", reports=True))
-        elif store.accept_report(arns[sent.instance_id], *_noted(sent, state, kept)):
+        elif not late and store.accept_report(arns[sent.instance_id], *_noted(sent, state, kept)):
+            lasts[sent.instance_id] = sent.report
             if not needs_look(sent.report, state, sent.sent_at):
                 quiet += 1
                 continue

@@ -18,7 +18,7 @@ from berth.ledger import ItemsRefusedError, Ledger
 from berth.ledger_items import Closing, Fact
 from berth.node_items import NodeState
 
-__all__ = ["Kept", "Telling", "closing_of", "keep", "told_until"]
+__all__ = ["Kept", "Telling", "closing_of", "is_of_an_earlier_life", "keep", "told_until"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,19 +183,32 @@ def _finder(record: Record | None) -> Callable[[str], Interface | None]:
     return find
 
 
+def is_of_an_earlier_life(report: Report, last: Report | None) -> bool:
+    """Whether an agent sent it before it lost its files and counted on from what had been accepted by then: it may have
+    used the same numbers since, and what it said then must not be taken for what it says now. Pure.
+
+    Within one boot's number alone: a reboot may have set the clock back, which an epoch's beginning is told by.
+    """
+    if last is None or report.order.boot != last.order.boot or not (report.epoch and last.epoch):
+        return False
+    return report.epoch != last.epoch and report.epoch_since < last.epoch_since
+
+
 def _closings(tellings: Iterable[Telling]) -> Iterable[Closing]:
     """Each report is compared with the one before it, be that the last one kept or one of these.
 
-    A report of an epoch that began before the last one's ends nothing: it is late, and its order is higher only because
-    its agent has lost its files since, and with them the count. The last one's epoch goes on, and so may its leases.
+    A report of an earlier life ends its own epoch alone: the last one's goes on, and so may its leases.
     """
     lasts: dict[str, Report | None] = {}
     for telling in sorted(tellings, key=lambda t: t.report.order):
         report, last = telling.report, lasts.setdefault(telling.instance_id, telling.state.report)
         if last is not None and report.order <= last.order:
             continue
-        late = last is not None and report.epoch and report.epoch_since < last.epoch_since
-        if last is not None and last.epoch and report.epoch != last.epoch and not late:
+        if last is not None and is_of_an_earlier_life(report, last):
+            until = told_until(report, telling.received)
+            yield Closing(telling.instance_id, report.epoch, until, last.epoch_since, _why(report, last))
+            continue
+        if last is not None and last.epoch and report.epoch != last.epoch:
             yield Closing(telling.instance_id, last.epoch, last.leases_until, report.epoch_since, _why(last, report))
         lasts[telling.instance_id] = replace(report, leases_until=told_until(report, telling.received))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from berth.buckets import Reservation
-from berth.contract import Assignment, Interface, Order, Policy, Record, Report, Surrender, encode_report
+from berth.contract import Assignment, Interface, Order, PodRequest, Policy, Record, Report, Surrender, encode_report
 from berth.ingest import MAX_REPORT_BYTES, ReportRefusedError, SentReport, believe, ingest, needs_look, read_report
 from berth.model import Notes
 from berth.store import NodeState
@@ -226,3 +226,27 @@ def test_fewer_addresses_than_the_minimum_are_looked_at() -> None:
     first = replace(first, ipv6_assignments=(Assignment("2001:db8::/80", "1:c"),))
     ipv6 = replace(settled, policy=replace(policy, ip_families="ipv6"), interfaces=(first, *rest))
     assert not needs_look(quiet(in_use=0), replace(SETTLED, record=ipv6))
+
+
+@pytest.mark.parametrize("late", [Order(1, 1), Order(1, 2)])
+def test_a_report_of_an_earlier_life_is_not_taken_for_the_agents_word_whatever_its_number(late: Order) -> None:
+    """An agent that lost its files before its reports were taken uses their numbers again."""
+    store = FakeStore(Machine())
+    store.save(ARN, record(), (), Notes())
+    asked = (PodRequest("pod-1/eth0", groups="web"),)
+    now = Report(Order(1, 1), 0, 0, epoch="b-2", epoch_since=50.0, requests=asked)
+    ingest(store, {NODE: ARN}, [SentReport(NODE, now)])
+    intake = ingest(store, {NODE: ARN}, [SentReport(NODE, Report(late, 0, 0, epoch="b-1", epoch_since=5.0))])
+    kept = store.load([ARN])[ARN].report
+    assert kept is not None
+    assert (kept.requests, len(intake.older)) == (asked, 1)
+
+
+def test_a_node_whose_reboot_set_its_clock_back_is_believed() -> None:
+    store = FakeStore(Machine())
+    store.save(ARN, record(), (), Notes())
+    ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(1, 9), 0, 0, epoch="b-1", epoch_since=5000.0))])
+    ingest(store, {NODE: ARN}, [SentReport(NODE, Report(Order(2, 1), 0, 3, epoch="c-1", epoch_since=50.0))])
+    kept = store.load([ARN])[ARN].report
+    assert kept is not None
+    assert kept.in_use == 3
