@@ -357,6 +357,22 @@ def test_a_claim_that_cannot_be_read_is_not_buried_with_its_node(site: Site) -> 
     assert site.scene.store.load([ARN_PREFIX + NODE])[ARN_PREFIX + NODE].buried
 
 
+def test_a_request_that_comes_again_with_another_address_has_its_public_one_moved_there() -> None:
+    """An agent that started anew before it had noted the answer may have lent the pod another address."""
+    site = Site("addresses")
+    site.ec2.allocate("eipalloc-1")
+    asked = site.ask("web", "eipalloc-1")
+    site.settle(NODE)
+    (before,) = site.requests[NODE]
+    site.requests[NODE] = [replace(before, address="")]
+    site.settle(NODE)
+    (after,) = site.requests[NODE]
+    assert after.address not in ("", before.address)
+    assert site.grant(asked) == PodGrant(asked, after.address, "203.0.113.1", "eipalloc-1")
+    assert site.publics.claims == {"eipalloc-1": (NODE, asked, after.address)}
+    assert site.made == ["AssociatePublic", "DisassociatePublic", "AssociatePublic"]
+
+
 def test_an_answer_that_is_lost_is_asked_for_again(site: Site) -> None:
     site.ec2.allocate("eipalloc-1")
     site.ec2.loses, site.ec2.loses_answers = AssociatePublic, 1
