@@ -23,7 +23,7 @@ IAM_USAGE := $(CURDIR)/build/iam
 RECORDED := BERTH_IAM_USAGE=$(IAM_USAGE)
 KEPT := $(filter-out 0 no false,$(KEEP))
 
-.PHONY: help setup demo stop ci test fuzz soak checks worlds lint sam-validate unit long kernel dataplane nodes endure runtime e2e e2e-long command policies iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
+.PHONY: help setup demo demo-vpc stop ci test fuzz soak checks worlds lint sam-validate unit long kernel dataplane nodes endure runtime e2e e2e-long command policies iam flat prepare test-sam simulate luck bench-scale bench-cold bench-sweep bench-cni models plugin bundle image image-here lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ setup: ## prepare .venv from the lock file, and missing system packages by apt
 
 demo: setup ## the whole path on one machine: deploy, launch, pods, packets (KEEP=1 leaves it up)
 	@$(TIED) $(PY) -m tests.sandbox.demo $(if $(KEPT),--keep)
+
+demo-vpc: setup ## the VPC's own tools for pods, a section each, with packets: public addresses, groups, routes, ... (KEEP=1 too)
+	@$(TIED) $(PY) -m tests.sandbox.demo --tour vpc $(if $(KEPT),--keep)
 
 stop: ## stop a demo that was left up with KEEP=1
 	@if [ -e build/sandbox.json ]; then $(PY) -m tests.sandbox.demo --stop; else echo "No sandbox is up."; fi
@@ -107,8 +110,8 @@ e2e-long: setup prepare ## end to end too: public addresses, security groups, po
 	@echo "e2e-long: the VPC's own tools for pods"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m long
 
-command: setup prepare ## make demo itself: its report, kill -9, KEEP=1
-	@echo "command: make demo, and ways to end it"
+command: setup prepare ## the demos themselves: their reports, kill -9, KEEP=1
+	@echo "command: make demo, ways to end it, and make demo-vpc"
 	@$(RECORDED) $(TIED) $(PY) -m pytest tests/command
 
 policies: setup ## a linter of the deployed policies

@@ -67,8 +67,8 @@ class Started:
         assert eventually(lambda: text in self.output or self.process.poll() is not None, 90), self.output
         assert text in self.output, self.output
 
-    def ends(self) -> int:
-        return self.process.wait(100)
+    def ends(self, seconds: float = 100) -> int:
+        return self.process.wait(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ class Checkout:
             argv, cwd=self.path, env=_shell_environment(), capture_output=True, text=True, check=False, timeout=60
         )
 
-    def result(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.path / "build" / "demo.json").read_text())
+    def result(self, name: str = "demo.json") -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.path / "build" / name).read_text())
         return document
 
     def processes(self) -> dict[int, str]:

@@ -9,7 +9,6 @@ import http.client
 import io
 import json
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,10 +23,11 @@ from botocore.exceptions import ClientError
 
 from tests.sandbox import netns
 from tests.sandbox.account import wait_for
-from tests.sandbox.demo.machine import running_sandbox
+from tests.sandbox.demo.asking import settle, tell, trail_tells
+from tests.sandbox.demo.machine import QUICK, running_sandbox
 from tests.sandbox.demo.report import Report as Said
 from tests.sandbox.demo.stages import Machine, Scene, deploy_stack, launch
-from tests.sandbox.landscape import ADMIN_KEY, REGION, NodeSpec
+from tests.sandbox.landscape import REGION, NodeSpec
 from tests.sandbox.stack import Settings
 from tests.sandbox.world import ROOT
 
@@ -51,8 +51,6 @@ __all__ = [
     "trail_tells",
 ]
 
-QUICK: Final = Settings(pending=0.5, shutting_down=0.5, metadata_lag=0.2)
-"""EC2 in a hurry, for tests that do not look at what happens while an instance is pending."""
 _READS: Final = ("Describe", "Get")
 
 
@@ -75,18 +73,6 @@ def new_scene(
 # ------------------------------------------------------------------------------------------------ the sandbox itself
 
 
-def tell(scene: Scene, path: str, body: Mapping[str, Any]) -> Any:
-    """Tell the sandbox itself something (``/_sandbox/…``)."""
-    request = urllib.request.Request(  # noqa: S310 - loopback, made by us
-        f"{scene.endpoint}/_sandbox/{path}",
-        data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {ADMIN_KEY}"},
-        method="POST",
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
-
-
 @contextmanager
 def faults(scene: Scene, *script: Mapping[str, Any]) -> Iterator[None]:
     """API calls fail as the script says (``tests.sandbox.cloud.faults.Fault``) until the block ends."""
@@ -95,19 +81,6 @@ def faults(scene: Scene, *script: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         tell(scene, "faults", {})
-
-
-def settle(scene: Scene) -> None:
-    """Wait until every message that can be received has been dealt with; delayed ones may wait on."""
-
-    outputs = scene.stack.outputs
-    names = {outputs[name].rpartition("/")[2] for name in ("NodeEventsQueueUrl", "NodeReportsQueueUrl")}
-
-    def quiet() -> bool:
-        depths = scene.stack.sandbox("queues")
-        return not any(depths[name]["visible"] or depths[name]["in_flight"] for name in names)
-
-    wait_for("the queues to be worked off", quiet, 60, every=0.05)
 
 
 def ask_for_look(scene: Scene, instance_id: str) -> None:
@@ -122,18 +95,6 @@ def ask_for_look(scene: Scene, instance_id: str) -> None:
     }
     assert scene.stack.client("events").put_events(Entries=[entry])["FailedEntryCount"] == 0
     settle(scene)
-
-
-def trail_tells(scene: Scene, call: str, parameters: Mapping[str, Any]) -> None:
-    """What a trail says of a call that somebody made, put by hand as EventBridge has it: the account has no trail."""
-    detail = {
-        "eventSource": "ec2.amazonaws.com",
-        "eventName": call,
-        "userIdentity": {"type": "IAMUser", "userName": "alice"},
-        "requestParameters": dict(parameters),
-        "responseElements": {"_return": True},
-    }
-    tell(scene, "events", {"source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail", "detail": detail})
 
 
 def dead_letters(scene: Scene) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from berth.cli.main import main
 
 from tests.e2e.scenes import BusListener, dead_letters, new_scene, settle, trail_tells
 from tests.sandbox.account import wait_for
+from tests.sandbox.demo.asking import pings_stopped, primary
 from tests.sandbox.demo.stages import Scene
 from tests.sandbox.landscape import CLUSTER, NodeSpec, client
 from tests.sandbox.ping import ping
@@ -40,30 +40,9 @@ def checked(scene: Scene) -> dict[str, int]:
     return dict(json.loads(payload))
 
 
-def primary(scene: Scene, name: str) -> str:
-    return str(scene.stack.interfaces(scene.machines[name].id)[0]["PrivateIpAddress"])
-
-
 def reached(scene: Scene) -> bool:
     """Whether a ping from alpha to beta is answered."""
     return ping(scene.machines["alpha"].id, primary(scene, "beta"), timeout=1).ok
-
-
-@contextmanager
-def pings_stopped(scene: Scene) -> Iterator[str]:
-    """beta's subnet lets no ICMP in; gives the ACL's id."""
-    assert scene.landscape is not None
-    ec2, subnet = scene.stack.client("ec2"), scene.landscape.subnets["b"]
-    found = ec2.describe_network_acls(Filters=[{"Name": "association.subnet-id", "Values": [subnet]}])
-    acl = str(found["NetworkAcls"][0]["NetworkAclId"])
-    ec2.create_network_acl_entry(
-        NetworkAclId=acl, RuleNumber=50, Protocol="1", RuleAction="deny", Egress=False, CidrBlock="0.0.0.0/0",
-        IcmpTypeCode={"Type": -1, "Code": -1},
-    )  # fmt: skip
-    try:
-        yield acl
-    finally:
-        ec2.delete_network_acl_entry(NetworkAclId=acl, RuleNumber=50, Egress=False)
 
 
 def flat_events(listener: BusListener) -> list[dict[str, Any]]:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.scenes import dead_letters, new_scene, tell
-from tests.e2e.test_ledger import berth, found, leases, one_that
+from tests.e2e.test_ledger import leases, one_that
 from tests.sandbox import netns
 from tests.sandbox.account import wait_for
+from tests.sandbox.demo.asking import berth, found
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, remove_pods, start_agents
 from tests.sandbox.echo import PORT, EchoServers, Failure, tcp_echo, udp_echo
 from tests.sandbox.landscape import NodeSpec

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,32 +14,13 @@ from berth.contract import Order, PodLease, Report
 
 from tests.e2e.scenes import FunctionLog, dead_letters, new_scene, node_client, refusal, send_report
 from tests.sandbox.account import wait_for
+from tests.sandbox.demo.asking import berth, found
 from tests.sandbox.demo.stages import Machine, PlacedPod, Scene, add_pods, remove_pods, start_agents, terminate
-from tests.sandbox.landscape import ADMIN_KEY, REGION, NodeSpec
+from tests.sandbox.landscape import NodeSpec
 from tests.sandbox.stack import NETWORK_ENDPOINT
 
 TAGS: Final = {"mode": "prefixes", "max-pods": "16", "warm-addresses": "8", "cooldown-seconds": "2"}
 REFUSED: Final = {"AccessDenied", "AccessDeniedException"}
-
-
-def berth(scene: Scene, *arguments: str) -> tuple[int, str]:
-    """The operator's command, with the administrator's credentials: its exit code and output."""
-    environment = {
-        **os.environ,
-        "AWS_ENDPOINT_URL": scene.endpoint,
-        "AWS_ACCESS_KEY_ID": ADMIN_KEY,
-        "AWS_SECRET_ACCESS_KEY": ADMIN_KEY,
-        "AWS_DEFAULT_REGION": REGION,
-    }
-    command = [sys.executable, "-m", "berth.cli", *arguments]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert run.returncode in (0, 3), run.stderr
-    return run.returncode, run.stdout
-
-
-def found(scene: Scene, *arguments: str) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(berth(scene, *arguments, "--json")[1])
-    return answer
 
 
 def leases(scene: Scene, pod: PlacedPod) -> list[dict[str, Any]]:

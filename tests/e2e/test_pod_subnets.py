@@ -14,13 +14,11 @@ from tests.e2e.scenes import BusListener, ask_for_look, dead_letters, new_scene,
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, launch, remove_pods, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
-from tests.sandbox.landscape import REGION, NodeSpec, launch_node
+from tests.sandbox.landscape import POD_SUBNETS, REGION, NodeSpec, add_pod_subnets, launch_node
 from tests.sandbox.ping import ping
 
 pytestmark = pytest.mark.long
 
-PODS_CIDR: Final = "100.64.0.0/16"
-SUBNETS: Final = {"a": "100.64.1.0/24", "b": "100.64.2.0/24"}
 OWN: Final = {"mode": "prefixes", "subnets": "pods=yes", "primary-serves-pods": "false", "cooldown-seconds": "2"}
 SPECS: Final = [NodeSpec("alpha", "a", "t3.medium", OWN), NodeSpec("beta", "b", "t3.medium", OWN)]
 MIXED: Final = NodeSpec("mixed", "a", "t3.medium", {"mode": "prefixes", "subnets": "pods=yes", "cooldown-seconds": "2"})
@@ -35,7 +33,8 @@ def site() -> Iterator[Scene]:
     # pods are rewritten for the excluded partner alone: all else leaves by their own subnets' route table
     parameters = {"NoSnatCidrs": "0.0.0.0/0", "ReconcileDelaySeconds": "2"}
     with new_scene(parameters=parameters) as scene:
-        make_pod_subnets(scene)
+        assert scene.landscape is not None
+        NAT["address"] = add_pod_subnets(scene.endpoint, scene.landscape)
         launch(scene, [*SPECS, MIXED])
         start_agents(scene)
         add_pods(scene, scene.machines["alpha"], 3, "web")
@@ -45,33 +44,12 @@ def site() -> Iterator[Scene]:
         assert dead_letters(scene) == {}
 
 
-def make_pod_subnets(scene: Scene) -> None:
-    """As a user adds them to a VPC that is there: a secondary CIDR, a subnet in each zone, a route table, a gateway."""
-    landscape, ec2 = scene.landscape, scene.stack.client("ec2")
-    assert landscape is not None
-    ec2.associate_vpc_cidr_block(VpcId=landscape.vpc, CidrBlock=PODS_CIDR)
-    address = ec2.allocate_address(Domain="vpc")
-    nat = ec2.create_nat_gateway(SubnetId=landscape.public_subnet, AllocationId=address["AllocationId"])["NatGateway"]
-    table = ec2.create_route_table(VpcId=landscape.vpc)["RouteTable"]["RouteTableId"]
-    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat["NatGatewayId"])
-    (vpn,) = ec2.describe_vpn_gateways()["VpnGateways"]
-    ec2.create_route(RouteTableId=table, DestinationCidrBlock="192.168.50.0/24", GatewayId=vpn["VpnGatewayId"])
-    tags = [{"Key": "berth:allowed", "Value": ""}, {"Key": "pods", "Value": "yes"}]
-    for zone, cidr in SUBNETS.items():
-        made = ec2.create_subnet(
-            VpcId=landscape.vpc, CidrBlock=cidr, AvailabilityZone=REGION + zone,
-            TagSpecifications=[{"ResourceType": "subnet", "Tags": tags}],
-        )  # fmt: skip
-        ec2.associate_route_table(RouteTableId=table, SubnetId=made["Subnet"]["SubnetId"])
-    NAT["address"] = address["PublicIp"]
-
-
 def primary(scene: Scene, name: str) -> dict[str, Any]:
     return dict(scene.stack.interfaces(scene.machines[name].id)[0])
 
 
 def within(pod: PlacedPod, zone: str) -> bool:
-    return ipaddress.ip_address(pod.address) in ipaddress.ip_network(SUBNETS[zone])
+    return ipaddress.ip_address(pod.address) in ipaddress.ip_network(POD_SUBNETS[zone])
 
 
 def test_pods_have_addresses_of_the_pod_subnet_in_their_nodes_zone(site: Scene) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from berth.contract import KIND, NODE, PodGrant
 from tests.e2e.scenes import BusListener, FunctionLog, dead_letters, new_scene, tell
 from tests.sandbox.account import wait_for
 from tests.sandbox.cni import CniError
+from tests.sandbox.demo.asking import use_public_subnet
 from tests.sandbox.demo.connectivity import INTERNET, ON_PREMISES
 from tests.sandbox.demo.stages import Scene, launch, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
@@ -79,13 +80,7 @@ def site() -> Iterator[Site]:
     """Nodes in the public subnet: of prefixes, of addresses, one whose ADDs wait for a few seconds alone, and one
     whose interfaces have room for a prefix or an address each, so that a pod's single one is on another interface."""
     with new_scene(parameters={"PublicPools": ",".join(POOLS)}) as scene:
-        assert scene.landscape is not None
-        public = scene.landscape.public_subnet
-        scene.landscape = replace(scene.landscape, subnets={**scene.landscape.subnets, "p": public})
-        scene.free_before["p"] = scene.stack.free_addresses(public)
-        ec2 = scene.stack.client("ec2")
-        ec2.create_tags(Resources=[public], Tags=[{"Key": "berth:allowed", "Value": "true"}])
-        ec2.modify_subnet_attribute(SubnetId=public, MapPublicIpOnLaunch={"Value": True})
+        use_public_subnet(scene)
         tags = {"prefixes": PREFIXES, "addresses": ADDRESSES, "impatient": PREFIXES}
         small = NodeSpec("small", "p", "t3.micro", PREFIXES)
         launch(scene, [*(NodeSpec(name, "p", "m5.large", policy) for name, policy in tags.items()), small])

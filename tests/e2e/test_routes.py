@@ -14,7 +14,7 @@ from tests.e2e.scenes import dead_letters, new_scene, settle, tell, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, launch, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
-from tests.sandbox.landscape import ON_PREMISES_CIDR, PARTNER_CIDR, REGION, NodeSpec
+from tests.sandbox.landscape import ON_PREMISES_CIDR, PARTNER_CIDR, REGION, NodeSpec, private_routes
 
 pytestmark = pytest.mark.long
 
@@ -22,8 +22,6 @@ ON_PREMISES: Final = "192.168.50.10"
 PARTNER: Final = "172.30.9.10"
 LISTED_CIDR, LISTED = "10.200.0.0/24", "10.200.0.10"
 """In a prefix list, which a route to a transit gateway names."""
-API_CIDR: Final = "198.51.100.0/24"
-"""Where nodes reach the API: by NAT, also when the default route leads to the VPN."""
 PEER_CIDR: Final = "10.9.0.0/16"
 SPECS: Final = [
     NodeSpec("alpha", "a", "t3.medium", {"mode": "prefixes", "cooldown-seconds": "5"}),
@@ -38,7 +36,6 @@ class Site:
     """The route table of both nodes' subnets."""
     gateway: str
     """The VPN gateway."""
-    nat: str
 
     @property
     def ec2(self) -> Any:
@@ -83,15 +80,9 @@ def _told(pod: PlacedPod, address: str, expected: str) -> bool:
 def site() -> Iterator[Site]:
     with new_scene(parameters={"WatchCloudTrail": "true"}) as scene:
         assert scene.landscape is not None
-        ec2, subnet = scene.stack.client("ec2"), scene.landscape.subnets["a"]
-        of_subnet = [{"Name": "association.subnet-id", "Values": [subnet]}]
-        (table,) = ec2.describe_route_tables(Filters=of_subnet)["RouteTables"]
-        vpn = next(r["GatewayId"] for r in table["Routes"] if r.get("GatewayId", "").startswith("vgw-"))
-        nat = next(r["NatGatewayId"] for r in table["Routes"] if r.get("NatGatewayId"))
-        found = Site(scene, table["RouteTableId"], vpn, nat)
-        # all but the API by the VPN, so that on-premises stays within reach without a route of its own
-        ec2.create_route(RouteTableId=found.table, DestinationCidrBlock=API_CIDR, NatGatewayId=nat)
-        ec2.replace_route(RouteTableId=found.table, DestinationCidrBlock="0.0.0.0/0", GatewayId=vpn)
+        routes = private_routes(scene.stack.client("ec2"), scene.landscape)
+        found = Site(scene, routes.table, routes.vpn)
+        routes.default_by_vpn(found.ec2)
         _list_of_networks(found)
         launch(scene, SPECS)
         start_agents(scene)

@@ -14,7 +14,7 @@ from tests.sandbox.account import wait_for
 from tests.sandbox.cni import CniError
 from tests.sandbox.demo.stages import Scene, launch, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo
-from tests.sandbox.landscape import NodeSpec
+from tests.sandbox.landscape import NodeSpec, allowed_group
 from tests.sandbox.runtime import Pod, Runtime
 from tests.sandbox.stack import NETWORK_ENDPOINT
 
@@ -37,18 +37,6 @@ class Site:
     @property
     def ec2(self) -> Any:
         return self.scene.stack.client("ec2")
-
-    def make_group(self, name: str, *ports: int) -> str:
-        assert self.scene.landscape is not None
-        subnet = self.scene.landscape.subnets["a"]
-        vpc = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
-        tags = [{"ResourceType": "security-group", "Tags": [{"Key": "berth:allowed", "Value": "true"}]}]
-        made = self.ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc, TagSpecifications=tags)
-        rules = [
-            {"IpProtocol": "tcp", "FromPort": p, "ToPort": p, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]} for p in ports
-        ]
-        self.ec2.authorize_security_group_ingress(GroupId=made["GroupId"], IpPermissions=rules)
-        return str(made["GroupId"])
 
     def add(self, machine: str, name: str, groups: str = "", namespace: str = "open") -> str:
         """ADD a pod; returns its address. Raises :class:`CniError`."""
@@ -100,8 +88,11 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with new_scene(parameters=PARAMETERS) as scene:
+        assert scene.landscape is not None
         made = Site(scene)
-        made.group = made.make_group("web", OPEN_PORT)  # before the functions look for groups, once a minute
+        made.group = allowed_group(
+            made.ec2, scene.landscape.vpc, "web", OPEN_PORT
+        )  # before the functions look for groups, once a minute
         launch(scene, [NodeSpec(name, "a", "m5.large", TAGS) for name in ("first", "second", "impatient")])
         start_agents(scene)
         made.restart_agent("impatient", add_wait_seconds=12.0, report_interval_seconds=5.0)

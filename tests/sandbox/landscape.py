@@ -20,11 +20,16 @@ __all__ = [
     "REGION",
     "Landscape",
     "NodeSpec",
+    "PrivateRoutes",
     "add_ipv6",
+    "add_pod_subnets",
+    "allowed_group",
     "attach_node_policy",
     "build_landscape",
     "client",
     "launch_node",
+    "pod_routes",
+    "private_routes",
 ]
 
 REGION: Final = "eu-west-1"
@@ -34,6 +39,10 @@ VPC_CIDR: Final = "10.0.0.0/16"
 ON_PREMISES_CIDR: Final = "192.168.50.0/24"
 PARTNER_CIDR: Final = "172.30.9.0/24"
 """Reached by the same VPN, but excluded by a parameter of the stack: a client there is outside the no-SNAT list."""
+API_CIDR: Final = "198.51.100.0/24"
+"""Where nodes reach the API, and the internet's server is: by NAT, also when the default route leads to the VPN."""
+PODS_CIDR: Final = "100.64.0.0/16"
+POD_SUBNETS: Final = {"a": "100.64.1.0/24", "b": "100.64.2.0/24"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,75 @@ def add_ipv6(endpoint: str, landscape: Landscape) -> dict[str, str]:
             EgressOnlyInternetGatewayId=gateway["EgressOnlyInternetGatewayId"],
         )
     return given
+
+
+def add_pod_subnets(endpoint: str, landscape: Landscape) -> str:
+    """As a user adds them to a VPC that is there: a secondary CIDR, a subnet in each zone, a route table, a NAT gateway
+    for them. Returns the gateway's public address."""
+    ec2 = client("ec2", endpoint)
+    ec2.associate_vpc_cidr_block(VpcId=landscape.vpc, CidrBlock=PODS_CIDR)
+    address = ec2.allocate_address(Domain="vpc")
+    nat = ec2.create_nat_gateway(SubnetId=landscape.public_subnet, AllocationId=address["AllocationId"])["NatGateway"]
+    table = ec2.create_route_table(VpcId=landscape.vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat["NatGatewayId"])
+    (vpn,) = ec2.describe_vpn_gateways()["VpnGateways"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock=ON_PREMISES_CIDR, GatewayId=vpn["VpnGatewayId"])
+    for zone, cidr in POD_SUBNETS.items():
+        made = ec2.create_subnet(
+            VpcId=landscape.vpc,
+            CidrBlock=cidr,
+            AvailabilityZone=REGION + zone,
+            TagSpecifications=_tags("subnet", Name=f"pods-{zone}", berth__allowed="", pods="yes"),
+        )
+        ec2.associate_route_table(RouteTableId=table, SubnetId=made["Subnet"]["SubnetId"])
+    return str(address["PublicIp"])
+
+
+def allowed_group(ec2: Any, vpc: str, name: str, *ports: int) -> str:
+    """A security group that Berth may use, and that lets in TCP to some ports alone. Returns its id."""
+    tagged = _tags("security-group", berth__allowed="true")
+    made = ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc, TagSpecifications=tagged)
+    rules = [{"IpProtocol": "tcp", "FromPort": p, "ToPort": p, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]} for p in ports]
+    ec2.authorize_security_group_ingress(GroupId=made["GroupId"], IpPermissions=rules)
+    return str(made["GroupId"])
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateRoutes:
+    """The route table of private subnets, and where it leads: the VPN's gateway, and a NAT gateway."""
+
+    table: str
+    vpn: str
+    nat: str
+
+    def default_by_vpn(self, ec2: Any) -> None:
+        """All but the API goes to the VPN, so that on-premises stays within reach without a route of its own."""
+        ec2.create_route(RouteTableId=self.table, DestinationCidrBlock=API_CIDR, NatGatewayId=self.nat)
+        ec2.replace_route(RouteTableId=self.table, DestinationCidrBlock="0.0.0.0/0", GatewayId=self.vpn)
+
+    def default_by_nat(self, ec2: Any) -> None:
+        """As it was."""
+        ec2.replace_route(RouteTableId=self.table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=self.nat)
+        ec2.delete_route(RouteTableId=self.table, DestinationCidrBlock=API_CIDR)
+
+
+def private_routes(ec2: Any, landscape: Landscape) -> PrivateRoutes:
+    """Of the nodes' private subnets."""
+    return _routes_of(ec2, landscape.subnets["a"])
+
+
+def pod_routes(ec2: Any) -> PrivateRoutes:
+    """Of the subnets that :func:`add_pod_subnets` made."""
+    tagged = [{"Name": "tag:pods", "Values": ["yes"]}]
+    return _routes_of(ec2, ec2.describe_subnets(Filters=tagged)["Subnets"][0]["SubnetId"])
+
+
+def _routes_of(ec2: Any, subnet: str) -> PrivateRoutes:
+    of_subnet = [{"Name": "association.subnet-id", "Values": [subnet]}]
+    (table,) = ec2.describe_route_tables(Filters=of_subnet)["RouteTables"]
+    vpn = next(r["GatewayId"] for r in table["Routes"] if r.get("GatewayId", "").startswith("vgw-"))
+    nat = next(r["NatGatewayId"] for r in table["Routes"] if r.get("NatGatewayId"))
+    return PrivateRoutes(str(table["RouteTableId"]), str(vpn), str(nat))
 
 
 def _instance_profile(endpoint: str) -> str:

@@ -24,7 +24,6 @@ from berth.plan import Plan
 from berth.store import NodeState
 
 from tests.simulator import table
-from tests.simulator.agent import Agent
 from tests.simulator.interleavings import Scene, behind, held_up, left_out
 from tests.simulator.schedule import run
 from tests.simulator.small import launch, race, surrender
@@ -137,19 +136,6 @@ def what_pods_leave_stays(patch: Patch) -> None:
     patch.setattr(pod_interfaces, "_let_go", lambda _view: ([], ""))
 
 
-def agents_take_what_any_record_lists(patch: Patch) -> None:
-    """A pod is given its interface though the record may be of a look that did not know of it any more."""
-
-    def serve(agent: Agent) -> None:
-        there = {i.pod: i for i in (agent.record.interfaces if agent.record else ()) if i.pod and i.mac in agent.macs}
-        for name, pod in agent.own.items():
-            if not pod.interface and name in there:
-                pod.interface = there[name].id
-                agent.took(agent, name, pod.interface)
-
-    patch.setattr(Agent, "_serve_own", serve)
-
-
 def among(schedules: int) -> Search:
     """The first of so many random schedules that fails."""
 
@@ -201,7 +187,6 @@ MUTATIONS: list[tuple[Callable[[Patch], None], Search]] = [
     (claims_have_no_condition, within(race, within_lease)),
     (pods_that_have_their_interface_are_forgotten, among(200)),
     (what_pods_leave_stays, among(200)),
-    (agents_take_what_any_record_lists, among(1200)),
 ]
 
 

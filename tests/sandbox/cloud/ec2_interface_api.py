@@ -18,6 +18,7 @@ from .ec2_errors import error, invalid
 from .ec2_filters import matches
 from .ec2_interfaces import Wanted, assign, create, remove, unassign
 from .ec2_ipv6 import assign_prefixes, wanted_prefixes
+from .ec2_public import as_described
 from .patching import replace
 
 __all__ = ["install", "page", "remember_token"]
@@ -169,7 +170,7 @@ def describe_network_interfaces(self: Any) -> ActionResult:
         )
     found = self.ec2_backend.get_all_network_interfaces(ids, filters)
     shown, following = page(found, size, token)
-    return ActionResult({"NetworkInterfaces": shown, "NextToken": following})
+    return ActionResult({"NetworkInterfaces": [as_described(eni) for eni in shown], "NextToken": following})
 
 
 def page(items: list[Any], size: int, token: str | None) -> tuple[list[Any], str | None]:

@@ -7,6 +7,7 @@ API reference): an association that is there already is answered again; one that
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -19,7 +20,7 @@ from .changes import notify
 from .ec2_errors import error, invalid
 from .patching import replace
 
-__all__ = ["dropped", "install"]
+__all__ = ["as_described", "dropped", "install"]
 
 
 def associate_address(self: Any) -> ActionResult:
@@ -104,6 +105,18 @@ def dropped(eni: Any, addresses: set[str]) -> None:
     for elastic in eni.ec2_backend.addresses:
         if elastic.eni is eni and getattr(elastic, "_private", None) in addresses:
             _take_off(elastic)
+
+
+def as_described(eni: Any) -> Any:
+    """As DescribeNetworkInterfaces shows it: the association of the primary address is at that address too."""
+    if not eni.public_ip:
+        return eni
+    shown = copy(eni)
+    shown.private_ip_addresses = [
+        {**a, "Association": eni.association} if a["PrivateIpAddress"] == eni.private_ip_address else a
+        for a in eni.private_ip_addresses
+    ]
+    return shown
 
 
 def _private(elastic: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""``python -m tests.sandbox.demo``: the whole path on one machine, told as it happens (writes build/demo.json)."""
+"""``python -m tests.sandbox.demo``: the whole path on one machine, told as it happens (writes ``build/demo*.json``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.sandbox.demo import keeping
 from tests.sandbox.demo.report import Report, Stage
 from tests.sandbox.world_ns import REPOSITORY
 
-RESULT: Final = REPOSITORY / "build" / "demo.json"
+RESULTS: Final = {"path": REPOSITORY / "build" / "demo.json", "vpc": REPOSITORY / "build" / "demo-vpc.json"}
+"""What each tour writes."""
 SCRATCH: Final = REPOSITORY / "build" / "tmp"
 INTERRUPTED: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 TOOLS: Final = {"nft": "nftables", "ip": "iproute2", "iptables-restore": "iptables", "nsenter": "util-linux"}
@@ -96,39 +97,48 @@ def _listen_on_loopback() -> socket.socket:
     return listener
 
 
-def _outside(keep: bool) -> int:
-    report = Report()
+def _outside(tour: str, keep: bool) -> int:
+    report, result = Report(), RESULTS[tour]
     if keep and (kept := keeping.load()) is not None:
         report.say(f"A sandbox is up already (process {kept.pid}). End it with: make stop")
         return 1
-    RESULT.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
+    result.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     try:
-        status = _both_parts(report, keep)
+        status = _both_parts(report, tour, keep)
     except KeyboardInterrupt:
         report.fail("interrupted")
         status = 128 + signal.SIGINT
     except (NotReadyError, world_ns.WorldError, OSError, subprocess.CalledProcessError) as error:
         report.fail(str(error))
         status = 1
-    if status and not RESULT.exists():  # else the inner part has told what happened
+    if status and not result.exists():  # else the inner part has told what happened
         if not report.failures:
             report.fail(
                 "interrupted"
                 if status in INTERRUPTED
                 else f"the demo's process ended before its report: {_ending(status)}"
             )
-        report.write(RESULT)
+        report.write(result)
     return status
 
 
-def _both_parts(report: Report, keep: bool) -> int:
+def _both_parts(report: Report, tour: str, keep: bool) -> int:
     begun = time.monotonic()
     with report.stage("this machine"):
         check_machine(report)
         _prepare_tied()
     with _listen_on_loopback() as listener:
         port = listener.getsockname()[1]
-        inside = ["tests.sandbox.demo", "--inside", "--port", str(port), "--host-fd", str(listener.fileno())]
+        inside = [
+            "tests.sandbox.demo",
+            "--inside",
+            "--tour",
+            tour,
+            "--port",
+            str(port),
+            "--host-fd",
+            str(listener.fileno()),
+        ]
         inside += ["--prepared", f"{time.monotonic() - begun:.2f}", *(["--keep"] if keep else [])]
         return world_ns.enter_private_world(
             inside, keep=keep, extra_fds=[listener.fileno()], confirm=lambda: keeping.load() is not None
@@ -140,15 +150,20 @@ def _ending(status: int) -> str:
 
 
 def _inside(given: argparse.Namespace) -> int:
-    from tests.sandbox.demo.run import run  # the sandbox's parts, which the outer process has no need to load
+    # the sandbox's parts, which the outer process has no need to load
+    from tests.sandbox.demo.machine import QUICK
+    from tests.sandbox.demo.run import run, show_path
+    from tests.sandbox.demo.vpc.run import show_vpc
+    from tests.sandbox.stack import Settings
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    report = Report()
+    report, result = Report(), RESULTS[given.tour]
     report.stages.append(Stage("this machine", given.prepared, True))
-    status = run(report, given.host_fd, keep=given.keep, port=given.port)
-    report.write(RESULT)
+    tour, settings = (show_vpc, QUICK) if given.tour == "vpc" else (show_path, Settings())
+    status = run(report, given.host_fd, keep=given.keep, port=given.port, tour=tour, settings=settings)
+    report.write(result)
     report.say(f"\n{'All of it held.' if report.ok else 'NOT all of it held: ' + '; '.join(report.failures)}")
-    report.say(f"Written: {RESULT.relative_to(Path.cwd()) if RESULT.is_relative_to(Path.cwd()) else RESULT}")
+    report.say(f"Written: {result.relative_to(Path.cwd()) if result.is_relative_to(Path.cwd()) else result}")
     return status
 
 
@@ -163,6 +178,9 @@ def _prepare_or_say_why() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--tour", choices=sorted(RESULTS), default="path", help="what to show: the path of pods, the VPC"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the sandbox up, and say how to look around")
     parser.add_argument("--stop", action="store_true", help="end a sandbox that was left up")
     parser.add_argument("--prepare", action="store_true", help="only build what the sandbox needs from outside")
@@ -177,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.stop:
         print("The sandbox is stopped." if keeping.stop() else "No sandbox is up.")
         return 0
-    return _outside(given.keep)
+    return _outside(given.tour, given.keep)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,16 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from tests.sandbox.stack import Settings
 from tests.sandbox.world import ROOT
 from tests.sandbox.world_ns import in_world
 
-__all__ = ["RunningSandbox", "SandboxDiedError", "needing", "running_sandbox", "start_sandbox"]
+__all__ = ["QUICK", "RunningSandbox", "SandboxDiedError", "needing", "running_sandbox", "start_sandbox"]
+
+QUICK: Final = Settings(pending=0.5, shutting_down=0.5, metadata_lag=0.2)
+"""EC2 in a hurry, for those who do not look at what happens while an instance is pending."""
 
 
 class SandboxDiedError(RuntimeError):

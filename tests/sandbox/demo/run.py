@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tests.sandbox.demo import keeping
 from tests.sandbox.demo.connectivity import check_matrix, check_services, check_world_outside
@@ -26,7 +26,7 @@ from tests.sandbox.demo.stages import (
 from tests.sandbox.stack import Settings
 from tests.sandbox.world_ns import PID_VARIABLE
 
-__all__ = ["run"]
+__all__ = ["Tour", "run", "show_path"]
 
 MUTATING: Final = (
     "CreateNetworkInterface",
@@ -39,18 +39,23 @@ MUTATING: Final = (
 )
 
 
-def run(report: Report, host_fd: int, *, keep: bool, port: int) -> int:
+class Tour(Protocol):
+    """What a demo shows, once the sandbox is up."""
+
+    def __call__(self, scene: Scene, *, keep: bool) -> None: ...
+
+
+def run(report: Report, host_fd: int, *, keep: bool, port: int, tour: Tour, settings: Settings) -> int:
     """All stages; a failing one ends the demo, and the report says so. Returns the exit status."""
     scene: Scene | None = None
     sandbox: RunningSandbox | None = None
     try:
         with report.stage("the sandbox"):
-            sandbox = start_sandbox(Settings(), host_fd, tied=not keep)
+            sandbox = start_sandbox(settings, host_fd, tied=not keep)
             scene = Scene(report, sandbox.endpoint)
             report.note(f"account, fabric and metadata are up; the API is at http://127.0.0.1:{port} meanwhile")
         with needing(sandbox):
-            _stages(scene, keep=keep)
-            _figures(scene)
+            tour(scene, keep=keep)
     except KeyboardInterrupt:
         report.fail("interrupted")
         return 130
@@ -74,6 +79,12 @@ def _name_dead_agents(scene: Scene | None) -> None:
         if machine.node.init_pid() is not None and not machine.node.agent_alive():
             words = machine.node.log(lines=5) or "nothing"
             scene.report.fail(f"{machine.name}'s agent is not running; its log ends with: {words}")
+
+
+def show_path(scene: Scene, *, keep: bool) -> None:
+    """`make demo`: nodes, pods, packets, growth, shrinking, the end; then the counters of the whole run."""
+    _stages(scene, keep=keep)
+    _figures(scene)
 
 
 def _stages(scene: Scene, *, keep: bool) -> None:
