@@ -365,7 +365,15 @@ def test_a_request_that_comes_again_with_another_address_has_its_public_one_move
     site.settle(NODE)
     (before,) = site.requests[NODE]
     site.requests[NODE] = [replace(before, address="")]
+    given_back, unclaim = list[str](), site.publics.unclaim
+
+    def noted(allocation_id: str, instance_id: str) -> None:
+        given_back.append(site.ec2.elastic[allocation_id].association_id)
+        unclaim(allocation_id, instance_id)
+
+    site.publics.unclaim = noted  # type: ignore[method-assign]
     site.settle(NODE)
+    assert given_back == [""], "nobody else may find it associated"
     (after,) = site.requests[NODE]
     assert after.address not in ("", before.address)
     assert site.grant(asked) == PodGrant(asked, after.address, "203.0.113.1", "eipalloc-1")
