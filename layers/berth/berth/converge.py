@@ -36,6 +36,7 @@ from berth.calls import (
 )
 from berth.claims import claim, end_claim
 from berth.contract import PodGrant, Policy, Record
+from berth.ec2_errors import brief
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.gate import Gate
@@ -304,7 +305,7 @@ class Convergence:
             self.intents.remove(intent)
             self._save_intents()
         if isinstance(call, AssociatePublic | DisassociatePublic) and error.trouble in PUBLIC_TROUBLES:
-            self.view = replace(self.view, setbacks=without_public(self.view, call, str(error)))
+            self.view = replace(self.view, setbacks=without_public(self.view, call, brief(error)))
             return
         match error.trouble:
             case Trouble.REFUSED if not self._is_of_one_pod(call):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
-__all__ = ["Ec2Error", "Trouble", "classify", "ec2_name"]
+__all__ = ["Ec2Error", "Trouble", "brief", "classify", "ec2_name"]
 
 
 class Trouble(Enum):
@@ -69,6 +70,21 @@ class Ec2Error(Exception):
     def __init__(self, action: str, code: str, message: str, trouble: Trouble) -> None:
         super().__init__(f"{action}: {code}: {message}")
         self.action, self.code, self.trouble = action, code, trouble
+
+
+_PRIVATE: Final = re.compile(r"arn:\S+|\b[0-9]{12}\b")
+_LONGEST: Final = 200
+
+
+def brief(error: Ec2Error) -> str:
+    """What a pod's owner may read: action, code, and EC2's words without ARNs, accounts or the encoded part.
+
+    That part of UnauthorizedOperation differs each time; equal refusals give equal texts.
+    """
+    head = f"{error.action}: {error.code}"
+    text = str(error).removeprefix(f"{head}: ").partition("Encoded")[0]
+    words = " ".join(_PRIVATE.sub("…", text).split())[:_LONGEST]
+    return f"{head}: {words}" if words else head
 
 
 def ec2_name(method: str) -> str:

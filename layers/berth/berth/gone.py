@@ -49,7 +49,8 @@ def clear(
     # what is tagged for an instance that nobody knows is cleaned up by age: there is nowhere to note an absence
     convergence = visit.convergence(view, state, plan_death if confirmed else plan_absence)
     last = visit.run(convergence)
-    waiting = convergence.again or last.waiting or convergence.unborn or _still_stopping(instance, state)
+    unread = "its claims of Elastic IP addresses cannot be read" if state.publics and view.publics is None else ""
+    waiting = convergence.again or last.waiting or convergence.unborn or unread or _still_stopping(instance, state)
     if confirmed and not waiting:
         # also what a look or a late report has left beside a tombstone: nothing else would ever delete it
         if known or leftovers or convergence.intents or convergence.purse.kept():

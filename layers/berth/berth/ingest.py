@@ -243,6 +243,10 @@ def _kept_ready(policy: Policy) -> tuple[int, int]:
     return (0, 1) if policy.ip_families == "ipv6" else (policy.warm_addresses, max(policy.minimum_addresses, 1))
 
 
+_MOST_OWN: Final = 64
+"""Requests for interfaces that are believed of one node. More than the pods of any type can have."""
+
+
 def believe(report: Report | None, record: Record | None) -> Report | None:
     """What of ``report`` concerns what its own sender's ``record`` lists; the rest is left out.
 
@@ -271,7 +275,8 @@ def believe(report: Report | None, record: Record | None) -> Report | None:
 
 def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[PodRequest, ...]:
     """Requests with addresses that the record lists, one for each. Of those for public addresses alone no more than the
-    node may have pods; one for groups is believed in any case: nobody may take the interface of a pod that is there.
+    node may have pods; one whose interface the record lists is believed in any case: nobody may take that of a pod that
+    is there. Others for interfaces have a bound of their own.
 
     One with another address is still made, since its pod may only be ahead of a record that was lost.
     """
@@ -283,6 +288,12 @@ def _believed(requests: Sequence[PodRequest], record: Record | None) -> tuple[Po
         found.setdefault(r.id, r if r.address in listed else replace(r, address=""))
         listed.discard(r.address)
     # with neither, an agent knows no more what its pod asked for
-    own = tuple(r for r in found.values() if r.groups or not r.public)
+    own = _own([r for r in found.values() if r.groups or not r.public], {i.pod for i in interfaces if i.pod})
     most = record.policy.max_pods if record else len(found)
     return (*own, *[r for r in found.values() if r.public and not r.groups][:most])
+
+
+def _own(requests: Sequence[PodRequest], there: set[str]) -> tuple[PodRequest, ...]:
+    """Those whose interface is ``there``, and others up to the bound, in their order."""
+    new = {r.id for r in [r for r in requests if r.id not in there][: max(_MOST_OWN - len(there), 0)]}
+    return tuple(r for r in requests if r.id in there or r.id in new)

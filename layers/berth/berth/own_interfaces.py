@@ -20,6 +20,10 @@ __all__ = ["asks", "asks_of", "for_itself", "groups_of", "kept", "loose", "resol
 _GROUP: Final = re.compile(r"sg-[0-9a-f]{8,17}")
 _MOST_GROUPS: Final = 16
 """Security groups of one interface, with the quota raised as far as it goes ("Amazon VPC quotas", VPC User Guide)."""
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""A namespace's name is a label as of RFC 1123 ("Namespaces", Kubernetes documentation). "" is that of no namespace."""
+_LONGEST: Final = 256
+"""Characters of a tag's value ("Tag your Amazon EC2 resources", EC2 User Guide)."""
 _ANY: Final = "*"
 
 
@@ -78,8 +82,11 @@ def groups_of(
     """
     if not request.groups:
         return resolve(asked, rules, allowed)
-    if len(request.id) > 256:
-        return (), "the request's id is longer than a tag's value may be (256 characters)"
+    if request.namespace and not _LABEL.fullmatch(request.namespace):
+        return (), f"namespace {request.namespace!r:.80} is no name of a namespace (a label as of RFC 1123)"
+    for what, text in (("id", request.id), ("namespace and groups", asks_of(request))):
+        if len(text) > _LONGEST:
+            return (), f"the request's {what} are longer than a tag's value may be ({_LONGEST} characters)"
     return resolve(asks_of(request), rules, allowed)
 
 

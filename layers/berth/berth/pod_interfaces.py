@@ -21,6 +21,8 @@ from berth.positions import HELD, adoptable, attachments, free_positions
 __all__ = ["PodsOwn", "grants", "pods_own"]
 
 _REFUSED: Final = "EC2 refused to create an interface"
+_MOST_REFUSALS: Final = 3
+"""After so many in one look the next pod's would fare no better, and each costs a call."""
 _NO_SUBNET: Final = "no subnet tagged berth:allowed in this zone has free addresses"
 
 
@@ -60,7 +62,7 @@ def pods_own(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequen
 
 def _create(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> list[CreateInterface]:
     subnet = _subnet(view, subnets)
-    if view.setbacks.no_create or subnet is None:
+    if view.setbacks.no_create or subnet is None or len(view.setbacks.pods) >= _MOST_REFUSALS:
         return []
     room = _room(view, limits)
     served = {*kept(view), *dict(view.setbacks.pods)}
@@ -153,6 +155,8 @@ def _full(view: NodeView, limits: Limits) -> str:
 def _refusal(view: NodeView, subnets: Sequence[SubnetView], before: PodGrant | None, name: str) -> str:
     if name in (told := dict(view.setbacks.pods)):
         return f"{_REFUSED}: {told[name]}"
+    if len(told) >= _MOST_REFUSALS:
+        return f"{_REFUSED} to {len(told)} pods of the node, this one was not tried: {view.setbacks.pods[-1][1]}"
     if view.setbacks.no_create:
         return _REFUSED
     if _subnet(view, subnets) is None:

@@ -89,6 +89,12 @@ def _with_claim(view: NodeView, request: PodRequest, mine: PublicAddress, where:
     refused = dict(view.setbacks.no_public).get(mine.id, "")
     if _is_at(mine, where, request.address):
         return Case(request, granted=mine)
+    if mine.association_id and _was_ours(view, mine):
+        # the pod has another address than when it asked before; without its association the claim is given back below
+        call = DisassociatePublic(mine.interface_id, mine.id, mine.association_id, mine.private_address)
+        return Case(request, call=None if refused else call, problem=refused)
+    if mine.claimed_for != request.address and not mine.association_id and mine.id not in view.setbacks.unsure:
+        return Case(request, call=UnclaimPublic(mine.id))
     if refused or not mine.shown or mine.association_id:
         why = refused or (_elsewhere(mine) if mine.shown else _untagged(mine.id))
         # what may be associated any moment stays claimed: nobody else is to find it there

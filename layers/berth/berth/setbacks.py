@@ -20,13 +20,14 @@ from berth.model import NodeView, Setbacks
 __all__ = ["PUBLIC_TROUBLES", "SUBNET_TROUBLES", "set_back", "without_public"]
 
 SUBNET_TROUBLES = (Trouble.FRAGMENTED, Trouble.EXHAUSTED)
+_TOO_MANY_GROUPS = "SecurityGroupsPerInterfaceLimitExceeded"
 PUBLIC_TROUBLES = (Trouble.REFUSED, Trouble.GONE, Trouble.LIMIT)
 """Of a public address, these are one pod's, who is told: others of its node must not wait until somebody acts."""
 
 
 def set_back(view: NodeView, call: Call, trouble: Trouble, said: str = "") -> tuple[Setbacks, str]:
     """The setbacks after EC2 has refused ``call``, and the metric that counts it ("" for none). ``said`` is why."""
-    if isinstance(call, CreateInterface) and call.pod and trouble not in (*SUBNET_TROUBLES, Trouble.LIMIT):
+    if isinstance(call, CreateInterface) and call.pod and _is_of_the_pod(trouble, said):
         return replace(view.setbacks, pods=(*view.setbacks.pods, (call.pod, said))), "PodInterfacesRefused"
     if isinstance(call, AssignIpv6Prefixes) and trouble is not Trouble.STATE:
         # the node has its IPv4 addresses by now, and goes on with them
@@ -35,6 +36,11 @@ def set_back(view: NodeView, call: Call, trouble: Trouble, said: str = "") -> tu
     if trouble in SUBNET_TROUBLES:
         return _subnet(view, call)
     return _interface(view.setbacks, call, trouble), ""
+
+
+def _is_of_the_pod(trouble: Trouble, code: str) -> bool:
+    """Too many groups are one pod's own limit; every other limit is its node's or account's."""
+    return trouble not in (*SUBNET_TROUBLES, Trouble.LIMIT) or code == _TOO_MANY_GROUPS
 
 
 def without_public(view: NodeView, call: AssociatePublic | DisassociatePublic, why: str) -> Setbacks:

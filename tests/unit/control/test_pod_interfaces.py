@@ -14,7 +14,7 @@ from berth.ec2_wire import Trouble, request
 from berth.events import Signal
 from berth.findings import Kind, Shown, judge
 from berth.growth import deficit
-from berth.ingest import SentReport, ingest
+from berth.ingest import SentReport, believe, ingest
 from berth.model import Intent, InterfaceView, Limits, NodePolicy, NodeView, Notes, PodGroups, Setbacks
 from berth.own_interfaces import resolve
 from berth.plan import ORPHAN_SECONDS, plan
@@ -423,6 +423,46 @@ def test_a_pods_refused_interface_keeps_no_other_pod_waiting() -> None:
     assert [i.pod for i in site.scene.ec2.ours()] == ["c2/eth0"]
     told = {g.id: g.problem for g in site.record.grants}
     assert told == {"c1/eth0": "EC2 refused to create an interface: UnauthorizedOperation", "c2/eth0": ""}
+
+
+def test_a_pod_that_names_too_many_groups_keeps_no_other_pod_waiting() -> None:
+    site = Site()
+    code = "SecurityGroupsPerInterfaceLimitExceeded"
+    site.scene.ec2.refuse[CreateInterface] = [refusal(code, Trouble.LIMIT)]
+    site.says(wants(1), wants(2))
+    assert [i.pod for i in site.scene.ec2.ours()] == ["c2/eth0"]
+    told = {g.id: g.problem for g in site.record.grants}
+    assert told == {"c1/eth0": f"EC2 refused to create an interface: {code}", "c2/eth0": ""}
+
+
+def test_after_three_refusals_no_more_is_tried_and_the_others_are_told() -> None:
+    refused = tuple((f"c{n}/eth0", "Some.Code") for n in (1, 2, 3))
+    v = seen(said=asking(*[wants(n) for n in range(1, 6)]), setbacks=Setbacks(pods=refused[:2]))
+    assert calls(v)
+    v = replace(v, setbacks=Setbacks(pods=refused))
+    assert calls(v) == []
+    told = {g.id: g.problem for g in grants(v, rules(), Limits(15, 5), SUBNETS)}
+    assert "to 3 pods of the node, this one was not tried: Some.Code" in told["c4/eth0"]
+
+
+def test_requests_for_interfaces_are_bounded_but_for_those_that_have_one() -> None:
+    record = _record(seen(own(1, pod=999, index=1), said=asking(wants(999))))
+    believed = believe(asking(*[wants(n) for n in range(1, 200)], wants(999)), record)
+    assert believed is not None
+    assert len(believed.requests) == 64
+    assert "c999/eth0" in {r.id for r in believed.requests}
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (wants(namespace="payments/x"), "no name of a namespace"),
+        (wants(namespace="*"), "no name of a namespace"),
+        (wants(groups="+".join(f"sg-{n:017x}" for n in range(16))), "longer than a tag's value may be"),
+    ],
+)
+def test_what_no_tag_or_namespace_can_be_is_refused(request_: PodRequest, why: str) -> None:
+    assert why in problem(seen(said=asking(request_)))
 
 
 def test_a_dead_nodes_pod_interfaces_go_with_it() -> None:

@@ -18,11 +18,11 @@ from berth.calls import (
 from berth.capacity import Demand, Room, fit, need
 from berth.capacity import calls as ec2_calls
 from berth.cli.template_data import size
-from berth.contract import Mode, Order, Policy, Record, Report, Surrender, decode_record, encode_record
+from berth.contract import Mode, Order, PodRequest, Policy, Record, Report, Surrender, decode_record, encode_record
 from berth.events import Signal
-from berth.growth import deficit
+from berth.growth import deficit, singles_missing
 from berth.ingest import needs_look
-from berth.model import Limits, NodePolicy, SubnetView
+from berth.model import Limits, NodePolicy, PublicAddress, SubnetView
 from berth.plan import plan
 from berth.policy import parse_policy
 from berth.reconcile import reconcile
@@ -58,6 +58,14 @@ def spared(policy: NodePolicy | None = None) -> NodePolicy:
 
 
 # ------------------------------------------------------------------------------------------------------ the planner
+
+
+def test_a_single_address_of_a_spared_primary_is_none_for_a_pod_that_needs_one() -> None:
+    asks = PodRequest("c1/eth0", namespace="default", public="auto")
+    free = PublicAddress("eipalloc-1", "203.0.113.1", pool="web")
+    v = view(primary(1, singles=1), report=replace(report(), requests=(asks,)), publics=(free,))
+    assert singles_missing(v, rules(), LIMITS) == 0
+    assert singles_missing(v, spared(), LIMITS) == 1
 
 
 def test_a_new_node_gets_an_interface_in_a_pod_subnet_and_nothing_on_its_primary() -> None:

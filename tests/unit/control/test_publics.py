@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 from berth.calls import AssociatePublic, DisassociatePublic
 from berth.contract import Mode, Order, PodGrant, PodRequest, Policy, Report
+from berth.ec2_errors import brief
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import Signal
 from berth.ingest import SentReport, ingest
@@ -311,6 +313,72 @@ def test_a_refusal_is_one_pods_trouble_and_not_its_nodes(site: Site) -> None:
     assert "UnauthorizedOperation" in site.problem(asked)
     site.settle(NODE)
     assert site.grant(asked)
+
+
+def test_equal_refusals_give_equal_texts_without_names_of_the_account() -> None:
+    text = "User: arn:aws:sts::123456789012:assumed-role/berth/x may not, account 123456789012. Encoded authorization: "
+    told = {brief(Ec2Error("A", "Unauthorized", text + end, Trouble.REFUSED)) for end in ("abc", "xyz")}
+    assert told == {"A: Unauthorized: User: … may not, account …."}
+    assert len(brief(Ec2Error("A", "B", "x" * 999, Trouble.REFUSED))) == 206
+
+
+def test_a_grant_has_the_brief_text(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    text = "no arn:aws:iam::123456789012:role/x Encoded abc"
+    refusal = Ec2Error("AssociateAddress", "UnauthorizedOperation", text, Trouble.REFUSED)
+    site.ec2.refuse[AssociatePublic] = [refusal, refusal]
+    asked = site.ask("web", "eipalloc-1")
+    site.report()
+    site.report()
+    assert site.problem(asked) == "AssociateAddress: UnauthorizedOperation: no …"
+
+
+def test_a_claim_that_cannot_be_read_is_not_buried_with_its_node(site: Site) -> None:
+    site.ec2.allocate("eipalloc-1")
+    site.ask("web")
+    site.settle(NODE)
+    site.ec2.set_state("terminated", NODE)
+    readable = site.publics.load
+
+    def refused() -> NoReturn:
+        raise Ec2Error("DescribeAddresses", "UnauthorizedOperation", "no", Trouble.REFUSED)
+
+    site.publics.load = refused  # type: ignore[method-assign]
+    for _ in range(3):
+        site.look()
+        site.machine.now += 61
+    assert site.publics.pointers[NODE] == {"eipalloc-1"}
+    assert not site.scene.store.load([ARN_PREFIX + NODE])[ARN_PREFIX + NODE].buried
+    site.publics.load = readable  # type: ignore[method-assign]
+    for _ in range(3):
+        site.machine.now += 61
+        site.look()
+    assert not site.publics.pointers.get(NODE)
+    assert site.scene.store.load([ARN_PREFIX + NODE])[ARN_PREFIX + NODE].buried
+
+
+def test_a_request_that_comes_again_with_another_address_has_its_public_one_moved_there() -> None:
+    """An agent that started anew before it had noted the answer may have lent the pod another address."""
+    site = Site("addresses")
+    site.ec2.allocate("eipalloc-1")
+    asked = site.ask("web", "eipalloc-1")
+    site.settle(NODE)
+    (before,) = site.requests[NODE]
+    site.requests[NODE] = [replace(before, address="")]
+    given_back, unclaim = list[str](), site.publics.unclaim
+
+    def noted(allocation_id: str, instance_id: str) -> None:
+        given_back.append(site.ec2.elastic[allocation_id].association_id)
+        unclaim(allocation_id, instance_id)
+
+    site.publics.unclaim = noted  # type: ignore[method-assign]
+    site.settle(NODE)
+    assert given_back == [""], "nobody else may find it associated"
+    (after,) = site.requests[NODE]
+    assert after.address not in ("", before.address)
+    assert site.grant(asked) == PodGrant(asked, after.address, "203.0.113.1", "eipalloc-1")
+    assert site.publics.claims == {"eipalloc-1": (NODE, asked, after.address)}
+    assert site.made == ["AssociatePublic", "DisassociatePublic", "AssociatePublic"]
 
 
 def test_an_answer_that_is_lost_is_asked_for_again(site: Site) -> None:
