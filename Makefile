@@ -116,7 +116,7 @@ command: setup prepare ## the demos themselves: their reports, kill -9, KEEP=1
 
 policies: setup ## a linter of the deployed policies
 	@echo "policies: the deployed policies alone"
-	@$(TIED) $(PY) -m pytest tests/iam/test_policies.py
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/iam/test_policies.py
 
 iam: setup ## least privilege, judged by what make test and make e2e-long before it have used
 	@echo "iam: the deployed policies against what was used"
