@@ -66,13 +66,14 @@ sam-validate: ## sam validate --lint on template.yaml
 	@$(TIED) scripts/bootstrap.sh sam
 	@AWS_DEFAULT_REGION=eu-west-1 $(TIED) .venv-sam/bin/sam validate --lint --template template.yaml
 
-unit: setup ## unit tests, a little random input, the sandbox's contract tests: no root needed
+unit: setup ## unit tests, the sandbox's contract tests: no root needed
 	@echo "unit: unit and contract tests"
-	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract tests/fuzz -m "not long"
+	@$(RECORDED) $(TIED) $(PY) -m pytest tests/unit tests/contract -m "not long"
 
-long: setup ## unit and contract tests that take their time
-	@echo "long: unit and contract tests that take their time"
+long: setup ## unit and contract tests that take their time, a little random input
+	@echo "long: unit and contract tests that take their time, a little random input"
 	@$(TIED) $(PY) -m pytest tests/unit tests/contract -m long
+	@$(TIED) $(PY) -m pytest tests/fuzz
 
 fuzz: setup ## random input from outside, for long: FUZZ=20000 examples of each kind
 	@BERTH_FUZZ=$(or $(FUZZ),20000) $(TIED) $(PY) -m pytest tests/fuzz --timeout=0
@@ -106,7 +107,7 @@ e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m "not long"
 
-e2e-long: setup prepare ## end to end too: public addresses, security groups, pod subnets, routes beyond the VPC, flow logs
+e2e-long: setup prepare ## end to end too: public addresses, security groups, pod subnets, routes, the ledger, flow logs, the flat-network check
 	@echo "e2e-long: the VPC's own tools for pods"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m long
 

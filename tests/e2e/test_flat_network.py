@@ -18,6 +18,8 @@ from tests.sandbox.demo.stages import Scene
 from tests.sandbox.landscape import CLUSTER, NodeSpec, client
 from tests.sandbox.ping import ping
 
+pytestmark = pytest.mark.long
+
 SPECS = [
     NodeSpec("alpha", "a", "t3.medium", {"mode": "prefixes"}),
     NodeSpec("beta", "b", "t3.medium", {"mode": "prefixes"}),

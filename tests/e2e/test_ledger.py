@@ -19,6 +19,8 @@ from tests.sandbox.demo.stages import Machine, PlacedPod, Scene, add_pods, remov
 from tests.sandbox.landscape import NodeSpec
 from tests.sandbox.stack import NETWORK_ENDPOINT
 
+pytestmark = pytest.mark.long
+
 TAGS: Final = {"mode": "prefixes", "max-pods": "16", "warm-addresses": "8", "cooldown-seconds": "2"}
 REFUSED: Final = {"AccessDenied", "AccessDeniedException"}
 

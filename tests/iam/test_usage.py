@@ -38,9 +38,6 @@ UNUSED: Final[dict[str, str]] = {
     ),
     "ReconcileRole/instances/0: ec2:AssociateAddress": _BY_INSTANCE,
     "ReconcileRole/instances/0: ec2:DisassociateAddress": _BY_INSTANCE,
-    "AttributeRole/attribute/ListFlowLogs: s3:ListBucket": (
-        "S3 asks about it when it words the answer to a GetObject of a deleted object; the sandbox does not"
-    ),
 }
 """``role/policy/statement: action`` → why it is there although no test made use of it."""
 
