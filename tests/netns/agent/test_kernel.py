@@ -39,9 +39,9 @@ def test_check_passes_and_finds_what_was_taken_away(kernel: Site) -> None:
 def test_after_del_nothing_leads_to_the_pod_and_its_link_is_soon_gone(kernel: Site) -> None:
     body = kernel.call("ADD", "pod-a").body
     host = body["interfaces"][0]["name"]
-    assert host in netns.run(NODE, ["ip", "route", "show", "table", "all"]).stdout
+    assert host in netns.run(NODE, ["ip", "-4", "route", "show", "table", "all"]).stdout
     assert kernel.call("DEL", "pod-a").code == 0
-    assert host not in netns.run(NODE, ["ip", "route", "show", "table", "all"]).stdout
+    assert host not in netns.run(NODE, ["ip", "-4", "route", "show", "table", "all"]).stdout
     eventually(lambda: host not in netns.run(NODE, ["ip", "link"]).stdout, "the link reaped")
     assert kernel.call("DEL", "pod-a").code == 0
 
