@@ -197,9 +197,8 @@ static int processors_idle(void) {
 }
 
 /* Waits for the answer awake, if nobody else wants the processor, and asleep from then on. */
-static ssize_t receive(int peer, struct msghdr *message) {
+static ssize_t receive(int peer, struct msghdr *message, int awake) {
     ssize_t n = -1;
-    int awake = processors_idle();
     errno = EAGAIN; /* the loop may find its time over before it has begun */
     for (long long until = now_us() + LOOK_US; awake && now_us() < until;) {
         n = recvmsg(peer, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -212,7 +211,7 @@ static ssize_t receive(int peer, struct msghdr *message) {
     return n;
 }
 
-static enum outcome receive_answer(int peer, int *code) {
+static enum outcome receive_answer(int peer, int *code, int awake) {
     char text[16384];
     struct iovec part = {text, sizeof text - 1};
     union {
@@ -221,7 +220,7 @@ static enum outcome receive_answer(int peer, int *code) {
     } control;
     struct msghdr message = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-    ssize_t n = receive(peer, &message);
+    ssize_t n = receive(peer, &message, awake);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return TIMED_OUT;
     if (n <= 0) return LOST;
     text[n] = 0;
@@ -246,6 +245,9 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     struct timeval limit = {.tv_sec = command->answer_ms / 1000, .tv_usec = command->answer_ms % 1000 * 1000};
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
+    /* An agent that is busy is to find the request when it gets to it, instead of having to wait for it. */
+    int awake = processors_idle();
+    if (!awake && *request < 0) *request = make_request();
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */
     int connected = peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
                     !setsockopt(peer, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) &&
@@ -255,7 +257,7 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     if (*request < 0) return NOT_CONNECTED;
     if (connected) {
         int unopened, netns = open_netns(&unopened);
-        outcome = send_request(peer, *request, netns, unopened) ? LOST : receive_answer(peer, code);
+        outcome = send_request(peer, *request, netns, unopened) ? LOST : receive_answer(peer, code, awake);
         why = errno;
     }
     *error = outcome == ANSWERED ? 0 : why;
