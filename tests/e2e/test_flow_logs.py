@@ -192,10 +192,34 @@ def test_an_event_that_comes_twice_leaves_the_same_files(scene: Scene, pair: tup
     assert {key: pq.read_table(io.BytesIO(data)).num_rows for key, data in outputs(scene).items()} == before
 
 
+def test_an_object_that_is_gone_before_it_is_read_is_done_with(scene: Scene) -> None:
+    """Its bucket's life cycle was faster, say. S3 says so only to who may list the bucket: the function may."""
+    s3, bucket = scene.stack.client("s3"), scene.stack.outputs["FlowLogBucketName"]
+    before, read = outputs(scene), asked(scene, "GetObject")
+    gone = "AWSLogs/123456789012/vpcflowlogs/eu-west-1/2026/11/28/gone.log.parquet"
+    assert gone not in {o["Key"] for o in s3.list_objects_v2(Bucket=bucket).get("Contents", ())}
+    thing = {"key": gone, "size": 3, "etag": "0" * 32}
+    detail = {"bucket": {"name": bucket}, "object": thing, "reason": "PutObject"}
+    tell(scene, "events", {"source": "aws.s3", "detail-type": "Object Created", "detail": detail})
+    wait_for("the function to ask for the object", lambda: asked(scene, "GetObject") > read, 60)
+    wait_for("the message to be done with", lambda: waiting_objects(scene) == 0, 60)
+    assert outputs(scene) == before
+
+
+def waiting_objects(scene: Scene) -> int:
+    """Messages about objects that no function has finished with; the scene's end asserts that none is a dead letter."""
+    (depths,) = [depths for name, depths in scene.stack.sandbox("queues").items() if "FlowObjectsQueue" in name]
+    return sum(depths.values())
+
+
 def writes(scene: Scene) -> int:
     """How often functions have put an object into S3. (An object's time has whole seconds.)"""
-    calls = scene.stack.sandbox("calls").get("function", {})
-    return sum(calls.get("s3:PutObject", {}).values())
+    return asked(scene, "PutObject")
+
+
+def asked(scene: Scene, action: str) -> int:
+    """How often functions have called this action of S3, whatever the outcome."""
+    return sum(scene.stack.sandbox("calls").get("function", {}).get(f"s3:{action}", {}).values())
 
 
 def test_a_flow_log_in_the_default_format_says_what_it_cannot_know(

@@ -118,6 +118,21 @@ def test_a_bucket_is_what_the_cli_asks_for_and_its_policy_binds_roles(platform: 
                 reader.get_object(Bucket=name, Key="k")
 
 
+def test_who_may_not_list_a_bucket_is_not_told_that_an_object_is_gone(platform: Platform) -> None:
+    """S3 API Reference, GetObject, Permissions: NoSuchKey with s3:ListBucket, AccessDenied without."""
+    here: Any = {"LocationConstraint": "eu-west-1"}
+    client(platform.endpoint, "s3").create_bucket(Bucket="kept", CreateBucketConfiguration=here)
+    iam = client(platform.endpoint, "iam")
+    for role, actions in (("may-list", ["s3:GetObject", "s3:ListBucket"]), ("may-not", ["s3:GetObject"])):
+        arn = iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
+        iam.put_role_policy(RoleName=role, PolicyName="p", PolicyDocument=json.dumps(allow))
+        session = platform.identity.credentials_for_function("any", arn)
+        with pytest.raises(ClientError) as error:
+            client(platform.endpoint, "s3", session).get_object(Bucket="kept", Key="gone")
+        assert error.value.response["Error"]["Code"] == ("NoSuchKey" if role == "may-list" else "AccessDenied")
+
+
 def test_a_bucket_that_is_not_empty_is_not_deleted(platform: Platform, stacks: Stacks) -> None:
     stacks.apply("full", template({"Bucket": {"Type": "AWS::S3::Bucket", "Properties": {"BucketName": "full-one"}}}))
     s3 = client(platform.endpoint, "s3")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from moto.autoscaling.models import autoscaling_backends
 from moto.dynamodb.models import dynamodb_backends
+from moto.s3.models import s3_backends
 
 from .accesses_ec2 import ec2_accesses
 from .calls import Call
@@ -150,7 +151,16 @@ def _logs(call: Call) -> list[Access]:
 def _s3(call: Call) -> list[Access]:
     bucket, key = call.params.get("Bucket"), call.params.get("Key")
     action = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}.get(call.action, call.action)
-    return [Access(f"s3:{action}", f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket or '*'}")]
+    asked = [Access(f"s3:{action}", f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket or '*'}")]
+    if key and action == "GetObject" and _is_gone(str(bucket), str(key)):
+        # S3 API Reference, GetObject, "Permissions": who may not list the bucket is told AccessDenied, not NoSuchKey
+        asked.append(Access("s3:ListBucket", f"arn:aws:s3:::{bucket}"))
+    return asked
+
+
+def _is_gone(bucket: str, key: str) -> bool:
+    backend = s3_backends[ACCOUNT]["aws"]
+    return bucket in backend.buckets and backend.get_object(bucket, key) is None
 
 
 def _autoscaling(call: Call) -> list[Access]:
