@@ -123,9 +123,16 @@ class Agent:
         self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
         await self.chain.refresh()
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
-        self.verbs = Verbs(self.desk, self.dataplane, threads.wire, self.node, config.add_wait_seconds, config.mtu)
-        self.verbs.at_once = threads.wire_now
-        self.verbs.waits = self.measures.waits
+        self.verbs = Verbs(
+            self.desk,
+            self.dataplane,
+            threads.wire,
+            self.node,
+            config.add_wait_seconds,
+            config.mtu,
+            threads.wire_now,
+            self.measures.waits,
+        )
         self.reporter = Reporter(
             self._build_report,
             lambda text: threads.send(writes.send_message, config.reports_queue_url, text),
@@ -134,7 +141,7 @@ class Agent:
             config.report_debounce_seconds,
             counted=self.measures.reports.add,
         )
-        self.node.serve_waiting, self.node.reporter = self.verbs.serve_waiting, self.reporter
+        self.node.serve_waiting, self.node.reporter = self.verbs.lending.queue.serve, self.reporter
         self.telling = Telling(
             config,
             identity.instance_id,
@@ -176,7 +183,7 @@ class Agent:
             await _first(*loops, stopping)
         finally:
             self.notifier.tell("STOPPING=1")
-            self.verbs.abandon_waiting()
+            self.verbs.lending.queue.abandon()
             await server.close()
             for task in loops:
                 task.cancel()
@@ -189,7 +196,7 @@ class Agent:
             self.node.mark.touch()  # the plugin's 60 s for a restart count from here
         try:
             self.desk.save()
-            self.desk.save_leases()
+            self.desk.upkeep.save()
         except OSError as error:
             self.watcher.note("durable state", error)
         await self._threads.in_rtnl(self.dataplane.close)
@@ -199,7 +206,7 @@ class Agent:
         """A copy of what is untold on disk, and what is to be told again by its age."""
         leases, file = self.desk.journal.leases, self.desk.lease_file
         try:
-            self.desk.renew_leases()
+            self.desk.upkeep.renew()
             if file and file.due(leases, now):
                 await asyncio.to_thread(file.save, file.taken(leases, now))
             self.watcher.trouble.pop("untold leases", None)
@@ -246,7 +253,7 @@ class Agent:
     def _pause(self) -> float:
         """Quick while something is expected, then ever slower: a shortage that lasts must not cost reads for ever."""
         pool, config = self.desk.pool, self.config
-        attentive = bool(pool.waiting) or bool(self.verbs.grants) or not self.node.ready
+        attentive = bool(pool.waiting) or bool(self.verbs.lending.queue) or not self.node.ready
         expected = pool.deficit > 0 or pool.surrendered or self.desk.requests.pending
         if not (attentive or expected or unusable_of(pool.blocks)):
             return config.poll_slow_seconds

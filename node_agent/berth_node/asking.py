@@ -1,4 +1,4 @@
-"""What the node's pods ask of the VPC, what the record answers, and the ADDs that wait for it.
+"""What the node's pods ask of the VPC, and what the record answers.
 
 A pod's annotations make a request (:class:`berth.contract.PodRequest`), which each report lists from the ADD until the
 pod is gone; a Lambda's grants in the record answer it. Everything runs in the event loop's thread.
@@ -6,21 +6,21 @@ pod is gone; a Lambda's grants in the record answer it. Everything runs in the e
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from berth.contract import PodGrant, PodRequest, Record
+from berth.contract import Order, PodGrant, PodRequest, Record
 
 from berth_node import pod_annotations
 from berth_node.leases import names_of, text_size
+from berth_node.pod import Pod
 from berth_node.pool import Key
 from berth_node.seams import Attachment
+from berth_node.usable import Own
 
-__all__ = ["Requests", "Waits", "request_id", "request_of"]
+__all__ = ["Requests", "request_id", "request_of"]
 
-_T = TypeVar("_T")
 _MOST_BYTES: Final = 100_000
 _BARE: Final = 150
 """Bytes of a request in a report whose texts are empty, but for its address."""
@@ -39,9 +39,8 @@ def request_of(attachment: Attachment) -> PodRequest | None:
         return None
     if asked is pod_annotations.NOTHING:
         return None
-    key = (attachment.container_id, attachment.ifname)
     who = names_of(attachment)
-    return PodRequest(request_id(key), attachment.address, *who, public=asked.public, groups=asked.groups)
+    return PodRequest(request_id(attachment.key), attachment.address, *who, public=asked.public, groups=asked.groups)
 
 
 def _fitting(requests: Sequence[PodRequest]) -> tuple[PodRequest, ...]:
@@ -58,10 +57,17 @@ def _fitting(requests: Sequence[PodRequest]) -> tuple[PodRequest, ...]:
 
 @dataclass(slots=True)
 class Requests:
-    """All requests of the node's pods, and the grants of the record in force, by their id. Nothing, mostly."""
+    """All requests of the node's pods, and the grants of the record in force, by their id. Nothing, mostly.
+
+    ``own`` are the interfaces that single pods have for themselves, by their requests' ids.
+    """
 
     of: dict[Key, PodRequest] = field(default_factory=dict)
     grants: Mapping[str, PodGrant] = field(default_factory=dict)
+    own: Mapping[str, Own] = field(default_factory=dict)
+    _answered: Order = field(default_factory=Order)
+    _asked: dict[Key, Order] = field(default_factory=dict)
+    """The first report that can list a pod which waits for an interface of its own."""
     _listed: tuple[PodRequest, ...] | None = ()
 
     def add(self, key: Key, request: PodRequest) -> None:
@@ -76,6 +82,50 @@ class Requests:
     def take(self, record: Record) -> None:
         """Take over what the record grants."""
         self.grants = {g.id: g for g in record.grants} if record.grants else {}
+        self._answered = record.accepted
+
+    # ------------------------------------------------------------------------------------------------ asking
+
+    def attached(self, attachment: Attachment) -> None:
+        """A pod has its address: it asks, if its annotations do, for as long as it is there."""
+        if attachment.annotations and (request := request_of(attachment)):
+            self.add(attachment.key, request)
+        elif attachment.table:  # the kernel knows the pod, and nobody what it asked for
+            self.add(attachment.key, PodRequest(request_id(attachment.key), attachment.address, *names_of(attachment)))
+
+    def ask(self, pod: Pod, report: Order) -> None:
+        """A pod waits for an address of its own; ``report`` is the next one's order. Again is fine."""
+        asked = pod.asked
+        self.add(pod.key, PodRequest(request_id(pod.key), "", *names_of(pod), public=asked.public, groups=asked.groups))
+        if asked.groups:
+            self._asked.setdefault(pod.key, report)
+
+    def ask_again(self, report: Order) -> None:
+        """Reports are counted from another number on."""
+        self._asked = dict.fromkeys(self._asked, report)
+
+    def unask(self, key: Key, *, lent: bool) -> None:
+        """A pod waits no more. ``lent``: it has its address."""
+        self._asked.pop(key, None)
+        if not lent:
+            self.drop(key)
+
+    # ---------------------------------------------------------------------------------------------- answers
+
+    def interface(self, key: Key) -> Own | None:
+        """A waiting pod's own interface, if the record answers a report that lists the pod: an older one may have been
+        taken back by a look that knew it from no report (docs/decisions/0027)."""
+        asked = self._asked.get(key)
+        return self.own.get(request_id(key)) if asked is not None and self._answered >= asked else None
+
+    def why_not_apart(self, pod: Pod, seconds: float) -> str:
+        """Why a pod got no address of its own in its time, in words for its events."""
+        grant = self.grants.get(request_id(pod.key))
+        if pod.asked.groups:
+            told = (grant and grant.problem) or "the node's record lists none as yet"
+            return f"no interface of its own for its security groups within {seconds:g} s: {told}"
+        told = grant.problem if grant else "the node's record lists no single address that is free"
+        return f"no address of its own for a public one within {seconds:g} s: {told}"
 
     @property
     def listed(self) -> tuple[PodRequest, ...]:
@@ -101,67 +151,11 @@ class Requests:
             return grant.problem or "no interface is attached yet"
         return ""
 
-    def public(self) -> tuple[str, ...]:
-        """Private addresses that a public one is associated with."""
-        return tuple(sorted(g.address for g in self.grants.values() if g.public_address and g.address))
-
     def orphans(self) -> tuple[str, ...]:
-        """Those of them whose pod is gone: whoever got one now would get that pod's public address with it."""
+        """Private addresses with a public one whose pod is gone: whoever got one now would get the other with it."""
         if not self.grants:
             return ()
         # the same sandbox may have another address by now, if an agent was restarted before it was answered
         here = {(request.id, request.address) for request in self.of.values()}
         told = (g for g in self.grants.values() if g.public_address and g.address)
         return tuple(g.address for g in told if (g.id, g.address) not in here)
-
-
-@dataclass(slots=True)
-class Waits:
-    """ADDs that wait until a probe gives something: it is asked after each change of what the node knows."""
-
-    _waiting: dict[Key, tuple[Callable[[], Any], asyncio.Future[Any]]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    async def wait(self, key: Key, probe: Callable[[], _T | None], gone: asyncio.Event, seconds: float) -> _T | None:
-        """What ``probe`` gives as soon as it gives something; None when time is up or the plugin has hung up.
-
-        Raises what ``probe`` does, and what :meth:`cancel` is given.
-        """
-        if (found := probe()) is not None:
-            return found
-        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._waiting[key] = (probe, future)
-        hang_up = asyncio.ensure_future(gone.wait())
-        try:
-            waits: set[asyncio.Future[Any]] = {future, hang_up}
-            await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-            return future.result() if future.done() else None
-        finally:
-            hang_up.cancel()
-            self._waiting.pop(key, None)
-
-    def serve(self) -> None:
-        """Ask again for each that waits."""
-        for probe, future in list(self._waiting.values()):
-            if future.done():
-                continue
-            try:
-                found = probe()
-            except Exception as error:  # the ADD's own to tell
-                future.set_exception(error)
-                continue
-            if found is not None:
-                future.set_result(found)
-
-    def cancel(self, key: Key, error: Exception) -> None:
-        """End one's waiting, if it waits."""
-        waiting = self._waiting.get(key)
-        if waiting and not waiting[1].done():
-            waiting[1].set_exception(error)
-
-    def abandon(self) -> None:
-        """The agent stops: drop the ADDs unanswered, so that their plugins ask the next agent."""
-        for _, future in self._waiting.values():
-            future.cancel()

@@ -21,22 +21,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from berth.contract import Order, PodRequest, Policy, Record
+from berth.contract import Order, Policy, Record
 
-from berth_node import pod_annotations
-from berth_node.asking import Requests, request_id, request_of
+from berth_node import witness
+from berth_node.asking import Requests
 from berth_node.durable import Durable, DurableFile
 from berth_node.ipv6 import Prefixes, in_force
 from berth_node.journal import Entry, Journal
+from berth_node.lease_upkeep import LeaseUpkeep
 from berth_node.leasefile import LeaseFile
-from berth_node.leases import RETELL_SECONDS, new_epoch
 from berth_node.names import alias_key, host_ifname
-from berth_node.pool import Key, Pool, Waiter
+from berth_node.pod import Pod
+from berth_node.pool import Key, Pool
 from berth_node.returned import Returned
 from berth_node.seams import Attachment, Wired
-from berth_node.usable import Block, Own, addresses_of
+from berth_node.usable import Block, addresses_of
 
-__all__ = ["UNKNOWN", "Desk", "Pod"]
+__all__ = ["UNKNOWN", "Desk"]
 
 _log = logging.getLogger(__name__)
 _REMEMBERED: Final = 30.0
@@ -46,28 +47,6 @@ _ORPHANED: Final = 60.0
 several looks, so that no other pod gets that public address with it."""
 UNKNOWN: Final = Wired(host_mac="", pod_mac="", host_ifindex=0)
 """Of a pod that the kernel has and the journal did not know, or not as wired."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """Who asks for an address."""
-
-    key: Key
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    mtu: int = 9001
-    ports: str = ""
-    annotations: str = ""
-
-    @property
-    def waiter(self) -> Waiter:
-        return Waiter(self.key, self.uid or self.key[0])
-
-    @property
-    def asked(self) -> pod_annotations.Asked:
-        """What its annotations ask of the VPC."""
-        return pod_annotations.asked(self.annotations)
 
 
 @dataclass(slots=True)
@@ -88,17 +67,16 @@ class Desk:
     alive: float = 0.0
     """When an agent of this boot last was known to run, 0 if that is not known."""
     lease_file: LeaseFile | None = None
+    upkeep: LeaseUpkeep = field(init=False)
     prefixes: Prefixes = field(default_factory=Prefixes)
     requests: Requests = field(default_factory=Requests)
-    own: Mapping[str, Own] = field(default_factory=dict)
-    """Interfaces that single pods have for themselves, by their requests' ids."""
     random: Callable[[int], int] = secrets.randbelow
     _sequence: int = 0
-    _answered: Order = field(default_factory=Order)
-    _asked: dict[Key, Order] = field(default_factory=dict)
     _lost: str = ""
-    _retold: float = 0.0
     _returned: Returned = field(default_factory=Returned)
+
+    def __post_init__(self) -> None:
+        self.upkeep = LeaseUpkeep(self.journal, self.lease_file, self.clock, self.kernel_boot)
 
     # --------------------------------------------------------------------------------------------- starting
 
@@ -118,73 +96,29 @@ class Desk:
         for key, entry in self.journal.entries.items():
             if _in_pool(entry.attachment):
                 pool = pool.lend(key, entry.attachment.address)
-            self._ask_for(entry.attachment)
+            self.requests.attached(entry.attachment)
         for cooling in (self.journal.cooling, known.cooling):
             for address, until in cooling.items():
                 pool = pool.cool([address], min(until, latest), flush=True)  # whether it was, nobody knows
         self.pool = pool.cool(known.in_use, latest, flush=True).cooled(now)
-        self._open_epoch(now)
+        self.upkeep.open_epoch(now)
         undo = self._compare(survey)
-        self._begin_leases(now)
+        self.upkeep.begin(now)
         self.save()
         return undo
 
-    def _open_epoch(self, now: float) -> None:
-        """A journal that knew no leases, or lost some, begins a new epoch."""
-        leases = self.journal.leases
-        if not leases.epoch or leases.lost_from:
-            self.journal.epoch(new_epoch(self.kernel_boot), now)
-
-    def _begin_leases(self, now: float) -> None:
-        """Pods that an earlier version wired have their leases begun; what another boot left untold is taken over."""
-        leases, self._retold = self.journal.leases, now
-        for key, entry in list(self.journal.entries.items()):
-            if entry.wired is not None and key not in leases.live:
-                self.journal.wired(key, entry.wired)
-        known = {replace(row, id=0, epoch=row.epoch or leases.epoch) for row in leases.untold.values()}
-        for row in self.lease_file.load() if self.lease_file else ():
-            if row.epoch not in ("", leases.epoch) and replace(row, id=0) not in known:
-                self.journal.carry(row)
-        self.journal.retell(leases.old(now))
-
-    def renew_leases(self) -> None:
-        """Now and then: tell long leases again, and begin a new epoch if leases had to be dropped and can now be told.
-
-        Raises :class:`berth_node.journal.JournalError`.
-        """
-        now, leases = self.clock(), self.journal.leases
-        if leases.lost_from and leases.taken:
-            _log.warning("more leases ended than could be kept for the ledger; it will say that it does not know")
-            self.journal.epoch(new_epoch(self.kernel_boot), now)
-        if now - self._retold >= RETELL_SECONDS:
-            self._retold = now
-            self.journal.retell(leases.old(now))
-
     def _compare(self, survey: Iterable[Attachment]) -> tuple[Attachment, ...]:
-        """The kernel is the second witness: adopt what only it knows, free what it does not know."""
-        seen = {alias_key((a.container_id, a.ifname)): a for a in survey}
-        known = {alias_key(key) for key in self.journal.entries}
-        undo = []
-        for key, entry in list(self.journal.entries.items()):
-            if entry.wired is None:
-                undo.append(entry.attachment)
-            elif alias_key(key) not in seen:
-                _log.warning(
-                    "pod is gone from the kernel", extra={"container": key[0], "address": entry.attachment.address}
-                )
-                self.free(key, held_until=max(self.alive, entry.attachment.attached_at))
-        for alias, attachment in seen.items():
-            key = (attachment.container_id, attachment.ifname)
-            if alias not in known:
-                _log.warning(
-                    "pod found in the kernel alone", extra={"container": key[0], "address": attachment.address}
-                )
-                self.journal.lend(attachment)
-                self.journal.wired(key, UNKNOWN)
-                self._ask_for(attachment)
-                if _in_pool(attachment):
-                    self.pool = self.pool.lend(key, attachment.address)
-        return tuple(undo)
+        """Adopt what only the kernel knows, free what it does not know; what is to be looked at."""
+        seen = witness.compare(self.journal.entries, survey)
+        for gone in seen.gone:
+            self.free(gone.key, held_until=max(self.alive, gone.attached_at))
+        for found in seen.unknown:
+            self.journal.lend(found)
+            self.journal.wired(found.key, UNKNOWN)
+            self.requests.attached(found)
+            if _in_pool(found):
+                self.pool = self.pool.lend(found.key, found.address)
+        return seen.unsure
 
     def refresh(self, record: Record, blocks: tuple[Block, ...], prefixes: Prefixes | None = None) -> None:
         """Take over the record and what of it can be used."""
@@ -193,7 +127,6 @@ class Desk:
         policy = in_force(record.policy, self.prefixes.families)
         self.pool = self.pool.cooled(now).refreshed(blocks, policy)
         self.requests.take(record)
-        self._answered = record.accepted
         if orphans := self.requests.orphans():
             self.pool = self.pool.cool(orphans, now + _ORPHANED)
         # An agent reported from here before and its file is gone, or the journal of this boot is: what was cooling
@@ -208,7 +141,7 @@ class Desk:
                 "the record knows later reports than this agent's; going above", extra={"boot": record.accepted.boot}
             )
             self.boot, self._sequence = record.accepted.boot + 1, 0
-            self._asked = dict.fromkeys(self._asked, Order(self.boot, 1))
+            self.requests.ask_again(Order(self.boot, 1))
             self.save()
 
     def order(self) -> Order:
@@ -269,7 +202,7 @@ class Desk:
         else:
             self.pool = self.pool.served(pod.key, pod.waiter.uid)
         if pod.annotations:
-            self._ask_for(attachment)
+            self.requests.attached(attachment)
         return attachment
 
     def apart(self, pod: Pod) -> bool:
@@ -280,51 +213,20 @@ class Desk:
 
     def _lend_apart(self, pod: Pod, now: float) -> Attachment | None:
         if pod.asked.groups:
-            return self._lend_own(pod, now)
+            own = self.requests.interface(pod.key)
+            return self._hand(pod, own.address, "", now, own.table) if own else None
         address, address6 = self.pool.choose_single(), ""
         if address is not None and self.prefixes.families == "dual":
             address, address6 = self._choose_both(address)
         return self._hand(pod, address, address6, now) if address is not None else None
 
-    def _lend_own(self, pod: Pod, now: float) -> Attachment | None:
-        """The address of the pod's own interface, if the record answers a report that lists the pod: an older one may
-        have been taken back by a look that knew it from no report (docs/decisions/0027)."""
-        own, asked = self.own.get(request_id(pod.key)), self._asked.get(pod.key)
-        if own is None or asked is None or self._answered < asked:
-            return None
-        return self._hand(pod, own.address, "", now, own.table)
-
-    def why_not_apart(self, pod: Pod, seconds: float) -> str:
-        """Why such a pod got no address in its time, in words for its events."""
-        grant = self.requests.grants.get(request_id(pod.key))
-        if pod.asked.groups:
-            told = (grant and grant.problem) or "the node's record lists none as yet"
-            return f"no interface of its own for its security groups within {seconds:g} s: {told}"
-        told = grant.problem if grant else "the node's record lists no single address that is free"
-        return f"no address of its own for a public one within {seconds:g} s: {told}"
-
-    def _ask_for(self, attachment: Attachment) -> None:
-        key = (attachment.container_id, attachment.ifname)
-        if attachment.annotations and (request := request_of(attachment)):
-            self.requests.add(key, request)
-        elif attachment.table:  # the kernel knows the pod, and nobody what it asked for
-            who = (attachment.namespace, attachment.name, attachment.uid)
-            self.requests.add(key, PodRequest(request_id(key), attachment.address, *who))
-
     def ask(self, pod: Pod) -> None:
         """Have reports say what a pod asks for that has no address yet."""
-        asked = pod.asked
-        who = (pod.namespace, pod.name, pod.uid)
-        request = PodRequest(request_id(pod.key), "", *who, public=asked.public, groups=asked.groups)
-        self.requests.add(pod.key, request)
-        if asked.groups:
-            self._asked.setdefault(pod.key, Order(self.boot, self._sequence + 1))
+        self.requests.ask(pod, Order(self.boot, self._sequence + 1))
 
     def unask(self, key: Key) -> None:
         """Such a pod waits no more; what it was lent meanwhile asks by itself."""
-        self._asked.pop(key, None)
-        if key not in self.journal.entries:
-            self.requests.drop(key)
+        self.requests.unask(key, lent=key in self.journal.entries)
 
     @property
     def can_lend(self) -> bool:
@@ -435,11 +337,6 @@ class Desk:
         """What to save now, and its ticket, for a thread that calls ``durable.save``."""
         self.dirty = False
         return self._durable(self.pool), self.durable.ticket()
-
-    def save_leases(self) -> None:
-        """Write what is untold of leases now. Raises ``OSError``."""
-        if self.lease_file:
-            self.lease_file.save(self.lease_file.taken(self.journal.leases, self.clock()))
 
     def save(self) -> None:
         """Save now. Raises ``OSError``."""

@@ -195,7 +195,7 @@ class Journal:
             self.cooling[address] = until
 
     def _keep(self, attachment: Attachment) -> None:
-        self.entries[attachment.container_id, attachment.ifname] = Entry(attachment)
+        self.entries[attachment.key] = Entry(attachment)
         self.cooling.pop(attachment.address, None)
 
     def _write(self, event: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from berth.contract import HOLD_SECONDS, PodLease, Told
 
+from berth_node.pod import Pod
 from berth_node.pool import Key
 from berth_node.seams import Attachment
 
@@ -192,10 +193,6 @@ def text_size(text: str) -> int:
     return len(text) * (1 if plain else 12)
 
 
-def names_of(attachment: Attachment) -> tuple[str, str, str]:
+def names_of(of: Attachment | Pod) -> tuple[str, str, str]:
     """A pod's namespace, name and uid, as long as Kubernetes has them."""
-    return (
-        attachment.namespace[:_LONGEST_NAMESPACE],
-        attachment.name[:_LONGEST_NAME],
-        attachment.uid[:_LONGEST_UID],
-    )
+    return of.namespace[:_LONGEST_NAMESPACE], of.name[:_LONGEST_NAME], of.uid[:_LONGEST_UID]

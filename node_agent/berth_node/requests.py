@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from berth_node import pod_annotations, portmap, skel
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.journal import Entry
 from berth_node.names import alias_key, host_ifname
 from berth_node.netns import check_netns
+from berth_node.pod import Pod
 from berth_node.pool import Key
 from berth_node.seams import Attachment
 from berth_node.skel import Call, CniError

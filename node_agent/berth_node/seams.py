@@ -109,6 +109,11 @@ class Attachment:
     netns_fd: int | None = field(default=None, compare=False)
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What CNI tells attachments apart by."""
+        return self.container_id, self.ifname
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """One address of each family that the pod has, IPv4 first."""
         return (self.address, self.address6) if self.address6 else (self.address,)

@@ -53,9 +53,13 @@ class Settling:
         pool, last, revision = self.desk.pool, self.reporter.last, self.watcher.applied_revision
         if revision is None:
             return
-        grew = last is None or pool.need > last.in_use + len(last.waiting)
-        asks = last is None or self.desk.requests.listed != last.requests
-        if surrendered or asks or last is None or revision != last.acknowledged_revision or (grew and pool.deficit > 0):
+        if (
+            last is None
+            or surrendered
+            or revision != last.acknowledged_revision
+            or self.desk.requests.listed != last.requests
+            or (pool.deficit > 0 and pool.need > last.in_use + len(last.waiting))
+        ):
             self.reporter.notify(urgent=True)
         else:
             self.reporter.notify()  # sends only if there is something new to say

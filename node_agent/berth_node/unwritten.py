@@ -57,17 +57,16 @@ class Unwritten:
         """Whether a pod is there that the journal does not know as wired."""
         return key in self._wired
 
-    def free_before(self, entry: Entry | None) -> None:
-        """A pod is asked for that may be among those that are gone: it must not be taken for one that is there.
+    def still(self, entry: Entry | None) -> Entry | None:
+        """The entry of a pod that is asked for, unless it is of one that is gone: then its address is taken back first.
 
         Raises :class:`berth_node.journal.JournalError`.
         """
-        if not self._gone or entry is None:
-            return
-        key = (entry.attachment.container_id, entry.attachment.ifname)
-        if key in self._gone:
-            self.desk.free(key)
-            self._gone.discard(key)
+        if not self._gone or entry is None or entry.attachment.key not in self._gone:
+            return entry
+        self.desk.free(entry.attachment.key)
+        self._gone.discard(entry.attachment.key)
+        return None
 
     def again(self) -> None:
         """Now and then: write what could not be written. Raises :class:`berth_node.journal.JournalError`."""
@@ -88,7 +87,7 @@ async def resume(
     One that is whole may have been answered, and stays. A kill here leaves the next start the same work.
     """
     for attachment in unsure:
-        key = (attachment.container_id, attachment.ifname)
+        key = attachment.key
         if not await run(kernel.check, attachment):
             desk.wired(key, UNKNOWN)
             continue

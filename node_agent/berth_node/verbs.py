@@ -15,21 +15,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from berth_node import portmap, skel
-from berth_node.asking import Waits
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.journal import JournalError
+from berth_node.lending import Lending, Node
 from berth_node.measures import Measures
 from berth_node.metrics import Histogram
 from berth_node.names import alias_key
+from berth_node.pod import Pod
 from berth_node.pool import Key
 from berth_node.requests import (
     compare_grant,
     compare_result,
     log_unknown_annotations,
-    refuse_lost_ports,
     refuse_public_address,
     refuse_security_groups,
-    refuse_taken_ports,
     valid_attachments,
 )
 from berth_node.seams import Attachment, Dataplane, DataplaneError, Wired
@@ -59,30 +58,8 @@ class AtOnce(Protocol):
     def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> tuple[_R] | None: ...
 
 
-def _key(attachment: Attachment) -> Key:
-    return attachment.container_id, attachment.ifname
-
-
 def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
     return None
-
-
-class Node(Protocol):
-    """What the verbs need from the agent besides desk and kernel."""
-
-    @property
-    def ready(self) -> bool:
-        """An address of this boot was usable once."""
-
-    @property
-    def refusal(self) -> str:
-        """Why no pod is to be made here, in words; "" if pods may be."""
-
-    def pool_changed(self) -> None:
-        """Addresses were lent, returned or are missing: report, poll, serve."""
-
-    def why_not_ready(self) -> str:
-        """In words, for STATUS and for an ADD that found nothing."""
 
 
 @dataclass(slots=True)
@@ -97,13 +74,13 @@ class Verbs:
     mtu: int = 0
     at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
-    grants: Waits = field(default_factory=Waits)
+    lending: Lending = field(init=False)
     left: Unwritten = field(init=False)
-    _waiting: dict[Key, tuple[Pod, asyncio.Future[Attachment]]] = field(default_factory=dict)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.lending = Lending(self.desk, self.node, self.patience, self.waits)
         self.left = Unwritten(self.desk)
 
     async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
@@ -166,9 +143,8 @@ class Verbs:
             refuse_public_address(pod, self.desk)
             refuse_security_groups(pod, self.desk)
         async with self._container(call.container_id):
-            self.left.free_before(self.desk.entry(call.key))
-            entry = self.desk.entry(call.key)
-            attachment = entry.attachment if entry else await self._lend(pod, gone)
+            entry = self.left.still(self.desk.entry(call.key))
+            attachment = entry.attachment if entry else await self.lending.lend(pod, gone)
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
             known = wired = entry.wired if entry else None
             if wired is None or not wired.pod_mac:
@@ -182,7 +158,7 @@ class Verbs:
             )
             answered = not gone.is_set() and reply(body)
             if wired is not known:
-                self.left.wired(_key(attachment), wired)
+                self.left.wired(attachment.key, wired)
                 self.node.pool_changed()
             if not answered and entry is None:
                 _log.info("plugin hung up: undoing its ADD", extra={"container": call.container_id})
@@ -200,127 +176,16 @@ class Verbs:
             return await self._wire(self.dataplane.attach, attachment)
         except DataplaneError:
             if fresh:
-                self.left.forget(_key(attachment))
-                self.desk.free(_key(attachment), used=False)
+                self.left.forget(attachment.key)
+                self.desk.free(attachment.key, used=False)
                 self.node.pool_changed()
             raise
-
-    async def _lend(self, pod: Pod, gone: asyncio.Event) -> Attachment:
-        """An address for a pod whose host ports are free: looked at before it waits, and again when it has waited."""
-        refuse_taken_ports(pod, self.desk.entries)
-        ends = asyncio.get_running_loop().time() + self.patience
-        attachment = await self._address(pod, gone)
-        try:
-            refuse_taken_ports(pod, self.desk.entries)
-            refuse_lost_ports(attachment)
-            if pod.annotations and pod.asked.waits:
-                await self._granted(pod, gone, ends)
-        except CniError:
-            self.desk.free(pod.key, used=False)
-            self.node.pool_changed()
-            raise
-        return attachment
-
-    async def _address(self, pod: Pod, gone: asyncio.Event) -> Attachment:
-        """An address at once, or as soon as there is one. Raises :class:`CniError` 11 when patience ends."""
-        attachment = self.desk.lend(pod)
-        if attachment:
-            return attachment
-        if pod.annotations and self.desk.apart(pod):
-            return await self._apart(pod, gone)
-        future: asyncio.Future[Attachment] = asyncio.get_running_loop().create_future()
-        self._waiting[pod.key] = (pod, future)
-        self.desk.wait(pod)
-        self.node.pool_changed()
-        hang_up = asyncio.ensure_future(gone.wait())
-        started, outcome = asyncio.get_running_loop().time(), "cancelled"
-        try:
-            waits: set[asyncio.Future[Any]] = {future, hang_up}
-            await asyncio.wait(waits, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
-            if not future.done():
-                outcome = "hung_up" if gone.is_set() else "gave_up"
-                self.desk.refuse(pod)
-                why = self.node.why_not_ready()
-                raise CniError(skel.TRY_AGAIN_LATER, f"no address became free within {self.patience:g} s: {why}")
-            attachment = future.result()
-            if gone.is_set():
-                self.desk.free(pod.key, used=False)
-                outcome = "hung_up"
-                raise CniError(skel.TRY_AGAIN_LATER, "hung up")
-            outcome = "served"
-            return attachment
-        finally:
-            self.waits.observe(asyncio.get_running_loop().time() - started, outcome)
-            hang_up.cancel()
-            self._waiting.pop(pod.key, None)
-            self.desk.unwait(pod.key)
-            self.node.pool_changed()
-
-    async def _apart(self, pod: Pod, gone: asyncio.Event) -> Attachment:
-        """An address that only this pod can have. Raises :class:`CniError` 11 when patience ends."""
-        self.desk.ask(pod)
-        self.node.pool_changed()
-        started, outcome = asyncio.get_running_loop().time(), "cancelled"
-        try:
-            attachment = await self.grants.wait(pod.key, lambda: self.desk.lend(pod), gone, self.patience)
-            if attachment is None:
-                outcome = "hung_up" if gone.is_set() else "gave_up"
-                raise CniError(skel.TRY_AGAIN_LATER, self.desk.why_not_apart(pod, self.patience))
-            outcome = "served"
-            return attachment
-        finally:
-            self.waits.observe(asyncio.get_running_loop().time() - started, outcome)
-            self.desk.unask(pod.key)
-            self.node.pool_changed()
-
-    async def _granted(self, pod: Pod, gone: asyncio.Event, ends: float) -> None:
-        """Wait until the record confirms what the pod asks for; it has its address. Raises :class:`CniError` 11."""
-        self.node.pool_changed()
-        request = self.desk.requests.of[pod.key]
-        left = ends - asyncio.get_running_loop().time()
-
-        def missing() -> str:
-            return self.desk.requests.missing(request, public=pod.asked.wait)
-
-        if not await self.grants.wait(pod.key, lambda: not missing() or None, gone, left):
-            why = missing()
-            raise CniError(skel.TRY_AGAIN_LATER, f"not within {self.patience:g} s: {why}")
-
-    def serve_waiting(self) -> None:
-        """Give addresses to the pods that wait, in the order in which they came."""
-        if self.grants:
-            self.grants.serve()
-        for waiter in self.desk.pool.waiting:
-            pod, future = self._waiting[waiter.key]
-            if future.done():  # cancelled by a DEL a moment ago; its own task unqueues it
-                self.desk.unwait(waiter.key)
-                continue
-            try:
-                attachment = self.desk.lend(pod)
-            except JournalError as error:
-                future.set_exception(error)
-                self.desk.unwait(waiter.key)
-                continue
-            if attachment is None:
-                if self.desk.apart(pod):  # the policy has changed meanwhile: nobody waits behind it
-                    continue
-                return
-            future.set_result(attachment)
-
-    def abandon_waiting(self) -> None:
-        """The agent stops: drop the ADDs that wait unanswered, so that their plugins ask the next agent."""
-        self.grants.abandon()
-        for _, future in self._waiting.values():
-            future.cancel()
 
     # --------------------------------------------------------------------------------------- DEL, GC, CHECK
 
     async def _delete(self, key: Key, gone: Callable[[], object] = lambda: None) -> None:
         cancelled = CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container")
-        waiting = self._waiting.get(key)
-        if waiting and not waiting[1].done():
-            waiting[1].set_exception(cancelled)
-        self.grants.cancel(key, cancelled)
+        self.lending.queue.cancel(key, cancelled)
         async with self._container(key[0]):
             entry = self.desk.entry(key)
             if entry:
@@ -333,7 +198,7 @@ class Verbs:
         """``gone`` is called when the kernel has nothing of it."""
         await self._wire(self.dataplane.detach, attachment)
         gone()
-        self.left.free(_key(attachment))
+        self.left.free(attachment.key)
         self.node.pool_changed()
 
     async def delete_spooled(self, key: Key) -> None:
@@ -343,7 +208,7 @@ class Verbs:
     async def remove(self, attachment: Attachment) -> None:
         """Take away a pod that the runtime has lost, unless something else has become of it meanwhile."""
         async with self._container(attachment.container_id):
-            entry = self.desk.entries.get((attachment.container_id, attachment.ifname))
+            entry = self.desk.entries.get(attachment.key)
             if entry and entry.attachment == attachment:
                 await self._remove(attachment)
 

@@ -93,7 +93,7 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
     for entry in s.entries:
         a = entry.attachment
         interface = interfaces.get(_mac_of(s, a))
-        request = s.requests.of.get((a.container_id, a.ifname))
+        request = s.requests.of.get(a.key)
         grant = s.requests.grants.get(request.id) if request else None
         rows.append(
             {
@@ -120,9 +120,9 @@ def _pods(s: Snapshot) -> list[dict[str, Any]]:
 def _unmet(s: Snapshot) -> list[str]:
     """What pods ask of the VPC and have not got, pods that still wait included."""
     return [
-        f"{r.namespace}/{r.name or r.id}: {r.public or r.groups}: {s.requests.missing(r)}"
+        f"{r.namespace}/{r.name or r.id}: {r.public or r.groups}: {missing}"
         for r in s.requests.listed
-        if s.requests.missing(r)
+        if (missing := s.requests.missing(r))
     ]
 
 

@@ -191,7 +191,7 @@ class Watcher:
         if prefixes.why and prefixes.why != self.desk.prefixes.why:
             _log.warning("IPv6 is not as the policy asks", extra={"why": prefixes.why})
         # before the desk: who waits may ask at once
-        self.desk.own = owns_of(record, metadata, self._layout.interfaces if self._layout else ())
+        self.desk.requests.own = owns_of(record, metadata, self._layout.interfaces if self._layout else ())
         self.desk.refresh(record, blocks, prefixes)
         self.applied_revision = record.revision
         return changed

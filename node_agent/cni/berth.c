@@ -70,12 +70,6 @@ static const struct command {
 
 extern char **environ;
 
-static long long now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
-
 /* Prints a CNI error. The texts are ours or strerror's: nothing in them needs escaping in JSON. */
 static int fail(int code, const char *message, int error) {
     printf("{\"cniVersion\":\"1.1.0\",\"code\":%d,\"msg\":\"%s\",\"details\":\"%s\"}\n", code, message,
@@ -87,6 +81,10 @@ static long long now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
+}
+
+static long long now_ms(void) {
+    return now_us() / 1000;
 }
 
 static int put(int to, const char *data, size_t size) {

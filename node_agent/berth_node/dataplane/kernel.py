@@ -109,9 +109,9 @@ class KernelDataplane:
             self._own.lodge(wired.host_ifindex, attachment.address)
             return wired
         except DataplaneError:
-            with contextlib.suppress(DataplaneError):
-                self._own.remove(attachment)
-                self._pods.detach(attachment)
+            for undo in (self._pods.detach, self._own.remove):
+                with contextlib.suppress(DataplaneError):
+                    undo(attachment)
             raise
 
     def detach(self, attachment: Attachment) -> None:

@@ -219,7 +219,7 @@ class PodWiring:
             found = [alias.decode(k.alias, k.name, k.mtu) for k in self._links() if k.alias and not _dead(k)]
         except OSError as error:
             raise refused("listing the pods' links", error) from error
-        return tuple(sorted((a for a in found if a is not None), key=lambda a: (a.container_id, a.ifname)))
+        return tuple(sorted((a for a in found if a is not None), key=lambda a: a.key))
 
     def links(self) -> tuple[Link, ...]:
         """The links that are not pods': the node's own interfaces."""
@@ -286,7 +286,7 @@ def _find(rtnl: Rtnl, name: str) -> Link | None:
 
 
 def _id(attachment: Attachment) -> tuple[str, ...]:
-    return (attachment.container_id, attachment.ifname, *attachment.addresses)
+    return (*attachment.key, *attachment.addresses)
 
 
 def _dead(link: Link) -> bool:

@@ -11,9 +11,10 @@ from berth.calls import Unassign
 from berth.contract import Policy, Record
 from berth.ingest import SentReport, ingest
 from berth.reconcile import reconcile
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.journal import Journal
+from berth_node.pod import Pod
 from berth_node.pool import Key
 from berth_node.report import build
 from berth_node.usable import MetadataInterface, blocks_of

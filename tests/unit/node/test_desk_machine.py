@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from berth.contract import Assignment, Order, Policy, Record
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.ipv6 import Prefix, Prefixes
 from berth_node.journal import Journal
 from berth_node.names import alias_key
+from berth_node.pod import Pod
 from berth_node.report import build
 from berth_node.usable import addresses_of
 from hypothesis import settings

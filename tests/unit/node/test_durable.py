@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from berth.contract import Order, Policy, Surrender
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.durable import Durable, DurableFile
 from berth_node.journal import Journal
+from berth_node.pod import Pod
 from berth_node.seams import Attachment, Wired
 
 from tests.unit.node.make import MACS, all_blocks, interface, record

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from berth.contract import Assignment, IpFamilies, Policy, Record
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.ipv6 import Prefix, Prefixes, beside, in_force, prefix_of, prefixes_of
 from berth_node.journal import Journal
 from berth_node.measures import Measures, families
+from berth_node.pod import Pod
 from berth_node.report import build
 from berth_node.requests import refuse_lost_ports
 from berth_node.seams import Attachment

@@ -425,7 +425,7 @@ def test_what_was_untold_survives_a_reboot(node: Node) -> None:
     ended, _ = node.add(), node.add()
     node.now += 10
     node.delete(ended)
-    node.desk.save_leases()
+    node.desk.upkeep.save()
     node.reboot()
     first, second = sorted(node.settled(), key=lambda lease: lease.pod)
     assert (first.pod, first.held_until, first.over_by) == ("default/p1", 1010.0, 1010.0)
@@ -445,7 +445,7 @@ def test_a_pod_that_ends_while_no_agent_runs_ended_between_its_last_beat_and_the
 
 def test_the_file_of_another_instance_is_none(node: Node) -> None:
     node.add()
-    node.desk.save_leases()
+    node.desk.upkeep.save()
     assert len(LeaseFile(node.folder / "leases.json", NODE).load()) == 1
     assert LeaseFile(node.folder / "leases.json", "i-0123456789abcdef9").load() == ()
     (node.folder / "leases.json").write_text("{")
@@ -498,7 +498,7 @@ def test_whatever_happens_every_lease_is_in_the_ledger_once(steps: list[str], rn
                 case "compact":
                     node.desk.journal._compact()
                 case "reboot":
-                    node.desk.save_leases()
+                    node.desk.upkeep.save()
                     node.reboot()
                 case "broken":
                     node.ledger.broken = not node.ledger.broken

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from berth.contract import Order, PodGrant, Policy, Record
 from berth_node.dataplane import alias
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.ipv6 import Prefixes
 from berth_node.journal import Journal
+from berth_node.pod import Pod
 from berth_node.requests import refuse_security_groups
 from berth_node.seams import Attachment, Wired
 from berth_node.skel import CniError
@@ -54,7 +55,7 @@ class Place:
         """The agent reads a record."""
         found = replace(record(POOL, *([OWN] if own else []), accepted=accepted), grants=grants)
         routed = layouts_of(found, set(MACS))
-        self.desk.own = owns_of(found, metadata(found), routed)
+        self.desk.requests.own = owns_of(found, metadata(found), routed)
         self.desk.refresh(found, all_blocks(found))
 
 
@@ -117,7 +118,7 @@ def test_while_it_waits_other_pods_do_not_and_the_reason_is_the_grants(place: Pl
     place.hears(desk.order(), PodGrant(ID, problem="no interface slot is free"), own=False)
     assert desk.lend(POD) is None
     assert desk.lend(PLAIN) is not None
-    assert "no interface slot is free" in desk.why_not_apart(POD, 45)
+    assert "no interface slot is free" in desk.requests.why_not_apart(POD, 45)
 
 
 def test_a_restarted_agent_lists_it_from_its_journal(place: Place) -> None:

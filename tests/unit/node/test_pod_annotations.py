@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from berth_node import conflist, pod_annotations
-from berth_node.desk import Pod
 from berth_node.journal import Journal
+from berth_node.pod import Pod
 from berth_node.pod_annotations import CAPABILITY, KEPT_BYTES, LIMIT_BYTES
 from berth_node.requests import log_unknown_annotations
 from berth_node.seams import Attachment

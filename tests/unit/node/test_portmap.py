@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from berth_node import portmap
-from berth_node.desk import Pod
 from berth_node.journal import Entry
 from berth_node.names import host_ifname
+from berth_node.pod import Pod
 from berth_node.portmap import PortMapping, clash
 from berth_node.requests import refuse_taken_ports
 from berth_node.seams import Attachment

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import pytest
 from berth.contract import BODY, LEASES, Assignment, IpFamilies, Policy, Record, encode_record
 from berth_node.config import Config
-from berth_node.desk import Desk, Pod
+from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.imds import Identity
 from berth_node.journal import Journal
+from berth_node.pod import Pod
 from berth_node.record import RecordKeeper
 from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem
 from berth_node.watcher import Watcher
