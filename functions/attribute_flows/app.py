@@ -13,11 +13,11 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from berth.events import MalformedEventError
-from berth.events.flow_log_object import read_flow_object
+from berth.events.flow_log_object import FlowObject, read_flow_object
 from berth.flows.attribution import attribute_object
 from berth.flows.connect import connect_flows
 from berth.flows.fields import UnreadableFlowsError
+from berth.messages import legible
 from berth.meters import Meters
 from berth.metrics import publish
 from berth.settings import Settings
@@ -33,18 +33,13 @@ berth.coldstart.started()
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    failed = [{"itemIdentifier": r["messageId"]} for r in event["Records"] if not handled(r)]
+    found = legible(metrics, event["Records"], read_flow_object)
+    failed = [{"itemIdentifier": message} for message, thing in found if not handled(message, thing)]
     return {"batchItemFailures": failed}
 
 
-def handled(record: dict[str, Any]) -> bool:
-    try:
-        thing = read_flow_object(record["body"])
-    except MalformedEventError as error:
-        logger.warning("event not read", extra={"message_id": record["messageId"], "error": str(error)})
-        metrics.add_metric("MalformedEvents", unit=MetricUnit.Count, value=1)
-        return True
-    about = {"message_id": record["messageId"], "bucket": thing.bucket, "key": thing.key}
+def handled(message: str, thing: FlowObject) -> bool:
+    about = {"message_id": message, "bucket": thing.bucket, "key": thing.key}
     try:
         counts = attribute_object(edges, thing)
     except UnreadableFlowsError as error:

@@ -11,12 +11,11 @@ from typing import Any
 import berth.coldstart
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from berth.connect import connect_drift
 from berth.drift import find_drift
-from berth.events import MalformedEventError
-from berth.events.network_interface_call import InterfaceCall, read_call
+from berth.events.network_interface_call import read_call
+from berth.messages import legible
 from berth.meters import Meters
 from berth.metrics import publish
 from berth.settings import Settings
@@ -32,13 +31,7 @@ berth.coldstart.started()
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
-    calls: list[InterfaceCall] = []
-    for record in event["Records"]:
-        try:
-            calls.append(read_call(record["body"]))
-        except MalformedEventError as error:
-            logger.warning("event not read", extra={"message_id": record["messageId"], "error": str(error)})
-            metrics.add_metric("MalformedEvents", unit=MetricUnit.Count, value=1)
+    calls = [call for _, call in legible(metrics, event["Records"], read_call)]
     counts = find_drift(edges, calls)
     publish(metrics, counts, meters.take())
     logger.info("looked for drift", extra={"counts": dict(counts), "actions": sorted({c.action for c in calls})})

@@ -11,12 +11,11 @@ from typing import Any
 import berth.coldstart
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from berth.connect import connect_follow
-from berth.events import MalformedEventError
 from berth.events.route_call import read_call
 from berth.follow import follow_routes
+from berth.messages import legible
 from berth.meters import Meters
 from berth.metrics import publish
 from berth.settings import Settings
@@ -32,13 +31,7 @@ berth.coldstart.started()
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
-    actions: set[str] = set()
-    for record in event.get("Records", ()):
-        try:
-            actions.add(read_call(record["body"]).action)
-        except MalformedEventError as error:
-            logger.warning("event not read", extra={"message_id": record["messageId"], "error": str(error)})
-            metrics.add_metric("MalformedEvents", unit=MetricUnit.Count, value=1)
+    actions = {call.action for _, call in legible(metrics, event.get("Records", ()), read_call)}
     counts = follow_routes(edges)
     publish(metrics, counts, meters.take())
     logger.info("compared routes", extra={"counts": dict(counts), "actions": sorted(actions)})

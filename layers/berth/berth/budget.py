@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -28,7 +28,18 @@ from berth.table import item_key, refused, told
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["BUDGET_CONFIG", "MOST_TOKENS", "SLOW_SECONDS", "Budget", "DynamoBudget", "Priority", "Slot", "terms"]
+__all__ = [
+    "BUDGET_CONFIG",
+    "MOST_TOKENS",
+    "SLOW_SECONDS",
+    "Budget",
+    "DynamoBudget",
+    "OutOfTokensError",
+    "Priority",
+    "Slot",
+    "paying",
+    "terms",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +112,26 @@ class Budget(Protocol):
 
     def throttled(self, action: str, now: float) -> None:
         """EC2 said RequestLimitExceeded: halve this action's budget for a while, for everybody."""
+
+
+class OutOfTokensError(Exception):
+    """The budget has nothing left for a describe now: ask again ``at`` (Unix seconds)."""
+
+    def __init__(self, action: str, at: float) -> None:
+        super().__init__(f"no token for {action}")
+        self.action, self.at = action, at
+
+
+def paying(budget: Budget, clock: Callable[[], float]) -> Callable[[str], None]:
+    """Takes the token of one describe from what others leave, or raises :class:`OutOfTokensError`."""
+
+    def pay(action: str) -> None:
+        now = clock()
+        slot = budget.reserve(action, 1, Priority.WARM, now)
+        if slot.at > now:
+            raise OutOfTokensError(action, slot.at)
+
+    return pay
 
 
 class DynamoBudget:

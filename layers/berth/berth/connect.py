@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from berth.absent import NoHooks, NoLedger, Released, Unlimited
 from berth.brake import BRAKE_CONFIG, Brake, SsmBrake
-from berth.budget import BUDGET_CONFIG, Budget, DynamoBudget
+from berth.budget import BUDGET_CONFIG, Budget, DynamoBudget, paying
 from berth.bus import EventBus
 from berth.clients import make_client
 from berth.ec2 import CLIENT_CONFIG, MUTATING_CONFIG, Boto3Ec2, call_ec2
@@ -120,7 +120,7 @@ def connect_drift(settings: Settings, meters: Meters | None = None) -> DriftEdge
 
 def connect_follow(settings: Settings, meters: Meters | None = None) -> FollowEdges:
     """What the follower of routes works with. Imported here, as for the filler."""
-    from berth.follow import FollowEdges, paying
+    from berth.follow import FollowEdges
     from berth.route_records import DynamoRouteRecords
     from berth.route_tables import RouteTables
     from berth.survey import Boto3Survey

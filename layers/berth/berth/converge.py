@@ -35,32 +35,20 @@ from berth.calls import (
     action_of,
 )
 from berth.claims import claim, end_claim
-from berth.contract import PodGrant, Policy, Record
+from berth.contract import Record
 from berth.ec2_errors import brief
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.edges import Edges
 from berth.gate import Gate
-from berth.model import Intent, InterfaceView, NodeView, Outcome
-from berth.overlay import (
-    apply,
-    fresh_blocks,
-    in_doubt,
-    just_tagged,
-    leaving_blocks,
-    listed_blocks,
-    overlay,
-    overlay_publics,
-    with_listed,
-)
+from berth.model import Intent, NodeView, Outcome
+from berth.overlay import apply, listed_blocks, overlay_view
 from berth.plan import Plan
 from berth.public_claims import write_claim
 from berth.publics import apply_public
 from berth.purse import Purse, priority_of
-from berth.records import next_record
-from berth.routes import Routing
 from berth.setbacks import PUBLIC_TROUBLES, set_back, without_public
 from berth.store import NodeState
-from berth.unfinished import assigns, releases, take_up, unanswered
+from berth.unfinished import answered, assigns, may_have_made, take_up, unanswered, without_earlier
 
 __all__ = ["SPARE_SECONDS", "Convergence"]
 
@@ -71,7 +59,8 @@ SPARE_SECONDS = 15.0
 
 @dataclass(slots=True)
 class Convergence:
-    """One node's run. ``planner`` gives the plan for a view; ``deadline`` is Unix time.
+    """One node's run. ``planner`` gives the plan for a view, ``recorder`` what :func:`berth.records.next_record` does;
+    ``keeps_record``: it is written. ``deadline`` is Unix time.
 
     After :meth:`run`, ``view`` is what the node has come to, ``again`` says why it must be looked at again ("" if it
     need not) and ``due`` when (Unix time; 0 if nobody can tell; ``restless``: something else than a token is waited for
@@ -82,12 +71,9 @@ class Convergence:
     view: NodeView
     state: NodeState
     planner: Callable[[NodeView], Plan]
-    policy: Policy
-    subnet_cidrs: dict[str, str]
-    routing: Routing
+    recorder: Callable[[NodeView], tuple[Record, tuple[tuple[str, int], ...]]]
     deadline: float
     keeps_record: bool = True
-    granter: Callable[[NodeView], tuple[PodGrant, ...]] = lambda _view: ()
     level: Level = Level.NORMAL
     again: str = ""
     due: float = 0.0
@@ -110,23 +96,8 @@ class Convergence:
 
         Raises :class:`Ec2Error` for what only a person can put right (permissions, a wrong request).
         """
-        now, known = self.view.now, self.state.intents
-        if self.view.instance.dead:
-            # what was created a moment ago may not be described yet, and EC2 may have deleted it already: asking for
-            # its deletion tells. Whether it is attached is EC2's to say.
-            known = tuple(i for i in known if isinstance(i.call, CreateInterface | Detach | DeleteInterface))
         listed = listed_blocks(self.state.record)
-        shown = overlay(self.view.interfaces, known, self.view.instance.id, now)
-        shown = with_listed(shown, self.state.record, self.view.notes.listed_at, now)
-        if not self.view.instance.dead:
-            shown = in_doubt(shown, known, self.view.instance.id, now)
-        publics = overlay_publics(self.view.publics, self.state.intents, self.view.instance.id, now)
-        self.view = replace(self.view, interfaces=shown, publics=publics, leaving=leaving_blocks(listed, known, shown))
-        tagged = just_tagged(known, now) & self.view.claimed
-        self.view = replace(self.view, claimed=self.view.claimed - tagged, settling=tagged)
-        if self.view.report is not None:
-            unusable = set(self.view.report.unusable) - fresh_blocks(shown, self.state.intents, now)
-            self.view = replace(self.view, report=replace(self.view.report, unusable=tuple(sorted(unusable))))
+        self.view = overlay_view(self.view, self.state.intents, self.state.record, listed)
         self._take_up(listed)
         try:
             return self._work()
@@ -195,7 +166,7 @@ class Convergence:
         """Finish creations whose outcome nobody noted: the same token and parameters give the same interface."""
         noted = {i.outcome.interface.id for i in self.intents if i.outcome and i.outcome.interface}
         for intent in [i for i in unanswered(self.intents) if isinstance(i.call, CreateInterface)]:
-            visible = (i for i in self.view.ours if _is_of(i, intent) and i.id not in noted)
+            visible = (i for i in self.view.ours if may_have_made(intent, i) and i.id not in noted)
             found = next(visible, None)
             if found is not None:
                 noted.add(found.id)
@@ -225,16 +196,11 @@ class Convergence:
             self.made.append(f"{call}: {'done' if won else 'somebody else has it'}")
             return
         intent = Intent(token=self.edges.token(), call=call, at=self.edges.clock())
-        if isinstance(call, AssociatePublic):
-            self.intents = [i for i in self.intents if i.outcome is not None or i.call != call]
-        if isinstance(call, Unassign):
-            # an earlier, unfinished intent for the same blocks is replaced, not kept beside this one
-            going = {(call.interface_id, b) for b in call.blocks}
-            self.intents = [i for i in self.intents if i.outcome is not None or not releases(i.call, going)]
-        self.intents.append(intent)
+        self.intents = [*without_earlier(self.intents, call), intent]
         self.purse.spend(action_of(call))
         self._save_intents()
         if isinstance(call, Unassign):
+            going = {(call.interface_id, b) for b in call.blocks}
             self.view = replace(self.view, leaving=self.view.leaving | going)
             self._sync_record()
         if isinstance(call, Detach) and not self.view.instance.dead:
@@ -272,15 +238,8 @@ class Convergence:
         self._done(intent, outcome)
 
     def _done(self, intent: Intent, outcome: Outcome) -> None:
-        call, now = intent.call, self.edges.clock()
-        self.intents = [replace(i, outcome=outcome, done_at=now) if i is intent else i for i in self.intents]
-        if isinstance(call, Detach):  # what attached it says nothing any more
-            self.intents = [i for i in self.intents if not _attaches(i.call, call.interface_id)]
-        gone = {(call.interface_id, b) for b in call.blocks} if isinstance(call, Unassign) else set()
-        if assigns(call):
-            # what EC2 has just assigned had been unassigned before, even if nobody heard of it
-            gone = {(call.interface_id, b) for b in outcome.blocks} & self.view.leaving
-            self.intents = [i for i in self.intents if i.outcome is not None or not releases(i.call, gone)]
+        call = intent.call
+        self.intents, gone = answered(self.intents, intent, outcome, self.edges.clock(), self.view.leaving)
         self._save_intents()
         if isinstance(call, DeleteInterface):
             self.view = end_claim(self.edges, self.view, call.interface_id)
@@ -343,19 +302,4 @@ class Convergence:
 
     def next_record(self) -> tuple[Record, tuple[tuple[str, int], ...]]:
         """The record that the view calls for now."""
-        return next_record(self.view, self.policy, self.subnet_cidrs, self._no_snat, self.granter(self.view))
-
-    def _no_snat(self, subnets: tuple[str, ...]) -> tuple[str, ...]:
-        settings = self.edges.settings
-        return self.routing.no_snat(subnets, settings.no_snat_cidrs, settings.snat_cidrs)
-
-
-def _is_of(interface: InterfaceView, intent: Intent) -> bool:
-    """Whether it may be what came of a creation that was not answered: both were made in the same second, for the
-    same pod or for none."""
-    pod = intent.call.pod if isinstance(intent.call, CreateInterface) else ""
-    return interface.created_at == float(int(intent.at)) and interface.pod == pod
-
-
-def _attaches(call: Call, interface_id: str) -> bool:
-    return isinstance(call, Attach) and call.interface_id == interface_id
+        return self.recorder(self.view)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from berth.absent import Unlimited
-from berth.budget import Budget, Priority
+from berth.budget import Budget, OutOfTokensError, paying
 from berth.drift_records import LISTING_IDS
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events.network_interface_call import InterfaceCall
@@ -22,7 +22,7 @@ from berth.looks import Looks
 from berth.model import Instance, InterfaceView
 from berth.policy import cluster_of
 from berth.settings import Settings
-from berth.survey import PAGE_IDS, Page
+from berth.survey import PAGE_IDS, Page, every
 
 __all__ = ["DriftEdges", "DriftRecords", "DriftSurvey", "find_drift"]
 
@@ -64,10 +64,6 @@ class DriftEdges:
     clock: Callable[[], float] = time.time
 
 
-class _OutOfTokensError(Exception):
-    """Others need the shared budget more."""
-
-
 def find_drift(edges: DriftEdges, calls: Iterable[InterfaceCall]) -> Counter[str]:
     """Ask for a look at every node that one of ``calls`` may concern. Returns counts for metrics.
 
@@ -80,7 +76,7 @@ def find_drift(edges: DriftEdges, calls: Iterable[InterfaceCall]) -> Counter[str
     counts = Counter({"ChangesByOthers": len(seen), "NodesChangedByOthers": 0, "ChangesLeftToSweep": 0})
     try:
         nodes = _concerned(edges, seen)
-    except _OutOfTokensError:
+    except OutOfTokensError:
         counts["ChangesLeftToSweep"] = len(seen)
         return counts
     if nodes:
@@ -131,21 +127,18 @@ def _among(
 
 
 def _pages(edges: DriftEdges, action: str, method: Callable[[str], Page[T]]) -> Iterator[T]:
-    token = ""
-    while True:
-        now = edges.clock()
-        if edges.budget.reserve(action, 1, Priority.WARM, now).at > now:
-            raise _OutOfTokensError
+    pay = paying(edges.budget, edges.clock)
+
+    def page(token: str) -> Page[T]:
+        pay(action)
         try:
-            page = method(token)
+            return method(token)
         except Ec2Error as error:
             if error.trouble is Trouble.THROTTLED:
                 edges.budget.throttled(action, edges.clock())
             raise
-        yield from page.items
-        token = page.token
-        if not token:
-            return
+
+    return every(page)
 
 
 def _chunks(ids: set[str], size: int = PAGE_IDS) -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from berth.absent import Unlimited
-from berth.budget import Budget, Priority
+from berth.budget import Budget, OutOfTokensError, paying
 from berth.bus import Bus, network_not_flat
 from berth.connect import connect_budget, connect_bus, count_calls
 from berth.ec2 import CLIENT_CONFIG
@@ -42,10 +42,6 @@ class FlatEdges:
     clock: Callable[[], float] = time.time
 
 
-class _OutOfTokensError(Exception):
-    """Others need the shared budget more."""
-
-
 def connect_flat(settings: Settings, meters: Meters) -> FlatEdges:
     """What the check works with, in the region and with the credentials of the environment."""
     from botocore.session import Session
@@ -62,19 +58,14 @@ def check_network(edges: FlatEdges) -> Counter[str]:
     botocore's errors.
     """
     counts = Counter({"FlatCells": 0, "FlatCellsFailing": 0, "FlatCellsUnknown": 0, "FlatChecksPutOff": 0})
-
-    def pay(action: str) -> None:
-        now = edges.clock()
-        if edges.budget.reserve(action, 1, Priority.WARM, now).at > now:
-            raise _OutOfTokensError(action)
-
+    pay = paying(edges.budget, edges.clock)
     taken_at = datetime.fromtimestamp(edges.clock(), UTC).isoformat(timespec="seconds")
     settings = edges.settings
     try:
         snapshot = take_snapshot(
             edges.ec2, settings.clusters, settings.no_snat_cidrs, taken_at, pay, settings.snat_cidrs
         )
-    except _OutOfTokensError:
+    except OutOfTokensError:
         counts["FlatChecksPutOff"] = 1
         return counts
     matrix = check(snapshot, settings.flat_cidrs)

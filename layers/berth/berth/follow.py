@@ -14,26 +14,24 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from berth.absent import Unlimited
-from berth.budget import Budget, Priority
+from berth.budget import Budget, OutOfTokensError, paying
 from berth.ec2_wire import Ec2Error, Trouble, ec2_name
-from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, Looks
+from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, Looks, spread
 from berth.model import Instance
-from berth.policy import cluster_of, parse_policy
+from berth.policy import is_managed
 from berth.route_records import Listed
 from berth.routes import Routing
 from berth.settings import Settings
-from berth.survey import PAGE_IDS, Page
+from berth.survey import PAGE_IDS, Page, every
 
-__all__ = ["FollowEdges", "OutOfTokensError", "RouteRecords", "RouteSurvey", "follow_routes", "paying"]
+__all__ = ["FollowEdges", "RouteRecords", "RouteSurvey", "follow_routes"]
 
-LOOKS_PER_SECOND: Final = 20
-SPREAD_SECONDS: Final = 240
-"""As for the sweep: a change that concerns thousands of nodes is no stampede."""
 _BATCH: Final = 10
 
 
 class RouteSurvey(Protocol):
-    """What is read of EC2 about routes. Every method raises :class:`Ec2Error` and :class:`OutOfTokensError`."""
+    """What is read of EC2 about routes. Every method raises :class:`Ec2Error` and
+    :class:`~berth.budget.OutOfTokensError`."""
 
     def vpcs(self, subnets: Sequence[str]) -> Mapping[str, str]:
         """The VPC of each of these subnets that is there."""
@@ -63,21 +61,6 @@ class FollowEdges:
     clock: Callable[[], float] = time.time
 
 
-class OutOfTokensError(Exception):
-    """Others need the shared budget more."""
-
-
-def paying(budget: Budget, clock: Callable[[], float]) -> Callable[[str], None]:
-    """Takes the token of one describe, or raises :class:`OutOfTokensError`."""
-
-    def pay(action: str) -> None:
-        now = clock()
-        if budget.reserve(action, 1, Priority.WARM, now).at > now:
-            raise OutOfTokensError(action)
-
-    return pay
-
-
 def follow_routes(edges: FollowEdges) -> Counter[str]:
     """Ask for a look at every node that has other routes than its record says. Returns counts for metrics.
 
@@ -99,8 +82,7 @@ def follow_routes(edges: FollowEdges) -> Counter[str]:
         counts["RouteLooksPutOff"] = 1
         return counts
     for start in range(0, len(nodes), _BATCH):
-        delay = FRESH_SECONDS + min(start // LOOKS_PER_SECOND, SPREAD_SECONDS)
-        edges.looks.ask(nodes[start : start + _BATCH], ROUTES_CHANGED, delay)
+        edges.looks.ask(nodes[start : start + _BATCH], ROUTES_CHANGED, FRESH_SECONDS + spread(start))
     counts["RoutesCompared"], counts["NodesRoutesChanged"] = len(listed), len(nodes)
     return counts
 
@@ -130,17 +112,17 @@ def _differing(edges: FollowEdges, listed: Sequence[Listed]) -> list[str]:
 
 def _nodes(edges: FollowEdges, ids: Sequence[str]) -> Iterator[str]:
     """Those that are looked after: a look at others would leave their records as they are, each time anew."""
-    pay = paying(edges.budget, edges.clock)
     for start in range(0, len(ids), PAGE_IDS):
-        token = ""
-        while True:
-            pay("DescribeInstances")
-            page = edges.instances.instances_among(ids[start : start + PAGE_IDS], token)
-            for instance in page.items:
-                tags = dict(instance.tags)
-                ours = cluster_of(tags, edges.settings.clusters) is not None
-                if ours and not instance.dead and not parse_policy(tags, edges.settings.defaults).unmanaged:
-                    yield instance.id
-            token = page.token
-            if not token:
-                break
+        for instance in _shown(edges, ids[start : start + PAGE_IDS]):
+            if not instance.dead and is_managed(dict(instance.tags), edges.settings.clusters):
+                yield instance.id
+
+
+def _shown(edges: FollowEdges, ids: Sequence[str]) -> Iterator[Instance]:
+    pay = paying(edges.budget, edges.clock)
+
+    def page(token: str) -> Page[Instance]:
+        pay("DescribeInstances")
+        return edges.instances.instances_among(ids, token)
+
+    return every(page)

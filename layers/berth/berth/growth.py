@@ -177,8 +177,7 @@ def singles_missing(view: NodeView, policy: NodePolicy, limits: Limits) -> int:
     if not wanting or view.report is None:
         return 0
     mine = serving(view, limits, spare_primary=policy.policy.spare_primary)
-    here = [(i.id, f"{a}/32") for i in mine for a in i.addresses]
-    singles = {block for pair in here if pair not in view.leaving for block in pair[1:]}
+    singles = {f"{a}/32" for i in mine for a in i.addresses if (i.id, f"{a}/32") not in view.leaving}
     unusable = len(singles & set(view.report.unusable))
     return min(wanting, policy.policy.max_pods) - max(len(singles) - view.report.singles_taken - unusable, 0)
 

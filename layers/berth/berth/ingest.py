@@ -203,8 +203,7 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
         return True  # a function was killed: the message that it died of may be an older report, which starts no look
     if _asks_otherwise(report, record) or state.publics != {g.allocation_id for g in record.grants if g.allocation_id}:
         return True
-    blocks = [a for i in record.interfaces for a in i.assignments]
-    if any(a.releasing for a in blocks) or _lacks_ipv6(record):
+    if any(a.releasing for i in record.interfaces for a in i.assignments) or _lacks_ipv6(record):
         return True
     blocks, unusable = lent_from(record), {*report.unusable}
     supply = sum(address_count(a.cidr) for a in blocks if a.cidr not in unusable) - report.cooling

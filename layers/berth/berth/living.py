@@ -45,7 +45,6 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
         state,
         planner(policy, limits, world.network.subnets),
         world.network,
-        policy.policy,
         Rules(policy, limits, world.network.subnets),
     )
     last = visit.run(convergence)
@@ -79,7 +78,8 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     if problems != notes.problems and policy.problems:
         visit.events.append(policy_invalid(arn, instance_id, policy.problems))
     unmet = notes.unmet if done.again else last.unmet
-    since = _wanted_since(visit, done, state, last)
+    more = ready > usable_addresses(state.record)
+    since = _wanted_since(visit, done, last, more=more)
     new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0, wanted_since=since)
     known, now = dict(notes.unwanted), visit.edges.clock()
     new = replace(new, unwanted=tuple((i, known.get(i, now)) for i in last.unwanted))
@@ -105,12 +105,12 @@ def _tell_unavailable(visit: Visit, done: Convergence, state: NodeState) -> None
             visit.events.append(public_address_unavailable(about.arn, about.id, request, reason))
 
 
-def _wanted_since(visit: Visit, done: Convergence, state: NodeState, last: Plan) -> float:
-    """Since when addresses are missing, 0 if none are. Measures how long those took that have come."""
+def _wanted_since(visit: Visit, done: Convergence, last: Plan, *, more: bool) -> float:
+    """Since when addresses are missing, 0 if none are. If ``more`` have come, measures how long they took."""
     now, instance_id = visit.edges.clock(), done.view.instance.id
     told = [s.at for s in visit.signals if s.instance_id == instance_id and s.at]
     since = done.view.notes.wanted_since or min(told, default=now)
-    if usable_addresses(done.next_record()[0]) > usable_addresses(state.record):
+    if more:
         visit.edges.meters.took("AllocationTime", now - since)
     still = last.unmet or any(isinstance(call, GROWING) for call in last.calls)
     return since if still else 0.0

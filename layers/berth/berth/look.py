@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from berth.brake import Level
+from berth.budget import OutOfTokensError
 from berth.bus import Event
 from berth.converge import SPARE_SECONDS
 from berth.ec2_wire import Ec2Error, Trouble, ec2_name
@@ -21,7 +22,7 @@ from berth.model import Instance
 from berth.policy import cluster_of, cluster_problem
 from berth.trail import log_look
 from berth.visit import Visit
-from berth.world import OutOfTokensError, World, describe
+from berth.world import World, describe
 
 __all__ = ["Look"]
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRESH_SECONDS",
+    "LOOKS_PER_SECOND",
     "MAX_DELAY_SECONDS",
     "ROUTES_CHANGED",
+    "SPREAD_SECONDS",
     "LookQueue",
     "Looks",
     "backoff",
     "delay_until",
     "longest",
+    "spread",
 ]
 
 MAX_DELAY_SECONDS: Final = 900
@@ -30,7 +33,16 @@ ROUTES_CHANGED: Final = "routes changed"
 FRESH_SECONDS: Final = 5
 """Such a look is asked for with so much delay, and trusts no description of routes that is older: so it was made after
 the change was seen, and looks that follow each other share one."""
+LOOKS_PER_SECOND: Final = 20
+SPREAD_SECONDS: Final = 240
+"""Looks at many nodes are spread, so that what concerns thousands is no stampede; over less than the time between two
+sweeps."""
 _ENTRIES: Final = 10
+
+
+def spread(before: int) -> int:
+    """Seconds that a look is put off which so many others were asked for with."""
+    return min(before // LOOKS_PER_SECOND, SPREAD_SECONDS)
 
 
 def backoff(base: float, looks: int) -> int:

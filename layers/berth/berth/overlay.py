@@ -6,7 +6,7 @@ call has done. Without this, a second look would plan the same call again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -28,7 +28,7 @@ from berth.calls import (
     Unassign,
 )
 from berth.contract import Interface, Record
-from berth.model import LAG_SECONDS, Attachment, Intent, InterfaceView, Outcome, PublicAddress
+from berth.model import LAG_SECONDS, Attachment, Intent, InterfaceView, NodeView, Outcome, PublicAddress
 from berth.publics import apply_public
 
 __all__ = [
@@ -41,10 +41,38 @@ __all__ = [
     "listed_blocks",
     "overlay",
     "overlay_publics",
+    "overlay_view",
     "with_listed",
 ]
 
 OVERLAY_SECONDS: Final = 60
+
+
+def overlay_view(
+    view: NodeView, intents: Sequence[Intent], record: Record | None, listed: frozenset[tuple[str, str]]
+) -> NodeView:
+    """A node as it is by all that is known: what EC2 describes, its own calls, and its record, with what it lists."""
+    node, now, known = view.instance.id, view.now, intents
+    if view.instance.dead:
+        # what was created a moment ago may not be described yet, and EC2 may have deleted it already: asking for its
+        # deletion tells. Whether it is attached is EC2's to say.
+        known = tuple(i for i in known if isinstance(i.call, CreateInterface | Detach | DeleteInterface))
+    shown = with_listed(overlay(view.interfaces, known, node, now), record, view.notes.listed_at, now)
+    if not view.instance.dead:
+        shown = in_doubt(shown, known, node, now)
+    tagged, report = just_tagged(known, now) & view.claimed, view.report
+    if report is not None:
+        unusable = set(report.unusable) - fresh_blocks(shown, intents, now)
+        report = replace(report, unusable=tuple(sorted(unusable)))
+    return replace(
+        view,
+        interfaces=shown,
+        publics=overlay_publics(view.publics, intents, node, now),
+        leaving=leaving_blocks(listed, known, shown),
+        claimed=view.claimed - tagged,
+        settling=tagged,
+        report=report,
+    )
 
 
 def overlay(
@@ -78,10 +106,11 @@ def overlay_publics(
     publics: tuple[PublicAddress, ...] | None, intents: Iterable[Intent], instance_id: str, now: float
 ) -> tuple[PublicAddress, ...] | None:
     """The same for Elastic IP addresses. Claims need none: they are read consistently."""
-    for intent in intents if publics is not None else ():
-        fresh = intent.outcome is not None and now - intent.done_at < OVERLAY_SECONDS
-        if fresh and isinstance(intent.call, PublicCall) and intent.outcome is not None and publics is not None:
-            publics = apply_public(publics, intent.call, intent.outcome, instance_id)
+    if publics is None:
+        return None
+    for call, outcome, done_at in ((i.call, i.outcome, i.done_at) for i in intents):
+        if isinstance(call, PublicCall) and outcome is not None and now - done_at < OVERLAY_SECONDS:
+            publics = apply_public(publics, call, outcome, instance_id)
     return publics
 
 

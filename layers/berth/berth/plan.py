@@ -21,7 +21,7 @@ from berth.calls import (
     Unassign,
 )
 from berth.contract import address_count
-from berth.growth import Growth, grow, grow_ipv6, less_taken, usable_subnets, wanted_groups
+from berth.growth import Growth, grow, grow_ipv6, less_taken, wanted_groups
 from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.own_interfaces import for_itself, loose
 from berth.pod_interfaces import pods_own
@@ -63,7 +63,7 @@ def plan(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[S
     if view.instance.dead:
         return plan_death(view)
     state = view.instance.state
-    own = pods_own(view, policy, limits, usable_subnets(view, policy, subnets))
+    own = pods_own(view, policy, limits, subnets)
     settle = [*_protect(view), *own.attach, *_adopt(view, limits)] if state in ("running", "stopped") else []
     growth = Growth()
     ipv6: tuple[Call, ...] = ()
@@ -201,8 +201,9 @@ def _unwanted(view: NodeView, limits: Limits) -> tuple[str, ...]:
 
     Pods' own are a report's to judge; before there is one, or in another zone, these are too.
     """
-    places = len(free_positions(view, limits))
-    wanted = {i.id for i in (*adoptable(view, limits), *loose(view)[:places])}
+    own = loose(view)
+    places = len(free_positions(view, limits)) if own else 0
+    wanted = {i.id for i in (*adoptable(view, limits), *own[:places])}
     return tuple(
         i.id
         for i in view.ours

@@ -14,6 +14,7 @@ from typing import Final
 
 from berth.calls import Attach, Call, CreateInterface, DeleteInterface, Detach, SetGroups
 from berth.contract import PodGrant
+from berth.growth import usable_subnets
 from berth.model import InterfaceView, Limits, NodePolicy, NodeView, SubnetView
 from berth.own_interfaces import asks_of, for_itself, groups_of, kept, loose
 from berth.positions import HELD, adoptable, attachments, free_positions
@@ -39,7 +40,7 @@ class PodsOwn:
 
 
 def pods_own(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> PodsOwn:
-    """What pods' own interfaces need. ``subnets`` are those for new interfaces, the preferred first."""
+    """What pods' own interfaces need."""
     if not any(i.pod for i in view.interfaces) and not for_itself(view):
         return PodsOwn(places=policy.pod_interfaces)  # nearly every node
     running = view.instance.state == "running"
@@ -61,7 +62,7 @@ def pods_own(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequen
 
 
 def _create(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> list[CreateInterface]:
-    subnet = _subnet(view, subnets)
+    subnet = _subnet(view, policy, subnets)
     if view.setbacks.no_create or subnet is None or len(view.setbacks.pods) >= _MOST_REFUSALS:
         return []
     room = _room(view, limits)
@@ -71,8 +72,9 @@ def _create(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequenc
     return [CreateInterface(subnet.id, groups, pod=r.id, pod_asks=asks_of(r)) for r, groups in able[:room]]
 
 
-def _subnet(view: NodeView, subnets: Sequence[SubnetView]) -> SubnetView | None:
-    return next((s for s in subnets if s.free > 0 and s.id not in view.setbacks.exhausted), None)
+def _subnet(view: NodeView, policy: NodePolicy, subnets: Sequence[SubnetView]) -> SubnetView | None:
+    usable = usable_subnets(view, policy, subnets)
+    return next((s for s in usable if s.free > 0 and s.id not in view.setbacks.exhausted), None)
 
 
 def _room(view: NodeView, limits: Limits) -> int:
@@ -137,7 +139,9 @@ def grants(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence
             told += [PodGrant(name, interface_id=listed, problem=problem)] if listed or problem else []
             continue
         left -= bool(groups)
-        problem = problem or (_full(view, limits) if left < 0 else _refusal(view, subnets, before.get(name), name))
+        if not problem:
+            subnet = _subnet(view, policy, subnets)
+            problem = _full(view, limits) if left < 0 else _refusal(view, subnet, before.get(name), name)
         if problem:
             told.append(PodGrant(name, problem=problem))
     return tuple(told)
@@ -152,14 +156,14 @@ def _full(view: NodeView, limits: Limits) -> str:
     )
 
 
-def _refusal(view: NodeView, subnets: Sequence[SubnetView], before: PodGrant | None, name: str) -> str:
+def _refusal(view: NodeView, subnet: SubnetView | None, before: PodGrant | None, name: str) -> str:
     if name in (told := dict(view.setbacks.pods)):
         return f"{_REFUSED}: {told[name]}"
     if len(told) >= _MOST_REFUSALS:
         return f"{_REFUSED} to {len(told)} pods of the node, this one was not tried: {view.setbacks.pods[-1][1]}"
     if view.setbacks.no_create:
         return _REFUSED
-    if _subnet(view, subnets) is None:
+    if subnet is None:
         return _NO_SUBNET
     fixed = before.problem if before is not None else ""
     return fixed if fixed.startswith((_REFUSED, _NO_SUBNET)) else ""

@@ -41,6 +41,11 @@ def cluster_of(tags: Mapping[str, str], clusters: Iterable[str]) -> str | None:
     return None
 
 
+def is_managed(tags: Mapping[str, str], clusters: Iterable[str]) -> bool:
+    """Whether the instance is to be looked after: a node of ours, and not unmanaged by its tag."""
+    return cluster_of(tags, clusters) is not None and not _flag(tags, "berth:unmanaged", [])
+
+
 def cluster_problem(tags: Mapping[str, str], clusters: Iterable[str], *, reports: bool) -> PolicyProblem | None:
     """Why an instance that seems meant to be a node is none: its cluster tag has a strange value, or it has none.
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from berth.routes import Route, RouteTable
 
-__all__ = ["listed_prefixes", "named_lists", "read_route_table"]
+__all__ = ["PROPAGATED", "listed_prefixes", "live_associations", "named_lists", "read_route_table", "target_of"]
 
 _TARGETS: Final = (
     "GatewayId",
@@ -15,18 +15,19 @@ _TARGETS: Final = (
     "TransitGatewayId",
     "VpcPeeringConnectionId",
     "CoreNetworkArn",
+    # a route to an instance names its interface too: the interface is what is judged
     "NetworkInterfaceId",
     "InstanceId",
     "LocalGatewayId",
     "CarrierGatewayId",
     "OdbNetworkArn",
 )
-_PROPAGATED: Final = "EnableVgwRoutePropagation"
+PROPAGATED: Final = "EnableVgwRoutePropagation"
 
 
 def read_route_table(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> RouteTable:
     """A table; ``lists`` are the IPv4 networks of each prefix list that its routes name. IPv6 is never rewritten."""
-    associated = [a for a in item.get("Associations", ()) if _state(a) == "associated"]
+    associated = live_associations(item)
     return RouteTable(
         id=item["RouteTableId"],
         main=any(a.get("Main") for a in associated),
@@ -35,24 +36,27 @@ def read_route_table(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...
     )
 
 
-def _state(association: Mapping[str, Any]) -> str:
-    return str(association.get("AssociationState", {}).get("State", "associated"))
+def live_associations(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of a route table that are in force: with subnets, and as the main one."""
+    found = item.get("Associations", ())
+    return [a for a in found if a.get("AssociationState", {}).get("State", "associated") == "associated"]
 
 
 def _route(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> Iterator[Route]:
     cidr, listed = item.get("DestinationCidrBlock"), lists.get(item.get("DestinationPrefixListId", ""), ())
     if not cidr and not listed:
         return
-    propagated = item.get("Origin") == _PROPAGATED
+    propagated = item.get("Origin") == PROPAGATED
     yield Route(
         cidrs=(cidr,) if cidr else listed,
-        target=_target(item),
+        target=target_of(item),
         rank=2 if propagated else 0 if cidr else 1,
         black_hole=item.get("State") == "blackhole",
     )
 
 
-def _target(item: Mapping[str, Any]) -> str:
+def target_of(item: Mapping[str, Any]) -> str:
+    """What a route leads to: an id, an ARN or ``local``."""
     return next((str(item[key]) for key in _TARGETS if item.get(key)), "")
 
 
@@ -60,7 +64,7 @@ def named_lists(tables: Iterable[Mapping[str, Any]]) -> list[str]:
     """Prefix lists to be read. Not those that lead to a gateway endpoint: they are AWS's own, of a service's public
     addresses, and what lies behind them is never private."""
     routes = (r for table in tables for r in table.get("Routes", ()) if r.get("DestinationPrefixListId"))
-    return sorted({r["DestinationPrefixListId"] for r in routes if not _target(r).startswith("vpce-")})
+    return sorted({r["DestinationPrefixListId"] for r in routes if not target_of(r).startswith("vpce-")})
 
 
 def listed_prefixes(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

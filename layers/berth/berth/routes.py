@@ -138,7 +138,7 @@ def _verdicts(table: RouteTable) -> Mapping[tuple[int, int], bool]:
 # ------------------------------------------------------------------------------------------------- sets of addresses
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def span(cidr: str) -> tuple[int, int]:
     """The first and last address of a CIDR, or of one address. Raises ValueError."""
     network = ipaddress.IPv4Network(cidr, strict=False)

@@ -6,7 +6,7 @@ the larger bucket (EC2 developer guide, "Request throttling"). A page's token is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_autoscaling.client import AutoScalingClient
     from mypy_boto3_ec2.client import EC2Client
 
-__all__ = ["GROUP_IDS", "PAGE_IDS", "Boto3Survey", "Page", "Reservation", "Survey"]
+__all__ = ["GROUP_IDS", "PAGE_IDS", "Boto3Survey", "Page", "Reservation", "Survey", "every"]
 
 PAGE_IDS: Final = 200
 """Values that one filter of a Describe call may have (EC2 API reference, "Filter"), so also nodes in a page."""
@@ -37,6 +37,17 @@ class Page(Generic[T]):
 
     items: tuple[T, ...] = ()
     token: str = ""
+
+
+def every(page: Callable[[str], Page[T]]) -> Iterator[T]:
+    """All items of ``page``, which gives the one of a token."""
+    token = ""
+    while True:
+        found = page(token)
+        yield from found.items
+        token = found.token
+        if not token:
+            return
 
 
 @dataclass(frozen=True, slots=True)

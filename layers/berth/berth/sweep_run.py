@@ -16,11 +16,11 @@ from berth.bus import Bus
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events.node_look_requested import HookWait
 from berth.findings import Kind
-from berth.looks import Looks
+from berth.looks import Looks, spread
 from berth.model import Instance
-from berth.policy import cluster_of, parse_policy
+from berth.policy import is_managed
 from berth.settings import Settings
-from berth.survey import PAGE_IDS, Page, Survey
+from berth.survey import PAGE_IDS, Page, Survey, every
 from berth.sweep_store import SweepStore
 
 __all__ = ["LEVELS", "OutOfTimeError", "Run", "SweepEdges", "chunks"]
@@ -31,9 +31,6 @@ SPARE_SECONDS: Final = 40.0
 """No call is begun in the last seconds: one may take three time-outs (:data:`berth.ec2.CLIENT_CONFIG`)."""
 PATIENCE_SECONDS: Final = 5.0
 """So long a sweep waits for its turn at EC2. Beyond that it stops, and the next run goes on from there."""
-LOOKS_PER_SECOND: Final = 20
-SPREAD_SECONDS: Final = 240
-"""Looks are spread, so that a sweep after an outage is no stampede; over less than the time to the next sweep."""
 _BATCH: Final = 10
 """Nodes in one message batch, and in one batch of ``reconcile_nodes``."""
 LEVELS: Final = (
@@ -138,13 +135,7 @@ class Run:
 
     def all(self, action: str, method: Callable[[T, str], Page[Page_T]], argument: T) -> Iterator[Page_T]:
         """Every item, page by page."""
-        token = ""
-        while True:
-            page = self.call(action, method, argument, token)
-            yield from page.items
-            token = page.token
-            if not token:
-                return
+        return every(lambda token: self.call(action, method, argument, token))
 
     def instances(self, ids: Sequence[str]) -> dict[str, Instance]:
         """By id, those that EC2 shows; at most :data:`~berth.survey.PAGE_IDS` of them."""
@@ -156,14 +147,13 @@ class Run:
 
     def is_node(self, instance: Instance) -> bool:
         """Ours to look after: tagged for a cluster that is served, and not unmanaged."""
-        tags, settings = dict(instance.tags), self.edges.settings
-        return bool(cluster_of(tags, settings.clusters)) and not parse_policy(tags, settings.defaults).unmanaged
+        return is_managed(dict(instance.tags), self.edges.settings.clusters)
 
     def ask(self, kind: Kind, ids: Iterable[str], hooks: Mapping[str, HookWait] | None = None) -> None:
         """Ask for a look at each of these nodes, unless this run has done so already. ``hooks`` by instance id."""
         new = sorted(set(ids) - self.asked)
         for batch in chunks(new, _BATCH):
-            delay = min(len(self.asked) // LOOKS_PER_SECOND, SPREAD_SECONDS)
+            delay = spread(len(self.asked))
             for hook in sorted({(hooks or {}).get(i) for i in batch}, key=str):
                 those = [i for i in batch if (hooks or {}).get(i) == hook]
                 self.edges.looks.ask(those, f"sweep: {kind.value}", delay, hook)

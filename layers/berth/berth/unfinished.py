@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final, TypeGuard
 
@@ -11,15 +12,25 @@ from berth.calls import (
     AssignIpv6Prefixes,
     AssignPrefixes,
     AssociatePublic,
+    Attach,
     Call,
     CreateInterface,
     Detach,
     Unassign,
 )
-from berth.model import Intent, NodeView, Outcome
+from berth.model import Intent, InterfaceView, NodeView, Outcome
 from berth.overlay import OVERLAY_SECONDS
 
-__all__ = ["DOUBT_SECONDS", "REPLAY_SECONDS", "assigns", "releases", "take_up", "unanswered"]
+__all__ = [
+    "DOUBT_SECONDS",
+    "REPLAY_SECONDS",
+    "answered",
+    "assigns",
+    "may_have_made",
+    "take_up",
+    "unanswered",
+    "without_earlier",
+]
 
 REPLAY_SECONDS: Final = 600
 """After this long an interface that was made is certain to be described, so its creation is not repeated."""
@@ -43,8 +54,46 @@ def assigns(call: Call) -> TypeGuard[AssignPrefixes | AssignAddresses | AssignIp
     return isinstance(call, AssignPrefixes | AssignAddresses | AssignIpv6Prefixes)
 
 
-def releases(call: Call, blocks: set[tuple[str, str]]) -> bool:
+def without_earlier(intents: Iterable[Intent], call: Call) -> list[Intent]:
+    """``intents`` without the earlier, unfinished ones that ``call`` replaces."""
+    if isinstance(call, AssociatePublic):
+        return [i for i in intents if i.outcome is not None or i.call != call]
+    if isinstance(call, Unassign):
+        return _without_releases(intents, {(call.interface_id, b) for b in call.blocks})
+    return list(intents)
+
+
+def answered(
+    intents: Iterable[Intent], done: Intent, outcome: Outcome, now: float, leaving: frozenset[tuple[str, str]]
+) -> tuple[list[Intent], frozenset[tuple[str, str]]]:
+    """``intents`` once ``done`` is, and which (interface, block) pairs of ``leaving`` leave no more."""
+    call = done.call
+    kept = [replace(i, outcome=outcome, done_at=now) if i is done else i for i in intents]
+    if isinstance(call, Detach):  # what attached it says nothing any more
+        kept = [i for i in kept if not (isinstance(i.call, Attach) and i.call.interface_id == call.interface_id)]
+    if isinstance(call, Unassign):
+        return kept, frozenset((call.interface_id, b) for b in call.blocks)
+    if not assigns(call):
+        return kept, frozenset()
+    # what EC2 has just assigned had been unassigned before, even if nobody heard of it
+    gone = frozenset((call.interface_id, b) for b in outcome.blocks) & leaving
+    return _without_releases(kept, gone), gone
+
+
+def _without_releases(intents: Iterable[Intent], blocks: AbstractSet[tuple[str, str]]) -> list[Intent]:
+    """``intents`` without unfinished releases of any of ``blocks``."""
+    return [i for i in intents if i.outcome is not None or not _releases(i.call, blocks)]
+
+
+def _releases(call: Call, blocks: AbstractSet[tuple[str, str]]) -> bool:
     return isinstance(call, Unassign) and bool({(call.interface_id, b) for b in call.blocks} & blocks)
+
+
+def may_have_made(intent: Intent, interface: InterfaceView) -> bool:
+    """Whether ``interface`` may be what came of a creation that was not answered: both were made in the same second,
+    for the same pod or for none."""
+    pod = intent.call.pod if isinstance(intent.call, CreateInterface) else ""
+    return interface.created_at == float(int(intent.at)) and interface.pod == pod
 
 
 def _current(

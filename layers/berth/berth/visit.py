@@ -6,17 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from berth.brake import Level
 from berth.bus import Event, policy_invalid
-from berth.contract import PodGrant, Policy
+from berth.contract import Record
 from berth.converge import Convergence
 from berth.decision import Recorder, Rules
 from berth.ec2_wire import Network
 from berth.edges import Edges
 from berth.events import Signal
-from berth.growth import usable_subnets
 from berth.ingest import believe
 from berth.looks import MAX_DELAY_SECONDS, backoff, delay_until, longest
 from berth.model import Instance, InterfaceView, NodeView, Notes, PolicyProblem, PublicAddress
@@ -24,7 +24,8 @@ from berth.plan import Plan
 from berth.pod_interfaces import grants
 from berth.policy import fingerprint
 from berth.public_claims import has_publics
-from berth.routes import Routing
+from berth.records import next_record
+from berth.settings import Settings
 from berth.store import NodeState
 
 __all__ = ["Visit"]
@@ -79,21 +80,18 @@ class Visit:
         state: NodeState,
         planner: Callable[[NodeView], Plan],
         network: Network | None = None,
-        policy: Policy | None = None,
         rules: Rules | None = None,
     ) -> Convergence:
-        """Without ``network`` the record stays as it is. ``rules`` are what ``planner`` plans by, for the log."""
+        """Without ``network`` the record stays as it is. ``rules`` are what ``planner`` plans by, for the log and the
+        record."""
         return Convergence(
             edges=self.edges,
             view=view,
             state=state,
             planner=Recorder(planner, rules),
-            policy=policy or self.edges.settings.defaults,
-            subnet_cidrs={s.id: s.cidr for s in network.subnets if s.cidr} if network else {},
-            routing=network.routing(view.instance.vpc_id) if network else Routing(),
+            recorder=_recorder(self.edges.settings, view.instance.vpc_id, network or Network(), rules),
             deadline=self.deadline,
             keeps_record=network is not None,
-            granter=_granter(rules) if rules else lambda _view: (),
             level=self.level,
         )
 
@@ -143,7 +141,16 @@ class Visit:
             self.events.append(policy_invalid(instance.arn, instance.id, problems))
 
 
-def _granter(rules: Rules) -> Callable[[NodeView], tuple[PodGrant, ...]]:
-    """Answers what a node's pods ask for, by the rules that it is planned by."""
-    policy, limits, subnets = rules.policy, rules.limits, rules.subnets
-    return lambda view: grants(view, policy, limits, usable_subnets(view, policy, subnets))
+def _recorder(
+    settings: Settings, vpc_id: str, network: Network, rules: Rules | None
+) -> Callable[[NodeView], tuple[Record, tuple[tuple[str, int], ...]]]:
+    """What :func:`berth.records.next_record` makes of a node in that VPC, which is planned by ``rules``."""
+    policy = rules.policy.policy if rules else settings.defaults
+    cidrs = {s.id: s.cidr for s in network.subnets if s.cidr}
+    no_snat = partial(network.routing(vpc_id).no_snat, add=settings.no_snat_cidrs, never=settings.snat_cidrs)
+
+    def recorded(view: NodeView) -> tuple[Record, tuple[tuple[str, int], ...]]:
+        own = grants(view, rules.policy, rules.limits, rules.subnets) if rules else ()
+        return next_record(view, policy, cidrs, no_snat, own)
+
+    return recorded

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from berth.budget import Budget, Priority
+from berth.budget import Budget, OutOfTokensError, Priority
 from berth.claims import take_in
 from berth.ec2_wire import Network
 from berth.edges import Edges
@@ -20,15 +20,7 @@ from berth.policy import cluster_of
 from berth.public_claims import load_publics
 from berth.store import NodeState
 
-__all__ = ["OutOfTokensError", "World", "describe", "pay"]
-
-
-class OutOfTokensError(Exception):
-    """The token budget has nothing left for this describe: ask again ``at`` (Unix seconds)."""
-
-    def __init__(self, action: str, at: float) -> None:
-        super().__init__(f"no token for {action}")
-        self.action, self.at = action, at
+__all__ = ["World", "describe", "pay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ class World:
 def describe(edges: Edges, ids: Sequence[str]) -> World:
     """Everything about the nodes among ``ids``. Most instances of an account are none: they cost one describe.
 
-    Raises :class:`OutOfTokensError`, and what the edges raise.
+    Raises :class:`~berth.budget.OutOfTokensError`, and what the edges raise.
     """
     settings, at = edges.settings, edges.clock()
     pay(edges.budget, edges.meters, at, "DescribeInstances")
@@ -85,7 +77,7 @@ def _interfaces(
 
 
 def pay(budget: Budget, meters: Meters, now: float, action: str) -> None:
-    """Take the token of one describe. Raises :class:`OutOfTokensError`."""
+    """Take the token of one describe. Raises :class:`~berth.budget.OutOfTokensError`."""
     slot = budget.reserve(action, 1, Priority.SHORTAGE, now)
     if slot.left is not None:
         meters.stands("TokensLeft", slot.left, action=action)

@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from berth.budget import OutOfTokensError
 from berth.calls import (
     MUTATING,
     AssignAddresses,
@@ -32,7 +33,6 @@ from berth.ec2_wire import Ec2Error, Trouble, classify, ec2_name, request
 from berth.looks import FRESH_SECONDS
 from berth.model import Attachment, Instance, Intent, InterfaceView, Limits, Outcome
 from berth.route_tables import ROUTES_SECONDS
-from berth.world import OutOfTokensError
 from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.stub import ANY, Stubber
 from botocore.validate import validate_parameters

@@ -10,14 +10,14 @@ from typing import Any
 
 import boto3
 import pytest
-from berth.budget import Budget
+from berth.budget import Budget, OutOfTokensError, paying
 from berth.contract import Interface, Record
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import MalformedEventError, Signal
 from berth.events.node_look_requested import body
 from berth.events.route_call import RouteCall, read_call
-from berth.follow import LOOKS_PER_SECOND, FollowEdges, OutOfTokensError, follow_routes, paying
-from berth.looks import FRESH_SECONDS, ROUTES_CHANGED
+from berth.follow import FollowEdges, follow_routes
+from berth.looks import FRESH_SECONDS, LOOKS_PER_SECOND, ROUTES_CHANGED
 from berth.model import Instance, Notes
 from berth.reconcile import reconcile
 from berth.records import pod_subnets
@@ -232,7 +232,7 @@ def test_a_subnet_that_is_gone_and_a_vpc_that_is_not_shown_concern_nobody() -> N
 
 
 @pytest.mark.parametrize(
-    "failing", [OutOfTokensError("DescribeRouteTables"), refusal("RequestLimitExceeded", Trouble.THROTTLED)]
+    "failing", [OutOfTokensError("DescribeRouteTables", 9.0), refusal("RequestLimitExceeded", Trouble.THROTTLED)]
 )
 def test_without_a_token_it_is_left_to_the_next_run(failing: Exception) -> None:
     scene = two_nodes()

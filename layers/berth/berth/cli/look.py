@@ -13,7 +13,7 @@ from berth.cli.stack import DEFAULT_STACK, add_stack_option, stack_settings
 from berth.contract import PodRequest
 from berth.decision import Decision, encode, prune
 from berth.events import Signal
-from berth.growth import deficit, usable_subnets
+from berth.growth import deficit
 from berth.own_interfaces import for_itself
 from berth.pod_interfaces import grants
 from berth.settings import Settings
@@ -136,8 +136,7 @@ def _own(decision: Decision) -> Iterable[tuple[PodRequest, str]]:
     view, rules = decision.view, decision.rules
     if rules is None:
         return
-    usable = usable_subnets(view, rules.policy, rules.subnets)
-    told = {g.id: g.problem or g.interface_id for g in grants(view, rules.policy, rules.limits, usable)}
+    told = {g.id: g.problem or g.interface_id for g in grants(view, rules.policy, rules.limits, rules.subnets)}
     for name, request in for_itself(view).items():
         yield request, told.get(name, "on its way")
 

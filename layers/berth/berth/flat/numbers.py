@@ -6,6 +6,8 @@ import ipaddress
 from functools import lru_cache
 from typing import Final
 
+from berth.routes import span
+
 __all__ = [
     "ALL_PORTS",
     "EPHEMERAL",
@@ -38,13 +40,6 @@ NAT_PORTS: Final[Ports] = ((1024, 65535),)
 def number(address: str) -> int:
     """An IPv4 address as a number. Raises ValueError."""
     return int(ipaddress.IPv4Address(address))
-
-
-@lru_cache(maxsize=65536)
-def span(cidr: str) -> tuple[int, int]:
-    """The first and last address of a CIDR, or of one address. Raises ValueError."""
-    network = ipaddress.IPv4Network(cidr, strict=False)
-    return int(network.network_address), int(network.broadcast_address)
 
 
 def within(address: int, cidr: str) -> bool:

@@ -30,6 +30,7 @@ from berth.flat.snapshot import (
     Vpc,
     VpnGateway,
 )
+from berth.route_wire import PROPAGATED, live_associations, target_of
 
 __all__ = ["Answers", "read_snapshot"]
 
@@ -38,19 +39,6 @@ Answers = Mapping[str, Sequence[Mapping[str, Any]]]
 _ALLOWED_TAG: Final = "berth:allowed"
 _PROTOCOLS: Final = {"-1": ANY, "6": "tcp", "17": "udp", "1": "icmp"}
 _GONE: Final = frozenset({"shutting-down", "terminated"})
-_TARGETS: Final = (
-    # a route to an instance names its interface too: the interface is what is judged
-    "NatGatewayId",
-    "VpcPeeringConnectionId",
-    "TransitGatewayId",
-    "NetworkInterfaceId",
-    "InstanceId",
-    "GatewayId",
-    "LocalGatewayId",
-    "CarrierGatewayId",
-    "CoreNetworkArn",
-    "OdbNetworkArn",
-)
 
 
 def read_snapshot(
@@ -111,8 +99,7 @@ def _allowed(tags: Mapping[str, str]) -> bool:
 
 
 def _table(item: Mapping[str, Any]) -> RouteTable:
-    associations = item.get("Associations", ())
-    live = [a for a in associations if a.get("AssociationState", {}).get("State", "associated") == "associated"]
+    live = live_associations(item)
     return RouteTable(
         id=item["RouteTableId"],
         vpc=item["VpcId"],
@@ -126,12 +113,11 @@ def _route(item: Mapping[str, Any]) -> Iterator[Route]:
     destination = item.get("DestinationCidrBlock") or item.get("DestinationPrefixListId")
     if not destination or item.get("EgressOnlyInternetGatewayId"):
         return
-    target = next((item[key] for key in _TARGETS if item.get(key)), "")
     yield Route(
         destination=destination,
-        target=target,
+        target=target_of(item),
         black_hole=item.get("State") == "blackhole",
-        propagated=item.get("Origin") == "EnableVgwRoutePropagation",
+        propagated=item.get("Origin") == PROPAGATED,
     )
 
 
