@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SOURCE: Final = ROOT / "node_agent" / "cni" / "berth.c"
+SOURCES: Final = tuple(ROOT / "node_agent" / "cni" / name for name in ("berth.c", "pair.c"))
+HEADERS: Final = (ROOT / "node_agent" / "cni" / "pair.h",)
 OUTPUT: Final = ROOT / "build" / "plugin"
 ARCHITECTURES: Final = ("x86_64", "aarch64")
 FLAGS: Final = ("-std=gnu11", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")
@@ -40,7 +41,7 @@ def _zig(arch: str, target: Path) -> list[str]:
         *FLAGS,
         "-o",
         str(target),
-        str(SOURCE),
+        *map(str, SOURCES),
     ]
 
 
@@ -72,13 +73,20 @@ def _compile(arch: str, target: Path, cache: Path) -> None:
     if arch != platform.machine() or cc is None:
         raise BuildError(f"{arch}: {why}, and no cc can build for it here; pip install ziglang")
     print(f"{arch}: {why}; using {cc} instead", file=sys.stderr)
-    done = subprocess.run([cc, *FLAGS, "-o", str(target), str(SOURCE)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [cc, *FLAGS, "-o", str(target), *map(str, SOURCES)], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise BuildError(f"{arch}: cc failed:\n{done.stderr}")
 
 
 def _key(arch: str) -> str:
-    parts = (SOURCE.read_bytes(), arch.encode(), " ".join(FLAGS).encode(), (_zig_version() or "cc").encode())
+    parts = (
+        *(p.read_bytes() for p in (*SOURCES, *HEADERS)),
+        arch.encode(),
+        " ".join(FLAGS).encode(),
+        (_zig_version() or "cc").encode(),
+    )
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

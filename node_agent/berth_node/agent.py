@@ -32,6 +32,7 @@ from berth_node.journal import Journal, JournalError
 from berth_node.leasefile import LeaseFile
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
+from berth_node.pair_file import PairFile
 from berth_node.process import AlreadyRunningError, Threads, kernel_boot, last_beat, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
@@ -176,6 +177,8 @@ class Agent:
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
         await drain_spool(self._spool, self.verbs)
         server.open()
+        self.pair_file = PairFile(self.config.run_dir / "pair", self._pair_form)
+        self._publish_pair()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
         loops = [asyncio.ensure_future(c) for c in self._loops()]
         try:
@@ -184,6 +187,7 @@ class Agent:
         finally:
             self.notifier.tell("STOPPING=1")
             self.verbs.lending.queue.abandon()
+            self.pair_file.withdraw()
             await server.close()
             for task in loops:
                 task.cancel()
@@ -276,6 +280,19 @@ class Agent:
                 self.node.beat()
             await drain_spool(self._spool, self.verbs)
             self._write_left()
+            self._publish_pair()
+
+    def _pair_form(self) -> bytes:
+        wanted = self.config.plugin_makes_links and self.dataplane.prompt() and not self.node.refusal
+        return self.dataplane.pair_form(self.config.mtu or self.dataplane.primary_mtu()) if wanted else b""
+
+    def _publish_pair(self) -> None:
+        try:
+            self.pair_file.publish()
+        except OSError as error:
+            self.watcher.note("plugins' form", error)
+        else:
+            self.watcher.trouble.pop("plugins' form", None)
 
     def _write_left(self) -> None:
         try:

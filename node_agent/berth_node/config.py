@@ -31,7 +31,8 @@ class Config:
 
     ``add_wait_seconds`` must stay below the runtime's own limit on a pod sandbox (kubelet gives a runtime request 2
     minutes), so that a pod that finds no address gets "try again later" and a reason instead of a killed plugin.
-    ``mtu`` 0 is the primary interface's. ``no_snat_cidrs`` adds to the record's list. ``ipvs``: beside kube-proxy's
+    ``mtu`` 0 is the primary interface's. ``plugin_makes_links``: the plugin has the kernel make a pod's links while the
+    agent chooses its address. ``no_snat_cidrs`` adds to the record's list. ``ipvs``: beside kube-proxy's
     mode of that name pods are refused, or made and the trouble told of.
     ``cni_version`` is for runtimes older than CNI 1.0.0, such as containerd before 1.6.
     """
@@ -40,6 +41,7 @@ class Config:
     reports_queue_url: str
     region: str | None = None
     mtu: int = 0
+    plugin_makes_links: bool = True
     snat: bool = True
     ipvs: str = "refuse"
     no_snat_cidrs: tuple[str, ...] = ()

@@ -129,6 +129,16 @@ class Wired:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """What makes a pod of the pair of links that a plugin has made: batches for the host, for the pod, and a look at the
+    host link, which the plugin carries out; ``ignored`` is an error number that does not matter on the host."""
+
+    wired: Wired
+    batches: tuple[bytes, bytes, bytes]
+    ignored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One difference between what should be and what is, in words that say where to look."""
 
@@ -174,6 +184,18 @@ class Dataplane(Protocol):
 
     def attach(self, attachment: Attachment) -> Wired:
         """Wire a pod and lend it its host ports. Undoes everything it did before it raises :class:`DataplaneError`."""
+
+    def pair_form(self, mtu: int) -> bytes:
+        """What a plugin needs to make pods' pairs of links by itself (``cni/pair.c``). Pure."""
+
+    def rest(self, attachment: Attachment, index: int) -> Rest:
+        """What is left to do for a pod whose pair a plugin has made, or is making, with that index. Pure."""
+
+    def wired_by_hand(self, attachment: Attachment, index: int) -> None:
+        """A plugin has carried out the :meth:`rest`: the pod is as if :meth:`attach` had made it."""
+
+    def discard(self, index: int) -> None:
+        """Delete the pair that a plugin has made, whatever has become of it. Gone already is fine. Waits 20-30 ms."""
 
     def detach(self, attachment: Attachment) -> None:
         """Take back its host ports, unroute the pod, and queue its host link for reaping. Gone already is fine."""

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from berth_node import eager, front, skel, wire
+from berth_node.hand import Hand
 from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
 from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
@@ -45,6 +46,7 @@ class _Peer:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self.gone, self.asked = connection, asyncio.Event(), False
+        self.hand: Hand | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
@@ -61,7 +63,7 @@ class _Peer:
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._watch)
 
     def _watch(self) -> None:
-        if not self.asked:
+        if not self.asked or (self.hand and self.hand.waits):
             self.watch_soon()
             return
         # a plugin sends nothing after its request: readable means that it closed
@@ -186,8 +188,10 @@ class Server:
         try:
             call = skel.read_call(request)
             check_call_netns(call, request.netns_fd, request.netns_errno)
-            await self._verbs.run(call, request.netns_fd, peer.gone, reply)
-            return OK if answered else HUNG_UP
+            pair = wire.pair_of(request)
+            hand = peer.hand = Hand(connection, pair) if pair else None
+            await self._verbs.run(call, request.netns_fd, peer.gone, reply, hand)
+            return OK if answered or (hand and hand.done) else HUNG_UP
         except CniError as error:
             command = request.environment.get("CNI_COMMAND", "")
             level = logging.DEBUG if error.code == skel.NOT_AVAILABLE else logging.WARNING

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from berth_node import portmap, skel
 from berth_node.desk import Desk
+from berth_node.hand import Hand, HangUpError
 from berth_node.journal import JournalError
 from berth_node.lending import Lending, Node
 from berth_node.measures import Measures
@@ -58,6 +59,20 @@ class AtOnce(Protocol):
     def __call__(self, call: Callable[[_A], _R], argument: _A, /) -> tuple[_R] | None: ...
 
 
+def _cancelled() -> CniError:
+    return CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container")
+
+
+def _result(call: Call, attachment: Attachment, wired: Wired) -> dict[str, Any]:
+    return skel.result_body(
+        call,
+        addresses=attachment.addresses,
+        host=(attachment.host_ifname, wired.host_mac),
+        pod_mac=wired.pod_mac,
+        mtu=attachment.mtu,
+    )
+
+
 def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
     return None
 
@@ -77,18 +92,24 @@ class Verbs:
     lending: Lending = field(init=False)
     left: Unwritten = field(init=False)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
+    _hands: dict[Key, Hand] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.lending = Lending(self.desk, self.node, self.patience, self.waits)
         self.left = Unwritten(self.desk)
 
-    async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
-        """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply."""
+    async def run(
+        self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply, hand: Hand | None = None
+    ) -> None:
+        """Do what was asked and reply. Raises :class:`CniError` when there is an error to reply.
+
+        ``hand``: the plugin makes the pod's links meanwhile, and can do the rest of them.
+        """
         try:
             match call.command:
                 case "ADD":
-                    await self._add(call, netns_fd, gone, reply)
+                    await self._add(call, netns_fd, gone, reply, hand)
                 case "DEL":
                     await self._delete(call.key, lambda: reply(None))
                 case "CHECK":
@@ -124,7 +145,9 @@ class Verbs:
 
     # ------------------------------------------------------------------------------------------------- ADD
 
-    async def _add(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
+    async def _add(
+        self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply, hand: Hand | None
+    ) -> None:
         if netns_fd is None:
             raise CniError(skel.INVALID_NETNS, f"CNI_NETNS {call.netns!r} cannot be opened")
         if self.node.refusal:
@@ -145,24 +168,41 @@ class Verbs:
         async with self._container(call.container_id):
             entry = self.left.still(self.desk.entry(call.key))
             attachment = entry.attachment if entry else await self.lending.lend(pod, gone)
+            if hand and entry is None and await self._by_hand(call, attachment, hand):
+                return
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
             known = wired = entry.wired if entry else None
             if wired is None or not wired.pod_mac:
                 wired = await self._attach(replace(attachment, netns_fd=netns_fd), fresh=wired is None)
-            body = skel.result_body(
-                call,
-                addresses=attachment.addresses,
-                host=(attachment.host_ifname, wired.host_mac),
-                pod_mac=wired.pod_mac,
-                mtu=attachment.mtu,
-            )
-            answered = not gone.is_set() and reply(body)
+            answered = not gone.is_set() and reply(_result(call, attachment, wired))
             if wired is not known:
                 self.left.wired(attachment.key, wired)
                 self.node.pool_changed()
             if not answered and entry is None:
                 _log.info("plugin hung up: undoing its ADD", extra={"container": call.container_id})
                 await self._remove(attachment)
+
+    async def _by_hand(self, call: Call, attachment: Attachment, hand: Hand) -> bool:
+        """Have the plugin wire the pod and answer. False if the agent is to do both; else it is done, or undone."""
+        if not (hand.fits(attachment) and self.dataplane.prompt()):
+            return False
+        key, rest = attachment.key, self.dataplane.rest(attachment, hand.pair.index)
+        self._hands[key] = hand
+        try:
+            if not await hand.carry_out(rest, skel.encode(_result(call, attachment, rest.wired))):
+                return False
+            self.dataplane.wired_by_hand(attachment, hand.pair.index)
+            self.left.wired(key, rest.wired)
+        except HangUpError as error:
+            _log.info("undoing an ADD that its plugin wired", extra={"container": key[0], "why": str(error)})
+            await self.rtnl(self.dataplane.discard, hand.pair.index)
+            self.left.free(key)
+            if error.by_del:
+                raise _cancelled() from None
+        finally:
+            del self._hands[key]
+        self.node.pool_changed()
+        return True
 
     async def _attach(self, attachment: Attachment, *, fresh: bool) -> Wired:
         """Wire a pod.
@@ -184,8 +224,9 @@ class Verbs:
     # --------------------------------------------------------------------------------------- DEL, GC, CHECK
 
     async def _delete(self, key: Key, gone: Callable[[], object] = lambda: None) -> None:
-        cancelled = CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container")
-        self.lending.queue.cancel(key, cancelled)
+        self.lending.queue.cancel(key, _cancelled())
+        if key in self._hands:
+            self._hands[key].let_go("a DEL came", by_del=True)
         async with self._container(key[0]):
             entry = self.desk.entry(key)
             if entry:

@@ -3,7 +3,9 @@
 A request is one SOCK_SEQPACKET message ``berth/1 <errno of opening CNI_NETNS>`` with a memfd (``CNI_A=x NUL … NUL NUL
 standard-input``) and, when it could be opened, the pod's network namespace. An answer is ``berth/1 <exit code>`` with a
 memfd of what to print; if that is short, and the plugin says among the variables that it takes such an answer, it
-follows in the message itself, after a newline. A spooled DEL is a file with the memfd's content.
+follows in the message itself, after a newline. An ADD whose plugin makes the pod's links (``cni/pair.c``) may first get
+``berth/1 wire <sizes> <ignored errno>``, a newline, three batches, and what to print if the kernel takes them; the plugin
+says ``berth/1 wired``, or ``berth/1 refused <batch> <errno>`` and gets an answer as any other. A spooled DEL is a file with the memfd's content.
 """
 
 from __future__ import annotations
@@ -11,10 +13,22 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["MAX_REQUEST", "Request", "WireError", "decode_body", "receive_request", "send_answer", "takes_short"]
+__all__ = [
+    "MAX_REQUEST",
+    "Pair",
+    "Request",
+    "WireError",
+    "decode_body",
+    "pair_of",
+    "receive_request",
+    "send_answer",
+    "send_rest",
+    "takes_short",
+]
 
 VERSION: Final = "berth/1"
 MAX_REQUEST: Final = 16 * 1024 * 1024
@@ -46,6 +60,15 @@ class Request:
         """Close the namespace's descriptor."""
         if self.netns_fd is not None:
             os.close(self.netns_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pod's links that its plugin makes: the host end's index and name, and the MTU of both, bytes."""
+
+    index: int
+    mtu: int
+    name: str
 
 
 def decode_body(body: bytes) -> tuple[dict[str, str], bytes]:
@@ -104,6 +127,28 @@ def receive_request(connection: socket.socket) -> Request | None:
 def takes_short(request: Request) -> bool:
     """Whether the plugin is of a version that takes an answer without a memfd."""
     return request.environment.get("BERTH_TAKES") == "short"
+
+
+def pair_of(request: Request) -> Pair | None:
+    """The links that the plugin makes, if it does: ``BERTH_LINK=<index> <MTU> <name>``."""
+    parts = request.environment.get("BERTH_LINK", "").split(" ")
+    if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+        return None
+    return Pair(int(parts[0]), int(parts[1]), parts[2])
+
+
+def send_rest(connection: socket.socket, batches: Sequence[bytes], ignored: int, output: bytes) -> bool:
+    """Have the plugin carry out batches, and then print. False if that is more than a message takes; nothing was sent.
+
+    Raises ``OSError`` (EPIPE when the plugin is gone).
+    """
+    message = b"".join(
+        (f"{VERSION} wire {' '.join(str(len(b)) for b in batches)} {ignored}\n".encode(), *batches, output)
+    )
+    if len(message) > _SHORT:
+        return False
+    connection.sendmsg([message], [], socket.MSG_NOSIGNAL)
+    return True
 
 
 def send_answer(connection: socket.socket, code: int, output: bytes, *, short: bool = False) -> None:

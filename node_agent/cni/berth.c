@@ -1,4 +1,5 @@
-/* berth: the CNI plugin. A pipe without logic: all thinking is in the node agent.
+/* berth: the CNI plugin. A pipe without logic: all thinking is in the node agent. (What it makes with its own hands while
+ * the agent thinks is in pair.c.)
  *
  * It copies the CNI_* environment and standard input into a memfd, opens CNI_NETNS, and passes both descriptors to the
  * agent with one small message (so nothing is bounded by a socket buffer, and the agent needs no view of the
@@ -7,8 +8,11 @@
  *   request   "berth/1 <errno of opening CNI_NETNS, 0 if fine or unset>"  + memfd [+ netns]
  *   answer    "berth/1 <exit code>"                                      + memfd with what to print, or if that is short
  *             "berth/1 <exit code>" newline what-to-print
+ *             or, before that, "berth/1 wire <sizes> <ignored>" newline batches what-to-print: then a message back says
+ *             "berth/1 wired", and it is printed; or "berth/1 refused <batch> <errno>", and another answer comes
  *   memfd     BERTH_TAKES=short NUL CNI_A=x NUL CNI_B=y NUL NUL standard-input
- *             (BERTH_TAKES: what kinds of answers are understood. An agent of before does not know it.)
+ *             (BERTH_TAKES: what kinds of answers are understood; BERTH_LINK=<index> <MTU> <name>: the links that are
+ *             being made here. An agent of before knows neither.)
  *
  * Nearly all that a pod waits for here is processors that have fallen asleep and have to be woken one by one. So it
  * connects before anything else, which wakes the agent while the request is still being put together; and when a
@@ -37,6 +41,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pair.h"
+
 /* Tests build it with a folder of their own and shorter seconds. */
 #ifndef RUN
 #define RUN "/run/berth"
@@ -55,17 +61,18 @@
 #define TOTAL_MS (120 * SECOND) /* an agent that dies at each request must not hold a runtime's thread for ever */
 
 enum fallback { REFUSE, SPOOL_REQUEST, TRUST_READY, SAY_VERSIONS };
-enum outcome { ANSWERED, NOT_CONNECTED, LOST, TIMED_OUT };
+enum outcome { WIRED, ANSWERED, NOT_CONNECTED, LOST, TIMED_OUT }; /* WIRED: answered, by what was done here */
 
 static const struct command {
     const char *name;
     long long patience_ms; /* how long a missing agent is waited for */
     long answer_ms;        /* how long an answer is waited for */
     enum fallback fallback;
+    int makes_links; /* whether it makes the pod's links meanwhile, see pair.c */
 } commands[] = {
-    {"ADD", 20 * SECOND, 100 * SECOND, REFUSE}, {"CHECK", 20 * SECOND, 60 * SECOND, REFUSE},
-    {"GC", 20 * SECOND, 100 * SECOND, REFUSE},  {"DEL", 0, 30 * SECOND, SPOOL_REQUEST},
-    {"STATUS", SECOND, 5 * SECOND, TRUST_READY}, {"VERSION", 0, 2 * SECOND, SAY_VERSIONS},
+    {"ADD", 20 * SECOND, 100 * SECOND, REFUSE, 1}, {"CHECK", 20 * SECOND, 60 * SECOND, REFUSE, 0},
+    {"GC", 20 * SECOND, 100 * SECOND, REFUSE, 0}, {"DEL", 0, 30 * SECOND, SPOOL_REQUEST, 0},
+    {"STATUS", SECOND, 5 * SECOND, TRUST_READY, 0}, {"VERSION", 0, 2 * SECOND, SAY_VERSIONS, 0},
 };
 
 extern char **environ;
@@ -121,13 +128,14 @@ static int copy(int from, int to) {
 }
 
 /* The environment in as few writes as fit; standard input goes with it if all of it is short. */
-static int make_request(void) {
+static int make_request(int pair) {
     static const char takes[] = "BERTH_TAKES=short";
     char buffer[16384];
     size_t used = sizeof takes;
     int request = memfd_create("berth-request", MFD_CLOEXEC);
     if (request < 0) return -1;
     memcpy(buffer, takes, used);
+    if (pair) used += pair_offer(RUN, buffer + used, sizeof buffer - used);
     for (char **e = environ; *e; e++) {
         size_t size = strlen(*e) + 1;
         if (strncmp(*e, "CNI_", 4)) continue;
@@ -156,7 +164,7 @@ static int open_netns(int *error) {
     return netns;
 }
 
-/* Sends the one message of a request, and closes the namespace. */
+/* Sends the one message of a request. */
 static int send_request(int peer, int request, int netns, int error) {
     int descriptors[2] = {request, netns};
     char text[32];
@@ -173,9 +181,7 @@ static int send_request(int peer, int request, int netns, int error) {
     memcpy(CMSG_DATA(&control.header), descriptors, size);
     struct msghdr message = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(size)};
-    ssize_t n = sendmsg(peer, &message, MSG_NOSIGNAL);
-    if (netns >= 0) close(netns); /* a plugin that waits is not to keep a pod's namespace alive */
-    return n < 0 ? -1 : 0;
+    return sendmsg(peer, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
 static int misunderstood(int error) {
@@ -209,6 +215,25 @@ static ssize_t receive(int peer, struct msghdr *message, int awake) {
     return n;
 }
 
+/* Carries out the batches of an answer "berth/1 wire <sizes of three> <ignored error>" newline batches what-to-print, and
+ * tells the agent what came of it. Returns where what is to be printed begins; NULL if another answer is to come, or with
+ * *lost if the agent has gone: then nobody remembers the pod, and it must not be. */
+static char *wire(int peer, char *text, ssize_t size, int *lost) {
+    unsigned sizes[3];
+    int ignored, batch = 0, error = EPROTO;
+    char verdict[48], *batches = strchr(text, '\n');
+    *lost = 0;
+    if (batches++ && sscanf(text, "berth/%*d wire %u %u %u %d", &sizes[0], &sizes[1], &sizes[2], &ignored) == 4 &&
+        sizes[0] < (unsigned)size && sizes[1] < (unsigned)size && sizes[2] < (unsigned)size &&
+        batches + sizes[0] + sizes[1] + sizes[2] <= text + size)
+        error = pair_carry_out(batches, sizes, ignored, &batch);
+    if (error) snprintf(verdict, sizeof verdict, "berth/1 refused %d %d", batch, error);
+    else strcpy(verdict, "berth/1 wired");
+    *lost = send(peer, verdict, strlen(verdict), MSG_NOSIGNAL) < 0;
+    if (*lost) pair_undo();
+    return error || *lost ? NULL : batches + sizes[0] + sizes[1] + sizes[2];
+}
+
 static enum outcome receive_answer(int peer, int *code, int awake) {
     char text[16384];
     struct iovec part = {text, sizeof text - 1};
@@ -216,25 +241,34 @@ static enum outcome receive_answer(int peer, int *code, int awake) {
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int))];
     } control;
-    struct msghdr message = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-    ssize_t n = receive(peer, &message, awake);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return TIMED_OUT;
-    if (n <= 0) return LOST;
-    text[n] = 0;
-    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-    char *output = strchr(text, '\n');
-    int answer, there = rights && rights->cmsg_type == SCM_RIGHTS;
-    /* an exit status has 8 bits: 256 would pass an error off as success */
-    if ((!there && !output) || sscanf(text, "berth/%*d %d", code) != 1 || *code < 0 || *code > 255) {
-        *code = misunderstood(0);
-    } else if (there) {
-        memcpy(&answer, CMSG_DATA(rights), sizeof answer);
-        if (lseek(answer, 0, SEEK_SET) || copy(answer, STDOUT_FILENO)) *code = misunderstood(errno);
-    } else if (put(STDOUT_FILENO, output + 1, (size_t)(text + n - output - 1))) {
-        *code = misunderstood(errno);
+    for (int lost = 0;;) {
+        struct msghdr message = {
+            .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        ssize_t n = receive(peer, &message, awake);
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return TIMED_OUT;
+        if (n <= 0) return LOST;
+        text[n] = 0;
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+        char *output = strchr(text, '\n');
+        int answer, there = rights && rights->cmsg_type == SCM_RIGHTS;
+        if (!strncmp(text, "berth/1 wire ", 13)) {
+            output = wire(peer, text, n, &lost);
+            if (lost) return LOST;
+            if (!output) continue;
+            *code = put(STDOUT_FILENO, output, (size_t)(text + n - output)) ? misunderstood(errno) : 0;
+            return WIRED;
+        }
+        /* an exit status has 8 bits: 256 would pass an error off as success */
+        if ((!there && !output) || sscanf(text, "berth/%*d %d", code) != 1 || *code < 0 || *code > 255) {
+            *code = misunderstood(0);
+        } else if (there) {
+            memcpy(&answer, CMSG_DATA(rights), sizeof answer);
+            if (lseek(answer, 0, SEEK_SET) || copy(answer, STDOUT_FILENO)) *code = misunderstood(errno);
+        } else if (put(STDOUT_FILENO, output + 1, (size_t)(text + n - output - 1))) {
+            *code = misunderstood(errno);
+        }
+        return ANSWERED;
     }
-    return ANSWERED;
 }
 
 /* One attempt. *request is made with the first, after connecting. */
@@ -244,21 +278,23 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
     /* An agent that is busy is to find the request when it gets to it, instead of having to wait for it. */
-    int awake = processors_idle();
-    if (!awake && *request < 0) *request = make_request();
+    int awake = processors_idle(), pair = command->makes_links;
+    if (!awake && *request < 0) *request = make_request(pair);
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */
     int connected = peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
                     !setsockopt(peer, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) &&
                     !connect(peer, (struct sockaddr *)&address, sizeof address);
     int why = errno;
-    if (*request < 0) *request = make_request();
+    if (*request < 0) *request = make_request(pair);
     if (*request < 0) return NOT_CONNECTED;
     if (connected) {
-        int unopened, netns = open_netns(&unopened);
-        outcome = send_request(peer, *request, netns, unopened) ? LOST : receive_answer(peer, code, awake);
+        int unopened, netns = open_netns(&unopened), sent = !send_request(peer, *request, netns, unopened);
+        if (sent && pair) pair_make(netns);
+        if (netns >= 0) close(netns); /* a plugin that waits is not to keep a pod's namespace alive */
+        outcome = sent ? receive_answer(peer, code, awake) : LOST;
         why = errno;
     }
-    *error = outcome == ANSWERED ? 0 : why;
+    *error = outcome <= ANSWERED ? 0 : why;
     if (peer >= 0) close(peer);
     return outcome;
 }
@@ -310,11 +346,17 @@ int main(void) {
     for (int code = 1, error = 0;;) {
         enum outcome outcome = exchange(command, &request, &code, &error);
         if (request < 0) return fail(5, "cannot copy standard input and the environment", errno);
-        if (outcome == ANSWERED) return code;
+        if (outcome == WIRED) return code;
+        if (outcome == ANSWERED) {
+            pair_undo(); /* it was of no use */
+            return code;
+        }
         long long now = now_ms();
         if (outcome == LOST) deadline = now + command->patience_ms; /* it was there: wait for it afresh */
-        if (outcome == TIMED_OUT || now >= deadline || now - started >= TOTAL_MS)
+        if (outcome == TIMED_OUT || now >= deadline || now - started >= TOTAL_MS) {
+            pair_undo();
             return fall_back(command, request, error);
+        }
         nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000L}, NULL);
     }
 }

@@ -17,7 +17,7 @@ from berth_node.wire import decode_body
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.build_plugin import SOURCE
+from scripts.build_plugin import SOURCES
 from tests.fuzz import inputs
 from tests.sandbox.cni import parse_error, parse_versions
 
@@ -108,7 +108,7 @@ def useless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 def pretended(folder: Path, second: int, *more: str) -> Iterator[Agent]:
     plugin = folder / "berth"
     argv = ["cc", "-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    argv += [f'-DRUN="{folder}"', f"-DSECOND={second}", *more, "-o", str(plugin), str(SOURCE)]
+    argv += [f'-DRUN="{folder}"', f"-DSECOND={second}", *more, "-o", str(plugin), *map(str, SOURCES)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"cc has no sanitizers here: {done.stderr[:300]}")

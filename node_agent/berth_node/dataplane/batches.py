@@ -18,7 +18,10 @@ from .templates import Template, make
 
 __all__ = [
     "Wiring",
+    "finish_host",
     "host_requests",
+    "pair",
+    "unpair",
     "pod_requests",
     "unwire",
     "unwire_requests",
@@ -84,34 +87,53 @@ def _values(ips: tuple[bytes, ...]) -> dict[str, bytes]:
 
 def wire_host(first: int, w: Wiring) -> Filled:
     """The veth pair, route and neighbour of each of the pod's addresses, and the alias that is the witness of it."""
+    values = {
+        "host": _U32.pack(w.host.index),
+        "pod": _U32.pack(w.pod.index),
+        "netns": _U32.pack(w.netns_fd),
+        "host mac": w.host.mac,
+        "pod mac": w.pod.mac,
+        "name": w.host.name.encode(),
+    }
     template = _host(w.pod.name, len(w.host.name), w.mtu, w.table, _lengths(w.ips))
-    number = first + len(template.what)
+    return _witnessed(template.fill(first, values | _values(w.ips)), w)
+
+
+def finish_host(first: int, w: Wiring) -> Filled:
+    """The same for a pair that is there: all but the making of it, which is one request less."""
+    values = {"host": _U32.pack(w.host.index), "pod mac": w.pod.mac} | _values(w.ips)
+    return _witnessed(_rest(w.table, _lengths(w.ips)).fill(first, values), w)
+
+
+def _witnessed(filled: Filled, w: Wiring) -> Filled:
     witness = messages.alias(w.host.index, w.alias)
-    filled = template.fill(
-        first,
-        {
-            "host": _U32.pack(w.host.index),
-            "pod": _U32.pack(w.pod.index),
-            "netns": _U32.pack(w.netns_fd),
-            "host mac": w.host.mac,
-            "pod mac": w.pod.mac,
-            "name": w.host.name.encode(),
-        }
-        | _values(w.ips),
-    )
-    data = filled.data + pack(witness, number, NLM_F_ACK)
-    return Filled(data, first, (*template.what, witness.what))
+    data = filled.data + pack(witness, filled.first + len(filled.what), NLM_F_ACK)
+    return Filled(data, filled.first, (*filled.what, witness.what))
 
 
 @lru_cache(_SHAPES)
 def _host(ifname: str, name_length: int, mtu: int, table: int, lengths: tuple[int, ...]) -> Template:
-    host = VethEnd(_NAME * name_length, _HOST_MAC, _HOST_INDEX)
-    pod = VethEnd(ifname, _POD_MAC, _POD_INDEX)
-    requests = [messages.veth(host, pod, _DESCRIPTOR, mtu)]
+    making, marks = _pair(ifname, name_length, mtu)
+    return make([making, *_rest_requests(table, lengths)], marks | _marks(lengths), acknowledged=False)
+
+
+@lru_cache(_SHAPES)
+def _rest(table: int, lengths: tuple[int, ...]) -> Template:
+    marks = {"host": _U32.pack(_HOST_INDEX), "pod mac": _POD_MAC} | _marks(lengths)
+    return make(_rest_requests(table, lengths), marks, acknowledged=False)
+
+
+def _rest_requests(table: int, lengths: tuple[int, ...]) -> list[Request]:
+    requests = []
     for length in lengths:
         requests.append(messages.host_route(_HOST_INDEX, _ADDRESSES[length], table))
         requests.append(messages.neighbour(_HOST_INDEX, _ADDRESSES[length], _POD_MAC))
-    requests.append(messages.quiet(_HOST_INDEX))
+    return [*requests, messages.quiet(_HOST_INDEX)]
+
+
+def _pair(ifname: str, name_length: int, mtu: int) -> tuple[Request, dict[str, bytes]]:
+    host = VethEnd(_NAME * name_length, _HOST_MAC, _HOST_INDEX)
+    pod = VethEnd(ifname, _POD_MAC, _POD_INDEX)
     marks = {
         "host": _U32.pack(_HOST_INDEX),
         "pod": _U32.pack(_POD_INDEX),
@@ -119,8 +141,20 @@ def _host(ifname: str, name_length: int, mtu: int, table: int, lengths: tuple[in
         "host mac": _HOST_MAC,
         "pod mac": _POD_MAC,
         "name": host.name.encode(),
-    } | _marks(lengths)
-    return make(requests, marks, acknowledged=False)
+    }
+    return messages.veth(host, pod, _DESCRIPTOR, mtu), marks
+
+
+def pair(ifname: str, name_length: int, mtu: int) -> Template:
+    """The making of a pair alone, acknowledged, for somebody else to fill in: ``host``, ``pod``, ``netns``, ``host mac``,
+    ``pod mac`` and ``name``."""
+    making, marks = _pair(ifname, name_length, mtu)
+    return make([making], marks)
+
+
+def unpair() -> Template:
+    """The taking away of a pair, likewise: ``host``."""
+    return make([messages.link_delete(_HOST_INDEX)], {"host": _U32.pack(_HOST_INDEX)})
 
 
 def wire_pod(first: int, w: Wiring) -> Filled:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Wired
-from . import proxies, routing, sysctl, verify
+from ..seams import Attachment, DataplaneError, NodeLayout, Problem, Rest, Wired
+from . import pairs, proxies, routing, sysctl, verify
 from .conntrack import Conntrack
 from .namespaces import Home
 from .nft import TABLE, NftError, NftTable, ruleset, ruleset6
@@ -113,6 +113,22 @@ class KernelDataplane:
                 with contextlib.suppress(DataplaneError):
                     undo(attachment)
             raise
+
+    def pair_form(self, mtu: int) -> bytes:
+        """See :meth:`berth_node.seams.Dataplane.pair_form`."""
+        return pairs.form(mtu)
+
+    def rest(self, attachment: Attachment, index: int) -> Rest:
+        """See :meth:`berth_node.seams.Dataplane.rest`."""
+        return self._pods.rest(attachment, index)
+
+    def wired_by_hand(self, attachment: Attachment, index: int) -> None:
+        """See :meth:`berth_node.seams.Dataplane.wired_by_hand`."""
+        self._pods.wired_by_hand(attachment, index)
+
+    def discard(self, index: int) -> None:
+        """See :meth:`berth_node.seams.Dataplane.discard`."""
+        self._pods.discard(index)
 
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""

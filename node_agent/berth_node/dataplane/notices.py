@@ -13,11 +13,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..seams import Change
-from . import nft, ports, route_messages, socket_filter
+from . import nft, pairs, ports, route_messages, socket_filter
 from .messages import IFF_UP, ROUTE_PROTOCOL
 from .pods import FIRST_INDEX, PODS_TABLE
 from .socket_filter import Test
@@ -168,7 +169,8 @@ class KernelNotices:
     def _read(self) -> Iterator[Change]:
         for data in self._datagrams(self._routing):
             for kind, port, body in messages_of(data):
-                if port not in self._sockets and (change := judge_routing(kind, body, self._leaving)):
+                ours = port in self._sockets or port >> 16 == pairs.PORTS
+                if not ours and (change := judge_routing(kind, body, self._leaving)):
                     yield change
             if not data:
                 self._leaving.clear()
@@ -199,11 +201,13 @@ class KernelNotices:
 
 
 def _unheard(own: Iterable[int]) -> bytes:
-    """What :func:`judge_routing` would find nothing in: what our own sockets asked for, and pods' links that are up."""
+    """What :func:`judge_routing` would find nothing in: what our own sockets and plugins' asked for, and pods' links that
+    are up."""
     up = Test(_FLAGS_AT, 4, IFF_UP, bits=True)
     a_pods = Test(_INDEX_AT, 4, 0x1_0000_0000 - FIRST_INDEX, bits=True)
     ours = [[Test(_PORT_AT, 4, port)] for port in own]
-    return socket_filter.dropping(*ours, [Test(_TYPE_AT, 2, _RTM_NEWLINK), a_pods, up])
+    plugins = [Test(_PORT_AT + (2 if sys.byteorder == "little" else 0), 2, pairs.PORTS)]
+    return socket_filter.dropping(*ours, plugins, [Test(_TYPE_AT, 2, _RTM_NEWLINK), a_pods, up])
 
 
 def _listen(protocol: int, groups: int, unheard: bytes = b"") -> socket.socket:

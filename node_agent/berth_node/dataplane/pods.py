@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ..seams import POD_GATEWAY, POD_GATEWAY6, PODS_TABLE, Attachment, DataplaneError, Problem, Wired
-from . import alias, batches, messages, sysctl
+from ..seams import POD_GATEWAY, POD_GATEWAY6, PODS_TABLE, Attachment, DataplaneError, Problem, Rest, Wired
+from . import alias, batches, messages, pairs, sysctl
 from .batches import Wiring
 from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
 from .namespaces import Home
@@ -62,7 +62,7 @@ class PodWiring:
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
         there = tuple(self._links())
-        self._index = max([FIRST_INDEX, *(link.index for link in there)])
+        self._index = max([FIRST_INDEX, *(link.index for link in there if link.index < pairs.FIRST_INDEX)])
         for link in there:
             if link.kind == "veth" and link.mac == macs(link.index)[0].hex(":"):
                 reaper.quiet(link.name)
@@ -101,11 +101,9 @@ class PodWiring:
 
     def _make(self, attachment: Attachment, netns_fd: int, pod_side: Rtnl) -> Wired | None:
         """Wire it from nothing. None if a name was taken; then nothing was made."""
-        host, pod = self._ends(attachment)
-        ips = tuple([packed(address) for address in attachment.addresses])
-        gateways = tuple([_GATEWAYS[len(ip)] for ip in ips])
-        table = attachment.table or PODS_TABLE
-        wiring = Wiring(host, pod, netns_fd, attachment.mtu, ips, gateways, table, alias.encode(attachment))
+        self._index += 2
+        wiring = _wiring(attachment, self._index, netns_fd)
+        host, ips = wiring.host, wiring.ips
         try:
             batch = batches.wire_host(self._rtnl.numbers(batches.host_requests(ips)), wiring)
             self._rtnl.send(batch, _NO_IPV6 if len(ips[-1]) == 4 else frozenset())
@@ -126,17 +124,25 @@ class PodWiring:
         except BaseException:
             self._delete(host.index)
             raise
-        self._made[_id(attachment)] = host.index
-        self._reaper.quiet(host.name)
-        return Wired(host_mac=host.mac.hex(":"), pod_mac=pod.mac.hex(":"), host_ifindex=host.index)
+        self.wired_by_hand(attachment, host.index)
+        return _wired(wiring)
 
-    def _ends(self, attachment: Attachment) -> tuple[VethEnd, VethEnd]:
-        self._index += 2
-        host, pod = macs(self._index)
-        return (
-            VethEnd(attachment.host_ifname, host, self._index),
-            VethEnd(attachment.ifname, pod, self._index + 1),
-        )
+    def rest(self, attachment: Attachment, index: int) -> Rest:
+        """See :meth:`berth_node.seams.Dataplane.rest`."""
+        wiring = _wiring(attachment, index)
+        return Rest(_wired(wiring), pairs.finish(wiring), errno.EAFNOSUPPORT if len(wiring.ips[-1]) == 4 else 0)
+
+    def wired_by_hand(self, attachment: Attachment, index: int) -> None:
+        """See :meth:`berth_node.seams.Dataplane.wired_by_hand`."""
+        self._made[_id(attachment)] = index
+        self._reaper.quiet(attachment.host_ifname)
+
+    def discard(self, index: int) -> None:
+        """See :meth:`berth_node.seams.Dataplane.discard`."""
+        try:
+            self._delete(index)
+        except OSError as error:
+            raise refused(f"deleting the link {index}", error) from error
 
     def _await_carrier(self, index: int) -> None:
         """Wait until the host end can send.
@@ -207,9 +213,13 @@ class PodWiring:
 
     def _index_of(self, attachment: Attachment) -> int:
         """The host link of a pod that an earlier process wired, 0 if there is none: its name may be a later
-        container's by now."""
+        container's by now. A plugin's pair that has no alias yet is taken for its own: whatever its plugin still does to
+        it is refused then, and tried again by the agent."""
         link = self._find(attachment.host_ifname)
-        return link.index if link and not _dead(link) and _holds(link, attachment) else 0
+        if link is None or _dead(link):
+            return 0
+        unnamed = link.index >= pairs.FIRST_INDEX and not link.alias and link.mac == macs(link.index)[0].hex(":")
+        return link.index if unnamed or _holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness
 
@@ -274,6 +284,25 @@ def _switch_ipv6_on() -> bool:
     """In a pod's namespace. Some runtimes switch it off in what they make, since most pods have IPv4 alone; then an
     address is refused (EACCES). False if it was on."""
     return any(sysctl.ensure(f"conf/{name}/disable_ipv6", "0", "ipv6") for name in ("all", "default"))
+
+
+def _wiring(attachment: Attachment, index: int, netns_fd: int = -1) -> Wiring:
+    host, pod = macs(index)
+    ips = tuple([packed(address) for address in attachment.addresses])
+    return Wiring(
+        VethEnd(attachment.host_ifname, host, index),
+        VethEnd(attachment.ifname, pod, index + 1),
+        netns_fd,
+        attachment.mtu,
+        ips,
+        tuple([_GATEWAYS[len(ip)] for ip in ips]),
+        attachment.table or PODS_TABLE,
+        alias.encode(attachment),
+    )
+
+
+def _wired(w: Wiring) -> Wired:
+    return Wired(host_mac=w.host.mac.hex(":"), pod_mac=w.pod.mac.hex(":"), host_ifindex=w.host.index)
 
 
 def _find(rtnl: Rtnl, name: str) -> Link | None:

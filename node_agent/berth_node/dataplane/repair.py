@@ -89,7 +89,8 @@ def stale_routes(found: HostSide, attachments: Iterable[Attachment]) -> tuple[Ro
 
 
 def nameless(found: HostSide, attachments: Iterable[Attachment]) -> Iterator[Link]:
-    """Host links of ours that say nothing of whose they are. An ADD names its link in the batch that makes it."""
+    """Host links of ours that say nothing of whose they are. An ADD names its link in the batch that makes it,
+    or a plugin when it knows its address: before :data:`_GRACE_SECONDS` are over, or the agent makes it anew."""
     known = {a.host_ifname for a in attachments}
     for link in found.links.values():
         ours = link.kind == "veth" and link.mac == macs(link.index)[0].hex(":")

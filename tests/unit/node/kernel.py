@@ -10,7 +10,7 @@ from pathlib import Path
 
 from berth_node.dataplane import alias
 from berth_node.dataplane.messages import packed
-from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem, Wired
+from berth_node.seams import Attachment, Change, DataplaneError, NodeLayout, Problem, Rest, Wired
 
 
 class Silence:
@@ -39,6 +39,7 @@ class FakeKernel:
     repaired: list[tuple[Attachment, ...]] = field(default_factory=list)
     adopted: tuple[Attachment, ...] = ()
     no_ipv6: str = ""
+    discarded: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.store and self.store.exists():
@@ -64,6 +65,22 @@ class FakeKernel:
         self._save()
         last = packed(attachment.address)[-1]
         return Wired(f"02:00:00:00:00:{last:02x}", f"02:01:00:00:00:{last:02x}", 100 + last)
+
+    def pair_form(self, mtu: int) -> bytes:
+        return b"form %d" % mtu
+
+    def rest(self, attachment: Attachment, index: int) -> Rest:
+        last = packed(attachment.address)[-1]
+        return Rest(
+            Wired(f"02:00:00:00:00:{last:02x}", f"02:01:00:00:00:{last:02x}", index), (b"host", b"pod", b"look")
+        )
+
+    def wired_by_hand(self, attachment: Attachment, index: int) -> None:
+        self.links[alias.key(attachment)] = attachment
+        self._save()
+
+    def discard(self, index: int) -> None:
+        self.discarded.append(index)
 
     def detach(self, attachment: Attachment) -> None:
         self.links.pop(alias.key(attachment), None)

@@ -1,0 +1,54 @@
+"""What the plugin is given so that it can make a pod's pair of links by itself (``cni/pair.c``): the form that the pair
+is made from, and the batches that finish a pod.
+
+Pure. The requests are those of :mod:`.batches` and :mod:`.messages`: the plugin fills in and sends, and knows none.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from . import batches, messages
+from .batches import Wiring
+from .rtnl import pack
+from .templates import Template
+
+__all__ = ["FIRST_INDEX", "FORM_IFNAME", "PORTS", "finish", "form"]
+
+FIRST_INDEX: Final = 1 << 30
+"""Host links that plugins make have higher indexes, chosen at random; the agent's own lie below."""
+PORTS: Final = 0x4245
+"""The upper half of the ports of plugins' sockets: what they ask for is no news to the agent (``nlmsg_pid``)."""
+FORM_IFNAME: Final = "eth0"
+"""What Kubernetes' runtimes call a pod's interface. For other names the agent makes the pair."""
+
+_NAME_LENGTH: Final = 14
+"""Of every name that :func:`berth_node.names.host_ifname` makes."""
+_MAGIC: Final = b"berthP1\n"
+_HEAD: Final = struct.Struct("=8sHHHHH6x")
+_PLACE: Final = struct.Struct("=HH")
+_KINDS: Final = {"host": b"h", "pod": b"p", "host mac": b"H", "pod mac": b"P", "netns": b"n", "name": b"N"}
+_LOOK: Final = 1
+"""The sequence number of the last question: the batches' numbers are higher."""
+
+
+def form(mtu: int) -> bytes:
+    """The file that a plugin reads; its parts are described in ``cni/pair.c``. ``mtu`` in bytes."""
+    pair, unpair = batches.pair(FORM_IFNAME, _NAME_LENGTH, mtu), batches.unpair()
+    places = [_places(pair), _places(unpair)]
+    requests = [bytes(t.fill(1, {}).data) for t in (pair, unpair)]
+    counts = [len(p) // _PLACE.size for p in places]
+    return _HEAD.pack(_MAGIC, *map(len, requests), *counts, mtu) + b"".join((*places, *requests))
+
+
+def _places(template: Template) -> bytes:
+    return b"".join(
+        _PLACE.pack(place.start, ord(_KINDS[name])) for name, found in template.places.items() for place in found
+    )
+
+
+def finish(w: Wiring) -> tuple[bytes, bytes, bytes]:
+    """What makes a pod of a pair: on the host, in the pod, and a look at whether the host link can send."""
+    look = pack(messages.get_link(index=w.host.index), _LOOK, 0)
+    return bytes(batches.finish_host(2, w).data), bytes(batches.wire_pod(2, w).data), look
