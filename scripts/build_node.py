@@ -24,7 +24,7 @@ ROOT: Final = build_plugin.ROOT
 OUTPUT: Final = ROOT / "build" / "node"
 LOCK: Final = ROOT / "requirements" / "node.lock"
 _MAIN: Final = "import sys\n\nfrom berth_node.cli import main\n\nsys.exit(main())\n"
-_WIRE_FORMATS: Final = ("__init__.py", "_pods.py", "_reading.py", "contract.py")
+WIRE_FORMATS: Final = ("__init__.py", "_pods.py", "_reading.py", "contract.py")
 
 
 class BuildError(Exception):
@@ -41,7 +41,7 @@ def build(arch: str, output: Path = OUTPUT) -> Path:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "node_agent" / "berth_node", draft / "berth_node", ignore=ignore)
     (draft / "berth").mkdir()
-    for name in _WIRE_FORMATS:
+    for name in WIRE_FORMATS:
         shutil.copyfile(ROOT / "layers" / "berth" / "berth" / name, draft / "berth" / name)
     (draft / "plugin").mkdir()
     shutil.copy(build_plugin.build(arch), draft / "plugin" / "berth")

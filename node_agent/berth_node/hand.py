@@ -1,8 +1,8 @@
 """The plugin's helping hand: it makes a pod's links while the agent chooses an address, and does what is left then.
 
 The agent decides as ever, and writes the address down first. Killed at any point: a plugin that dies is noticed here
-(:class:`HangUpError`), and its pair is taken away by its index; an agent that dies leaves an entry without ``wired``, of
-which the next start finds out what there is, and a plugin that cannot tell what it did takes its pair away itself.
+(:class:`HangUpError`), and its pair is taken away by its index; an agent that dies leaves an entry without ``wired``,
+of which the next start finds out what there is, and a plugin that cannot tell what it did takes its pair away itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HangUpError(Exception):
 
 @dataclass(slots=True)
 class Hand:
-    """One plugin that makes the links ``pair``. ``done`` once it has carried out everything, and answers the runtime."""
+    """One plugin that makes the links ``pair``. ``done`` once it has carried out everything, and answers."""
 
     connection: socket.socket
     pair: Pair
@@ -50,7 +50,7 @@ class Hand:
     _heard: asyncio.Future[bytes] | None = field(default=None)
 
     def fits(self, attachment: Attachment) -> bool:
-        """Whether its pair is what this pod is to have. Host ports and interfaces of a pod's own need more than links."""
+        """Whether its pair is what this pod is to have. Host ports and interfaces of a pod's own need more."""
         plain = not attachment.ports and not attachment.table
         return plain and (attachment.host_ifname, attachment.mtu) == (self.pair.name, self.pair.mtu)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 __all__ = [
+    "FIRST_PAIR_INDEX",
     "Attachment",
     "Change",
     "Dataplane",
@@ -27,6 +28,8 @@ __all__ = [
 
 PODS_TABLE: Final = 300_000_000
 """The table of pod routes, which a rule consults before any other of ours. 32-bit, so in nobody's way."""
+FIRST_PAIR_INDEX: Final = 1 << 30
+"""Host links that plugins make have indexes from here to twice as much, chosen at random; the agent's own lie below."""
 POD_GATEWAY: Final = "169.254.1.1"
 POD_GATEWAY6: Final = "fe80::1"
 
@@ -130,8 +133,8 @@ class Wired:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What makes a pod of the pair of links that a plugin has made: batches for the host, for the pod, and a look at the
-    host link, which the plugin carries out; ``ignored`` is an error number that does not matter on the host."""
+    """What makes a pod of the pair of links that a plugin has made: batches for the host, for the pod, and a look at
+    the host link, which the plugin carries out; ``ignored`` is an error number that does not matter on the host."""
 
     wired: Wired
     batches: tuple[bytes, bytes, bytes]

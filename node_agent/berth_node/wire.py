@@ -3,9 +3,11 @@
 A request is one SOCK_SEQPACKET message ``berth/1 <errno of opening CNI_NETNS>`` with a memfd (``CNI_A=x NUL … NUL NUL
 standard-input``) and, when it could be opened, the pod's network namespace. An answer is ``berth/1 <exit code>`` with a
 memfd of what to print; if that is short, and the plugin says among the variables that it takes such an answer, it
-follows in the message itself, after a newline. An ADD whose plugin makes the pod's links (``cni/pair.c``) may first get
-``berth/1 wire <sizes> <ignored errno>``, a newline, three batches, and what to print if the kernel takes them; the plugin
-says ``berth/1 wired``, or ``berth/1 refused <batch> <errno>`` and gets an answer as any other. A spooled DEL is a file with the memfd's content.
+follows in the message itself, after a newline. A spooled DEL is a file with the memfd's content.
+
+An ADD whose plugin makes the pod's links (``cni/pair.c``) may first get ``berth/1 wire <sizes> <ignored errno>``, a
+newline, three batches, and what to print if the kernel takes them. The plugin says ``berth/1 wired``; or ``berth/1
+refused <batch> <errno>``, and gets an answer as any other.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+from berth_node.seams import FIRST_PAIR_INDEX
 
 __all__ = [
     "MAX_REQUEST",
@@ -132,9 +136,14 @@ def takes_short(request: Request) -> bool:
 def pair_of(request: Request) -> Pair | None:
     """The links that the plugin makes, if it does: ``BERTH_LINK=<index> <MTU> <name>``."""
     parts = request.environment.get("BERTH_LINK", "").split(" ")
-    if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+    if len(parts) != 3 or not _is_number(parts[0]) or not _is_number(parts[1]):
         return None
-    return Pair(int(parts[0]), int(parts[1]), parts[2])
+    index = int(parts[0])
+    return Pair(index, int(parts[1]), parts[2]) if FIRST_PAIR_INDEX <= index < 2 * FIRST_PAIR_INDEX else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def send_rest(connection: socket.socket, batches: Sequence[bytes], ignored: int, output: bytes) -> bool:

@@ -12,8 +12,8 @@
  * minute (dataplane/repair.py), and the kernel drops it with the pod's namespace. Whatever the kernel refuses here, the
  * agent tries again by itself, and words the error.
  *
- *   form     "berthP1\n", sizes of the two requests, numbers of their places, MTU, unused (u16 each), the places (u16
- *            offset, u16 kind), the two requests
+ *   form     "berthP1\n", inode of the network namespace it is for (u64), sizes of the two requests, numbers of their
+ *            places, MTU, unused (u16 each), the places (u16 offset, u16 kind), the two requests
  *   kinds    'h' 'p' index of the host's and the pod's end, 'H' 'P' their MACs, 'n' the namespace's descriptor,
  *            'N' the host's link name
  */
@@ -31,6 +31,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -43,6 +44,7 @@
 
 struct head {
     char magic[8];
+    uint64_t namespace;
     uint16_t sizes[2], places[2], mtu, unused[3];
 };
 
@@ -164,14 +166,17 @@ static int fill_in(int which, int netns) {
     return 0;
 }
 
+/* Reads the form. A plugin that was called in another namespace than the agent's leaves everything to the agent. */
 static int read_form(const char *folder) {
     char path[128];
+    struct stat here;
     struct head *head = &pair.form.head;
     snprintf(path, sizeof path, "%s/pair", folder);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t size = file < 0 ? -1 : read(file, pair.form.bytes, sizeof pair.form.bytes);
     if (file >= 0) close(file);
     if (size < (ssize_t)sizeof *head || memcmp(head->magic, "berthP1\n", 8)) return 0;
+    if (stat("/proc/self/ns/net", &here) || (uint64_t)here.st_ino != head->namespace) return 0;
     size_t places = sizeof(struct place) * ((size_t)head->places[0] + head->places[1]);
     if (sizeof *head + places + head->sizes[0] + head->sizes[1] != (size_t)size) return 0;
     pair.places[0] = (struct place *)(head + 1);
@@ -233,7 +238,7 @@ static int operstate(const struct nlmsghdr *message) {
 
 /* Sends a batch and waits for the answer to its last request. The kernel runs all of it, whatever fails first. */
 static int send_batch(int netlink, const char *batch, unsigned size, int ignored) {
-    static char buffer[32768];
+    static _Alignas(8) char buffer[32768];
     uint32_t last = last_number(batch, size);
     int failure = 0;
     if (send(netlink, batch, size, 0) != (ssize_t)size) return errno ? errno : EIO;
@@ -254,7 +259,7 @@ static int send_batch(int netlink, const char *batch, unsigned size, int ignored
 void pair_make(int netns) {
     if (!pair.requests[0] || !pair.error) return;
     pair.error = EIO;
-    if (netns < 0 || fill_in(0, netns)) return;
+    if (fill_in(0, netns) || netns < 0) return;
     if (pair.host < 0) pair.host = open_netlink(1);
     pair.error = pair.host < 0 ? EIO : send_batch(pair.host, pair.requests[0], pair.form.head.sizes[0], 0);
     if (!pair.error && (setns(netns, CLONE_NEWNET) || (pair.pod = open_netlink(0)) < 0)) {

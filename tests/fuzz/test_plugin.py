@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from berth_node.dataplane import pairs
+from berth_node.names import host_ifname
+from berth_node.seams import FIRST_PAIR_INDEX
+from berth_node.skel import _arguments
 from berth_node.wire import decode_body
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,3 +197,90 @@ def test_without_an_agent_the_answer_is_valid_too(useless: Agent, command: str, 
         expect_valid(useless.run({"CNI_COMMAND": command}, stdin), command)
     finally:
         away.rename(there)
+
+
+# ------------------------------------------------------------------------------------------------ pairs of links
+
+_HERE = os.stat("/proc/self/ns/net").st_ino
+_FORM = pairs.form(_HERE, 9001)
+_ADD = {"CNI_COMMAND": "ADD", "CNI_IFNAME": "eth0", "CNI_NETNS": "/nowhere"}
+"""Without a namespace no link is made, whatever the form says."""
+_words = st.text("abcXYZ019-.", min_size=1, max_size=70)
+_pairs_of_args = st.lists(
+    st.tuples(
+        st.sampled_from(["K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_UID", "IgnoreUnknown", "K8S_POD_NAM", ""]),
+        _words,
+    )
+)
+
+
+def asked_with(agent: Agent, form: bytes | None, environment: dict[str, str]) -> dict[str, str]:
+    """What the agent was told by a plugin that found this form."""
+    place = agent.folder / "pair"
+    place.unlink(missing_ok=True)
+    if form is not None:
+        place.write_bytes(form)
+    agent.answer, said = Answer(b"berth/1 0", (b"",)), len(agent.requests)
+    done = agent.run(_ADD | environment, b"{}")
+    assert (done.returncode, done.stderr) == (0, b"")
+    (request,) = agent.requests[said:]
+    place.unlink(missing_ok=True)
+    return decode_body(request)[0]
+
+
+@settings(settings.get_profile("fuzz"))
+@given(st.text("abcdef0123456789", min_size=1, max_size=130), _pairs_of_args)
+def test_plugin_and_agent_give_a_pods_link_the_same_name(
+    agent: Agent, container: str, arguments: list[tuple[str, str]]
+) -> None:
+    text = ";".join(f"{k}={v}" for k, v in arguments)
+    told = asked_with(agent, _FORM, {"CNI_CONTAINERID": container, "CNI_ARGS": text})
+    pod = _arguments(text)
+    wanted = host_ifname(container, "eth0", pod.get("K8S_POD_NAMESPACE", ""), pod.get("K8S_POD_NAME", ""))
+    index, mtu, name = told["BERTH_LINK"].split()
+    assert (name, mtu) == (wanted, "9001")
+    assert FIRST_PAIR_INDEX <= int(index) < 2 * FIRST_PAIR_INDEX
+    assert int(index) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        (None, {}),
+        (pairs.form(_HERE + 1, 9001), {}),
+        (_FORM[:-1], {}),
+        (_FORM + b"x", {}),
+        (b"berthP2" + _FORM[7:], {}),
+        (_FORM, {"CNI_IFNAME": "net1"}),
+        (_FORM, {"CNI_CONTAINERID": ""}),
+        (_FORM, {"CNI_COMMAND": "CHECK"}),
+    ],
+)
+def test_without_a_form_of_this_namespace_the_agent_makes_the_links(
+    agent: Agent, form: bytes | None, changes: dict[str, str]
+) -> None:
+    assert "BERTH_LINK" not in asked_with(agent, form, {"CNI_CONTAINERID": "c"} | changes)
+
+
+@settings(settings.get_profile("fuzz"))
+@given(st.data())
+def test_a_form_that_is_broken_breaks_no_plugin(agent: Agent, data: st.DataObject) -> None:
+    form = bytearray(_FORM)
+    for _ in range(data.draw(st.integers(1, 6))):
+        form[data.draw(st.integers(0, len(form) - 1))] = data.draw(st.integers(0, 255))
+    asked_with(agent, bytes(form[: data.draw(st.sampled_from([len(form), 20, 40, 100]))]), {"CNI_CONTAINERID": "c"})
+
+
+@settings(settings.get_profile("fuzz"))
+@given(
+    st.tuples(*[st.integers(0, 70000) | st.sampled_from([0, 1, 4294967295])] * 3),
+    st.sampled_from(["0", "97", "-1", "", "x"]),
+    st.binary(max_size=300),
+)
+def test_batches_that_cannot_be_carried_out_are_refused(
+    useless: Agent, sizes: tuple[int, int, int], ignored: str, rest: bytes
+) -> None:
+    """Nothing is sent to the kernel by a plugin that has made no pair."""
+    text = f"berth/1 wire {' '.join(map(str, sizes))} {ignored}\n".encode() + rest
+    useless.answer = Answer(text, ())
+    expect_valid(useless.run(_ADD | {"CNI_CONTAINERID": "c"}, b"{}"), "ADD")

@@ -21,8 +21,8 @@ __all__ = [
     "finish_host",
     "host_requests",
     "pair",
-    "unpair",
     "pod_requests",
+    "unpair",
     "unwire",
     "unwire_requests",
     "wire_host",
@@ -146,8 +146,8 @@ def _pair(ifname: str, name_length: int, mtu: int) -> tuple[Request, dict[str, b
 
 
 def pair(ifname: str, name_length: int, mtu: int) -> Template:
-    """The making of a pair alone, acknowledged, for somebody else to fill in: ``host``, ``pod``, ``netns``, ``host mac``,
-    ``pod mac`` and ``name``."""
+    """The making of a pair alone, for somebody else to fill in: ``host``, ``pod``, ``netns``, ``host mac``, ``pod mac``
+    and ``name``. It is acknowledged."""
     making, marks = _pair(ifname, name_length, mtu)
     return make([making], marks)
 

@@ -116,7 +116,7 @@ class KernelDataplane:
 
     def pair_form(self, mtu: int) -> bytes:
         """See :meth:`berth_node.seams.Dataplane.pair_form`."""
-        return pairs.form(mtu)
+        return pairs.form(self._home.inode, mtu)
 
     def rest(self, attachment: Attachment, index: int) -> Rest:
         """See :meth:`berth_node.seams.Dataplane.rest`."""

@@ -31,6 +31,8 @@ class Home:
 
     def __init__(self) -> None:
         self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.inode = os.fstat(self._descriptor).st_ino
+        """By which the namespace is told from others (namespaces(7))."""
 
     def call_in(self, descriptor: int, function: Callable[[], _T]) -> _T:
         """Call in the namespace ``descriptor``, in this thread, and come back. Raises OSError if it cannot enter.

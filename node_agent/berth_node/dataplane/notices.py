@@ -201,8 +201,8 @@ class KernelNotices:
 
 
 def _unheard(own: Iterable[int]) -> bytes:
-    """What :func:`judge_routing` would find nothing in: what our own sockets and plugins' asked for, and pods' links that
-    are up."""
+    """What :func:`judge_routing` would find nothing in: what our own sockets and plugins' asked for, and pods' links
+    that are up."""
     up = Test(_FLAGS_AT, 4, IFF_UP, bits=True)
     a_pods = Test(_INDEX_AT, 4, 0x1_0000_0000 - FIRST_INDEX, bits=True)
     ours = [[Test(_PORT_AT, 4, port)] for port in own]

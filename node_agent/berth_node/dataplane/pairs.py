@@ -14,10 +14,8 @@ from .batches import Wiring
 from .rtnl import pack
 from .templates import Template
 
-__all__ = ["FIRST_INDEX", "FORM_IFNAME", "PORTS", "finish", "form"]
+__all__ = ["FORM_IFNAME", "PORTS", "finish", "form"]
 
-FIRST_INDEX: Final = 1 << 30
-"""Host links that plugins make have higher indexes, chosen at random; the agent's own lie below."""
 PORTS: Final = 0x4245
 """The upper half of the ports of plugins' sockets: what they ask for is no news to the agent (``nlmsg_pid``)."""
 FORM_IFNAME: Final = "eth0"
@@ -26,20 +24,21 @@ FORM_IFNAME: Final = "eth0"
 _NAME_LENGTH: Final = 14
 """Of every name that :func:`berth_node.names.host_ifname` makes."""
 _MAGIC: Final = b"berthP1\n"
-_HEAD: Final = struct.Struct("=8sHHHHH6x")
+_HEAD: Final = struct.Struct("=8sQHHHHH6x")
 _PLACE: Final = struct.Struct("=HH")
 _KINDS: Final = {"host": b"h", "pod": b"p", "host mac": b"H", "pod mac": b"P", "netns": b"n", "name": b"N"}
 _LOOK: Final = 1
 """The sequence number of the last question: the batches' numbers are higher."""
 
 
-def form(mtu: int) -> bytes:
-    """The file that a plugin reads; its parts are described in ``cni/pair.c``. ``mtu`` in bytes."""
+def form(namespace: int, mtu: int) -> bytes:
+    """The file that a plugin reads; its parts are described in ``cni/pair.c``. ``namespace`` is the inode of the
+    network namespace that host ends are to be in, ``mtu`` in bytes."""
     pair, unpair = batches.pair(FORM_IFNAME, _NAME_LENGTH, mtu), batches.unpair()
     places = [_places(pair), _places(unpair)]
     requests = [bytes(t.fill(1, {}).data) for t in (pair, unpair)]
     counts = [len(p) // _PLACE.size for p in places]
-    return _HEAD.pack(_MAGIC, *map(len, requests), *counts, mtu) + b"".join((*places, *requests))
+    return _HEAD.pack(_MAGIC, namespace, *map(len, requests), *counts, mtu) + b"".join((*places, *requests))
 
 
 def _places(template: Template) -> bytes:

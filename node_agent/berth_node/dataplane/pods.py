@@ -13,7 +13,17 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ..seams import POD_GATEWAY, POD_GATEWAY6, PODS_TABLE, Attachment, DataplaneError, Problem, Rest, Wired
+from ..seams import (
+    FIRST_PAIR_INDEX,
+    POD_GATEWAY,
+    POD_GATEWAY6,
+    PODS_TABLE,
+    Attachment,
+    DataplaneError,
+    Problem,
+    Rest,
+    Wired,
+)
 from . import alias, batches, messages, pairs, sysctl
 from .batches import Wiring
 from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
@@ -62,7 +72,7 @@ class PodWiring:
         # chosen indexes let every message be packed before the first answer; above every index there is, none of
         # them can meet a link that is not ours
         there = tuple(self._links())
-        self._index = max([FIRST_INDEX, *(link.index for link in there if link.index < pairs.FIRST_INDEX)])
+        self._index = max([FIRST_INDEX, *(link.index for link in there if link.index < FIRST_PAIR_INDEX)])
         for link in there:
             if link.kind == "veth" and link.mac == macs(link.index)[0].hex(":"):
                 reaper.quiet(link.name)
@@ -213,12 +223,12 @@ class PodWiring:
 
     def _index_of(self, attachment: Attachment) -> int:
         """The host link of a pod that an earlier process wired, 0 if there is none: its name may be a later
-        container's by now. A plugin's pair that has no alias yet is taken for its own: whatever its plugin still does to
-        it is refused then, and tried again by the agent."""
+        container's by now. A plugin's pair that has no alias yet is taken for its own: whatever its plugin still does
+        to it is refused then, and tried again by the agent."""
         link = self._find(attachment.host_ifname)
         if link is None or _dead(link):
             return 0
-        unnamed = link.index >= pairs.FIRST_INDEX and not link.alias and link.mac == macs(link.index)[0].hex(":")
+        unnamed = link.index >= FIRST_PAIR_INDEX and not link.alias and link.mac == macs(link.index)[0].hex(":")
         return link.index if unnamed or _holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness

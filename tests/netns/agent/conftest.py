@@ -161,9 +161,9 @@ class Site:
         return {k: v for k, v in {**variables, **changes}.items() if v}
 
     def popen(self, environment: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [self.plugin], env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        pipe = subprocess.PIPE
+        with netns.inside(self.inside) if self.inside else nullcontext():  # where a runtime is: beside the agent
+            process = subprocess.Popen([self.plugin], env=dict(environment), stdin=pipe, stdout=pipe, stderr=pipe)
         assert process.stdin
         with suppress(BrokenPipeError):  # a plugin that refuses at once reads no configuration
             process.stdin.write(stdin)

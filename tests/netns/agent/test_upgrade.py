@@ -15,6 +15,7 @@ import pytest
 from berth_node.cli import main
 from berth_node.dataplane.messages import REAP_GROUP
 
+from scripts.build_node import WIRE_FORMATS
 from tests.netns.agent.conftest import ROOT, Answer, Site, eventually
 from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
@@ -46,7 +47,7 @@ def release(folder: Path, version: str) -> Path:
     """Another release of the agent: a folder that Python runs, as the bundle is."""
     shutil.copytree(ROOT / "node_agent" / "berth_node", folder / "berth_node")
     (folder / "berth").mkdir()
-    for name in ("__init__.py", "_reading.py", "contract.py"):
+    for name in WIRE_FORMATS:
         shutil.copy(ROOT / "layers" / "berth" / "berth" / name, folder / "berth" / name)
     (folder / "berth_node" / "__init__.py").write_text(f'__version__ = "{version}"\n')
     (folder / "__main__.py").write_text("import sys\nfrom berth_node.cli import main\nsys.exit(main())\n")
@@ -86,7 +87,8 @@ class Runtime:
     def _call(self, command: str, pod: str) -> Answer:
         environment = self._site.environment(command, pod)
         config = json.dumps({"cniVersion": "1.1.0", "name": "berth", "type": "berth"})
-        done = subprocess.run([PLUGIN], env=environment, input=config, capture_output=True, text=True, timeout=60)
+        with netns.inside(NODE):
+            done = subprocess.run([PLUGIN], env=environment, input=config, capture_output=True, text=True, timeout=60)
         return Answer(done.returncode, done.stdout + done.stderr)
 
     def stop(self) -> None:

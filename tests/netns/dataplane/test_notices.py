@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import select
 
 import pytest
-from berth_node.dataplane.messages import REAP_GROUP
-from berth_node.seams import Change, Notices
+from berth_node.dataplane import pairs
+from berth_node.dataplane.messages import REAP_GROUP, VethEnd, host_route, packed, veth
+from berth_node.dataplane.pods import PODS_TABLE
+from berth_node.dataplane.rtnl import Rtnl
+from berth_node.seams import FIRST_PAIR_INDEX, Change, Notices
 
 from tests.netns.dataplane.site import A, Node, attachment, layout_of, two_nodes
 from tests.sandbox import netns
 from tests.sandbox.waiting import eventually
+from tests.sandbox.world import netns_path
 
 LAYOUT = layout_of(two_nodes(), A)
 HOST = attachment("dp-web", "10.0.1.33").host_ifname
@@ -38,6 +43,20 @@ def _configured(node: Node) -> Notices:
     notices = node.dataplane.notices()
     _told(notices)
     return notices
+
+
+def test_what_a_plugin_asks_for_is_not_told_and_what_others_ask_for_is(node: Node) -> None:
+    """A plugin's socket has a port of its own range."""
+    notices, there = _configured(node), os.open(netns_path("dp-web"), os.O_RDONLY)
+    for port, heard in ((pairs.PORTS << 16 | 4242, False), (0, True)):
+        with netns.inside(node.name), Rtnl() as rtnl:
+            rtnl._socket.bind((port, 0))
+            host = VethEnd(f"eni{port:08x}", b"\x02\xbe\x40\x00\x00" + bytes([heard]), FIRST_PAIR_INDEX + 2 * heard)
+            pod = VethEnd(f"eth{7 + heard}", b"\x02\xbf\x40\x00\x00" + bytes([heard]), host.index + 1)
+            rtnl.batch([veth(host, pod, there, 1500)])
+            rtnl.batch([host_route(host.index, packed("10.0.1.34"), PODS_TABLE)])
+        assert bool(_told(notices)) is heard
+    os.close(there)
 
 
 LOSSES = (

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from berth_node import front
 from berth_node import server as module
+from berth_node.hand import Hand
 from berth_node.measures import Measures
 from berth_node.server import Server
 from berth_node.skel import Call
@@ -31,7 +32,9 @@ class Recorded:
         self.hung_up = False
         self.says = "1.1.0"
 
-    async def run(self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply) -> None:
+    async def run(
+        self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply, hand: Hand | None = None
+    ) -> None:
         self.calls.append(call.command)
         if self.hold:
             waits = [asyncio.ensure_future(e.wait()) for e in (self.hold, gone)]
