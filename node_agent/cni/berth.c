@@ -127,33 +127,39 @@ static int copy(int from, int to) {
     }
 }
 
-/* The environment in as few writes as fit; standard input goes with it if all of it is short. */
+/* Writes the environment and standard input, in one write if they are short. */
 static int make_request(int pair) {
     static const char takes[] = "BERTH_TAKES=short";
-    char buffer[16384];
+    char buffer[32768], input[16384];
     size_t used = sizeof takes;
     int request = memfd_create("berth-request", MFD_CLOEXEC);
-    if (request < 0) return -1;
+    ssize_t size = fill(STDIN_FILENO, input, sizeof input);
+    if (request < 0 || size < 0) return -1;
     memcpy(buffer, takes, used);
-    if (pair) used += pair_offer(RUN, buffer + used, sizeof buffer - used);
+    if (pair && size < (ssize_t)sizeof input && pair_suits(input, (size_t)size))
+        used += pair_offer(RUN, buffer + used, sizeof buffer - used);
     for (char **e = environ; *e; e++) {
-        size_t size = strlen(*e) + 1;
+        size_t length = strlen(*e) + 1;
         if (strncmp(*e, "CNI_", 4)) continue;
-        if (used + size >= sizeof buffer) {
+        if (used + length >= sizeof buffer) {
             if (put(request, buffer, used)) return -1;
             used = 0;
         }
-        if (size >= sizeof buffer) {
-            if (put(request, *e, size)) return -1;
+        if (length >= sizeof buffer) {
+            if (put(request, *e, length)) return -1;
             continue;
         }
-        memcpy(buffer + used, *e, size);
-        used += size;
+        memcpy(buffer + used, *e, length);
+        used += length;
     }
     buffer[used++] = 0;
-    ssize_t n = fill(STDIN_FILENO, buffer + used, sizeof buffer - used);
-    if (n < 0 || put(request, buffer, used + (size_t)n)) return -1;
-    return used + (size_t)n == sizeof buffer && copy(STDIN_FILENO, request) ? -1 : request;
+    if (used + (size_t)size > sizeof buffer) {
+        if (put(request, buffer, used)) return -1;
+        used = 0;
+    }
+    memcpy(buffer + used, input, (size_t)size);
+    if (put(request, buffer, used + (size_t)size)) return -1;
+    return size == (ssize_t)sizeof input && copy(STDIN_FILENO, request) ? -1 : request;
 }
 
 /* Opens the pod's network namespace. One that does not open is the agent's to explain: it gets the errno. */

@@ -3,6 +3,10 @@
 #define BERTH_PAIR_H
 #include <stddef.h>
 
+/* Whether a pair would be of use to a pod with this configuration: one that needs more than links is the agent's to wire,
+ * and a pair would only be in its way. */
+int pair_suits(const char *config, size_t size);
+
 /* Looks whether the agent wants it, and puts what it is to be told among the variables (BERTH_LINK=…, with its NUL) into
  * `told`. Returns that many bytes, 0 if the agent is to make the links. `folder` is the agent's. To be called once. */
 size_t pair_offer(const char *folder, char *told, size_t size);

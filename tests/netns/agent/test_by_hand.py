@@ -21,6 +21,7 @@ from berth_node.seams import FIRST_PAIR_INDEX
 
 from tests.netns.agent.conftest import RUN, Answer, Site, eventually
 from tests.netns.agent.real import NODE, real_node
+from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
 
@@ -151,9 +152,11 @@ def test_an_add_that_is_asked_again_gives_what_is_there(kernel: Site) -> None:
 
 def test_pods_that_need_more_than_links_are_wired_by_the_agent(kernel: Site) -> None:
     ports = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
-    body = kernel.call("ADD", "pod-a", runtimeConfig=ports).body
+    with changes(NODE) as seen:
+        body = kernel.call("ADD", "pod-a", runtimeConfig=ports).body
     assert not by_plugin(body)
     assert len(links()) == 1
+    assert "rtnetlink message 17" not in seen, "RTM_DELLINK: a pair was in its way"
     other = kernel.call("ADD", "pod-b", CNI_IFNAME="net1").body
     assert not by_plugin(other)
 
