@@ -60,7 +60,7 @@ def soak(operations: int, seed: int, folder: Path) -> dict[str, float]:
         try:
             agent.start()
             plugin = build.plugin()
-            loads = [Workload(plugin, operations // 2, seed + act) for act in range(2)]
+            loads = [Workload(plugin, _NODE, operations // 2, seed + act) for act in range(2)]
             found = _acts(agent, control, loads[0], loads[1], dice)
             _whole(agent)
             _compare(control)

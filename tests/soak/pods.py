@@ -32,6 +32,7 @@ class Workload:
     """
 
     plugin: Path
+    node: str
     operations: int
     seed: int
     level: float = 0.5
@@ -117,4 +118,5 @@ class Workload:
             "CNI_PATH": "/opt/cni/bin",
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=soak;K8S_POD_NAME={pod};K8S_POD_UID=uid-{pod}",
         }
-        return subprocess.run([self.plugin], env=environment, input=_CONFIG, capture_output=True, check=False)
+        with netns.inside(self.node):  # as a runtime, which is where the agent is
+            return subprocess.run([self.plugin], env=environment, input=_CONFIG, capture_output=True, check=False)

@@ -74,8 +74,12 @@ class PodWiring:
         there = tuple(self._links())
         self._index = max([FIRST_INDEX, *(link.index for link in there if link.index < FIRST_PAIR_INDEX)])
         for link in there:
-            if link.kind == "veth" and link.mac == macs(link.index)[0].hex(":"):
+            if _is_ours(link):
                 reaper.quiet(link.name)
+            if _is_unnamed_pair(link):
+                # its plugin died with an agent before this one; one that lives has it made anew
+                self._rtnl.batch([messages.link_bury(link.index)], ignore=_GONE)
+                reaper.wake()
 
     @property
     def prompt(self) -> bool:
@@ -228,8 +232,7 @@ class PodWiring:
         link = self._find(attachment.host_ifname)
         if link is None or _dead(link):
             return 0
-        unnamed = link.index >= FIRST_PAIR_INDEX and not link.alias and link.mac == macs(link.index)[0].hex(":")
-        return link.index if unnamed or _holds(link, attachment) else 0
+        return link.index if _is_unnamed_pair(link) or _holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness
 
@@ -330,6 +333,15 @@ def _id(attachment: Attachment) -> tuple[str, ...]:
 
 def _dead(link: Link) -> bool:
     return link.group == messages.REAP_GROUP
+
+
+def _is_ours(link: Link) -> bool:
+    return link.kind == "veth" and link.mac == macs(link.index)[0].hex(":")
+
+
+def _is_unnamed_pair(link: Link) -> bool:
+    """Made by a plugin that has not been told whose it is, or did not get to writing it."""
+    return link.index >= FIRST_PAIR_INDEX and not link.alias and _is_ours(link)
 
 
 def _holds(link: Link, attachment: Attachment) -> bool:
