@@ -187,7 +187,8 @@ static int read_form(const char *folder) {
 }
 
 int pair_suits(const char *config, size_t size) {
-    static const char *const more[] = {"\"hostPort\"", "berth/security-groups"};
+    /* containerd writes HostPort, CNI's conventions hostPort */
+    static const char *const more[] = {"ostPort\"", "berth/security-groups"};
     for (size_t i = 0; i < sizeof more / sizeof *more; i++)
         if (memmem(config, size, more[i], strlen(more[i]))) return 0;
     return 1;

@@ -8,7 +8,6 @@ leftover.
 from __future__ import annotations
 
 import errno
-import socket
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -26,7 +25,8 @@ from ..seams import (
 )
 from . import alias, batches, messages, pairs, sysctl
 from .batches import Wiring
-from .messages import AF_INET, AF_INET6, Link, VethEnd, packed
+from .checking import find, holds, host_problems, mac_of_pod, pod_problems
+from .messages import Link, VethEnd, packed
 from .namespaces import Home
 from .reaper import Reaper
 from .rtnl import Rtnl, RtnlError
@@ -174,7 +174,7 @@ class PodWiring:
 
     def _give_way(self, attachment: Attachment, pod_side: Rtnl) -> Wired | None:
         """Somebody holds a name. Ours and whole: it is the answer. A leftover: delete it, so that we can try again."""
-        link, there = self._find(attachment.host_ifname), _find(pod_side, attachment.ifname) is not None
+        link, there = self._find(attachment.host_ifname), find(pod_side, attachment.ifname) is not None
         if link is None:
             if there:
                 raise DataplaneError(
@@ -191,17 +191,11 @@ class PodWiring:
             self._rtnl.batch([messages.link_down(link.index), aside], ignore=_GONE)
             return None  # the reaper has not come by yet
         if not _dead(link) and not self.check(attachment):
-            return Wired(host_mac=link.mac, pod_mac=self._pod_mac(link, attachment).hex(":"), host_ifindex=link.index)
+            return Wired(
+                host_mac=link.mac, pod_mac=mac_of_pod(self._rtnl, link, attachment).hex(":"), host_ifindex=link.index
+            )
         self._delete(link.index)
         return None
-
-    def _pod_mac(self, link: Link, attachment: Attachment) -> bytes:
-        ip = packed(attachment.address)
-        for reply in self._rtnl.dump(messages.dump_neighbours(link.index, AF_INET if len(ip) == 4 else AF_INET6)):
-            neighbour, mac, permanent = messages.parse_neighbour(reply)
-            if neighbour == ip and permanent:
-                return mac
-        return b""
 
     def _delete(self, index: int) -> None:
         self.leaving.add(index)
@@ -232,7 +226,7 @@ class PodWiring:
         link = self._find(attachment.host_ifname)
         if link is None or _dead(link):
             return 0
-        return link.index if _is_unnamed_pair(link) or _holds(link, attachment) else 0
+        return link.index if _is_unnamed_pair(link) or holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness
 
@@ -257,37 +251,16 @@ class PodWiring:
             link = self._find(attachment.host_ifname)
             if link is None:
                 return (Problem(attachment.host_ifname, "the host link is gone; delete the pod"),)
-            problems = list(self._host_problems(link, attachment))
+            problems = list(host_problems(self._rtnl, link, attachment))
             if attachment.netns_fd is not None:
                 with self._home.call_in(attachment.netns_fd, Rtnl) as pod:
-                    problems += _pod_problems(pod, link, attachment, self._pod_mac(link, attachment))
+                    problems += pod_problems(pod, link, attachment, mac_of_pod(self._rtnl, link, attachment))
         except OSError as error:
             raise refused(f"checking {attachment.address}", error) from error
         return tuple(problems)
 
-    def _host_problems(self, link: Link, attachment: Attachment) -> Iterator[Problem]:
-        if not _holds(link, attachment):
-            yield Problem(link.name, f"the link belongs to another attachment: {link.alias.decode(errors='replace')}")
-        if not link.up:
-            yield Problem(link.name, "the host link is down")
-        elif link.operstate != messages.OPERSTATE_UP:
-            yield Problem(link.name, "the pod's end of the link is down")
-        if link.mtu != attachment.mtu:
-            # the pod's end may have been given another one by a chained plugin
-            yield Problem(link.name, f"the host link's MTU is {link.mtu}, and was made {attachment.mtu}")
-        mac, table = self._pod_mac(link, attachment), attachment.table or PODS_TABLE
-        for address in attachment.addresses:
-            ip = packed(address)
-            family = AF_INET if len(ip) == 4 else AF_INET6
-            routes = map(messages.parse_route, self._rtnl.dump(messages.dump_routes(link.index, table, family)))
-            if (ip, 8 * len(ip), b"") not in routes:
-                yield Problem(link.name, f"no route to {address} by this link in table {table}")
-            known = map(messages.parse_neighbour, self._rtnl.dump(messages.dump_neighbours(link.index, family)))
-            if not mac or (ip, mac, True) not in known:
-                yield Problem(link.name, f"no permanent neighbour for {address}")
-
     def _find(self, name: str) -> Link | None:
-        return _find(self._rtnl, name)
+        return find(self._rtnl, name)
 
     def _links(self) -> Iterator[Link]:
         return (Link.parse(reply) for reply in self._rtnl.dump(messages.dump_links()))
@@ -318,15 +291,6 @@ def _wired(w: Wiring) -> Wired:
     return Wired(host_mac=w.host.mac.hex(":"), pod_mac=w.pod.mac.hex(":"), host_ifindex=w.host.index)
 
 
-def _find(rtnl: Rtnl, name: str) -> Link | None:
-    try:
-        return Link.parse(rtnl.get(messages.get_link(name)))
-    except RtnlError as error:
-        if error.errno == errno.ENODEV:
-            return None
-        raise
-
-
 def _id(attachment: Attachment) -> tuple[str, ...]:
     return (*attachment.key, *attachment.addresses)
 
@@ -342,40 +306,3 @@ def _is_ours(link: Link) -> bool:
 def _is_unnamed_pair(link: Link) -> bool:
     """Made by a plugin that has not been told whose it is, or did not get to writing it."""
     return link.index >= FIRST_PAIR_INDEX and not link.alias and _is_ours(link)
-
-
-def _holds(link: Link, attachment: Attachment) -> bool:
-    told = alias.decode(link.alias, link.name, link.mtu)
-    if told is None:
-        return False
-    # the alias of an id that is too long holds it shortened already
-    return alias.key(told) == alias.key(attachment) and told.addresses == attachment.addresses
-
-
-def _pod_problems(pod: Rtnl, host: Link, attachment: Attachment, mac: bytes) -> Iterator[Problem]:
-    where = f"{attachment.ifname} in the pod"
-    link = _find(pod, attachment.ifname)
-    if link is None:
-        yield Problem(where, "the interface is gone")
-        return
-    if not link.up:
-        yield Problem(where, "the interface is down")
-    if link.mac != mac.hex(":"):
-        yield Problem(where, f"its MAC is {link.mac}, the host's neighbour entry has {mac.hex(':')}")
-    for address in attachment.addresses:
-        yield from _family_problems(pod, link, host, packed(address), where)
-
-
-def _family_problems(pod: Rtnl, link: Link, host: Link, ip: bytes, where: str) -> Iterator[Problem]:
-    bits = 8 * len(ip)
-    family, gateway, name = (AF_INET, _GATEWAY, POD_GATEWAY) if bits == 32 else (AF_INET6, _GATEWAY6, POD_GATEWAY6)
-    if (ip, bits) not in map(messages.parse_address, pod.dump(messages.dump_addresses(link.index, family))):
-        yield Problem(where, f"it lacks the address {socket.inet_ntop(family, ip)}/{bits}")
-    dump = messages.dump_routes(link.index, messages.MAIN_TABLE, family)
-    routes = set(map(messages.parse_route, pod.dump(dump)))
-    wanted = {(b"", 0, gateway)} | ({(gateway, bits, b"")} if family == AF_INET else set())
-    if not wanted <= routes:
-        yield Problem(where, f"it lacks the routes by {name}")
-    neighbours = map(messages.parse_neighbour, pod.dump(messages.dump_neighbours(link.index, family)))
-    if (gateway, bytes.fromhex(host.mac.replace(":", "")), True) not in neighbours:
-        yield Problem(where, f"it lacks the permanent neighbour {name} at {host.mac}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import time
 from dataclasses import replace
 
 import pytest
 from berth_node import portmap
-from berth_node.dataplane.pods import PODS_TABLE
-from berth_node.seams import Attachment, DataplaneError
+from berth_node.dataplane.messages import VethEnd, veth
+from berth_node.dataplane.pods import PODS_TABLE, macs
+from berth_node.dataplane.rtnl import Rtnl
+from berth_node.seams import FIRST_PAIR_INDEX, Attachment, DataplaneError
 
 from tests.netns.dataplane.site import Node, attachment
 from tests.netns.dataplane.watch import changes
@@ -331,3 +335,58 @@ def test_the_nodes_own_links_are_those_that_are_no_pods(bare: Node, wanted: Atta
     macs = bare.call(bare.dataplane.usable_macs)
     assert "02:00:00:00:00:01" in macs
     assert wired.host_mac not in macs
+
+
+def _pair(node: Node, wanted: Attachment, index: int = FIRST_PAIR_INDEX) -> None:
+    """What a plugin has made, which was told nothing yet."""
+    assert wanted.netns_fd is not None
+    host, pod = macs(index)
+    ends = VethEnd(wanted.host_ifname, host, index), VethEnd("eth0", pod, index + 1)
+    with netns.inside(node.name), Rtnl() as rtnl:
+        rtnl.batch([veth(*ends, wanted.netns_fd, 1500)])
+
+
+def test_a_plugins_pair_is_replaced_in_a_namespace_in_which_nothing_was_set_up_yet(bare: Node) -> None:
+    """A runtime may call before loopback is up. Then the namespace has no table of routes, which the kernel tells as an
+    error."""
+    with subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE) as fresh:
+        own = os.stat("/proc/self/ns/net").st_ino
+        assert eventually(lambda: os.stat(f"/proc/{fresh.pid}/ns/net").st_ino != own)
+        there = os.open(f"/proc/{fresh.pid}/ns/net", os.O_RDONLY)
+        wanted = replace(WANTED, netns_fd=there)
+        _pair(bare, wanted)
+        bare.call(bare.dataplane.attach, wanted)
+        assert bare.call(bare.dataplane.check, wanted) == ()
+        assert _links(bare) == [wanted.host_ifname]
+        os.close(there)
+        assert fresh.stdin
+        fresh.stdin.close()
+
+
+def test_a_plugins_pair_that_was_told_nothing_goes_with_the_next_start(bare: Node, wanted: Attachment) -> None:
+    _pair(bare, wanted)
+    bare.restart()
+    assert eventually(lambda: _links(bare) == [])
+
+
+def test_detaching_takes_a_plugins_pair_of_that_name_too(bare: Node, wanted: Attachment) -> None:
+    """An agent died between its answer and its plugin's batches: those must have nothing left to be about."""
+    _pair(bare, wanted)
+    bare.call(bare.dataplane.detach, wanted)
+    assert eventually(lambda: _links(bare) == [])
+
+
+def test_a_plugins_pair_becomes_the_pod_that_attach_makes(bare: Node, wanted: Attachment) -> None:
+    wanted = replace(wanted, mtu=1500)
+    _pair(bare, wanted)
+    rest = bare.dataplane.rest(wanted, FIRST_PAIR_INDEX)
+    for place, batch in zip((bare.name, "dp-web-1", bare.name), rest.batches, strict=True):
+        with netns.inside(place), Rtnl() as rtnl:
+            rtnl._socket.send(batch)
+            rtnl._socket.recv(1 << 15)
+    bare.dataplane.wired_by_hand(wanted, FIRST_PAIR_INDEX)
+    assert bare.call(bare.dataplane.check, wanted) == ()
+    assert bare.call(bare.dataplane.attach, wanted) == rest.wired, "it is there already"
+    bare.call(bare.dataplane.detach, wanted)
+    assert _routes(bare) == []
+    assert eventually(lambda: _links(bare) == [])
