@@ -22,9 +22,10 @@ from tests.sandbox.stack import NETWORK_ENDPOINT
 
 pytestmark = pytest.mark.long
 
+UNAVAILABLE = "Public Address Unavailable"
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
 PREFIXES = {"mode": "prefixes", "max-pods": "32", "warm-addresses": "4", "cooldown-seconds": "5"}
-POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "death")
+POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "lost", "death")
 ADDRESSES = {"mode": "addresses", "max-pods": "27", "warm-addresses": "4", "cooldown-seconds": "5"}
 
 
@@ -154,7 +155,7 @@ def test_an_empty_pool_is_told_to_the_pod_the_bus_and_the_metrics(site: Site) ->
     assert told.code == 11
     assert "no address of pool:one is free: all 1 are in use" in told.message
     node = site.scene.machines["impatient"].id
-    assert listener.wait_for(node, "Public Address Unavailable")["pod"] == "second"
+    assert listener.wait_for(node, UNAVAILABLE)["pod"] == "second"
     assert log.metric("PublicAddressesUnmet") > 0
     assert site.at(allocation) == first
     site.delete("first")
@@ -231,6 +232,43 @@ def _forget_calls(site: Site, machine: str) -> None:
     stack = site.scene.stack
     key = {NODE: {"S": stack.arn(site.scene.machines[machine].id)}, KIND: {"S": "intents"}}
     stack.client("dynamodb").delete_item(TableName=stack.outputs["TableName"], Key=key)
+
+
+def test_one_that_loses_its_tag_stays_with_its_pod_and_goes_to_the_next_once_it_has_it_again(site: Site) -> None:
+    allocation, public = site.allocate(public_pool="lost")
+    pod = site.add("addresses", "lost", public_address="pool:lost")
+    tag = {"Key": "berth:public-pool", "Value": "lost"}
+    site.ec2.delete_tags(Resources=[allocation], Tags=[tag])
+    listener, log = BusListener(site.scene), FunctionLog(site.scene)
+    other = site.add("addresses", "other", public_address="pool:lost", public_address_wait="false")
+    wait_for("the pod to be told", lambda: "has lost the tag" in _grant_at(site, "addresses", pod).problem)
+    with EchoServers() as servers:
+        servers.add("internet", address=INTERNET, name="internet")
+        assert tcp_echo(site.netns("lost"), INTERNET).told == f"internet {public}"
+    node = site.scene.machines["addresses"].id
+    told = wait_for("the event", lambda: [e for e in listener.of(node, UNAVAILABLE) if e["pod"] == "lost"])
+    assert "has lost the tag" in told[0]["reason"]
+    assert log.metric("PublicAddressesUntagged") > 0
+    site.delete("lost")
+    site.delete("other")
+    wait_for("the pods to be forgotten", lambda: len(site.grants("addresses")) == 1)
+    assert _grant_at(site, "addresses", pod).public_address == public
+    assert site.at(allocation) == pod
+    plain = [site.add("addresses", f"plain-{n}") for n in range(6)]
+    assert pod not in plain
+    assert other not in plain
+    site.ec2.create_tags(Resources=[allocation], Tags=[tag])
+    following = site.add("addresses", "following", public_address="pool:lost")
+    assert following != pod
+    assert site.at(allocation) == following
+    for name in ("following", *(f"plain-{n}" for n in range(6))):
+        site.delete(name)
+    wait_for("the address to be given back", lambda: site.at(allocation) == "")
+    site.ec2.release_address(AllocationId=allocation)
+
+
+def _grant_at(site: Site, machine: str, address: str) -> PodGrant:
+    return next((g for g in site.grants(machine) if g.address == address), PodGrant(""))
 
 
 def test_a_closed_security_group_keeps_the_internet_out(site: Site) -> None:

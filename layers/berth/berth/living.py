@@ -13,6 +13,7 @@ from berth.launch import serve_hook
 from berth.model import Instance, NodePolicy, PolicyProblem
 from berth.plan import Plan, planner
 from berth.policy import fingerprint, fit_policy, parse_policy
+from berth.publics import untagged
 from berth.records import usable_addresses
 from berth.store import NodeState
 from berth.surroundings import fit_network, lacks_pod_subnet
@@ -94,12 +95,15 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
 
 
 def _tell_unavailable(visit: Visit, done: Convergence, state: NodeState) -> None:
-    """Tell of each request for a public address that cannot be met, once: a new attempt of the pod is a new one."""
+    """Tell of each request for a public address that cannot be met, once: a new attempt of the pod is a new one. And of
+    one whose address lost its tag."""
     report, record = done.view.report, done.view.record
     refused = {g.id: g.problem for g in (record.grants if record else ()) if g.problem}
+    met = {g.id for g in (record.grants if record else ()) if g.public_address}
+    visit.counts.update({"PublicAddressesUntagged": lost} if (lost := untagged(done.view)) else {})
     known = {g.id for g in (state.record.grants if state.record else ()) if g.problem}
     for request in (r for r in (report.requests if report else ()) if r.public and r.id in refused):
-        visit.counts["PublicAddressesUnmet"] += 1
+        visit.counts["PublicAddressesUnmet"] += request.id not in met
         if request.id not in known:
             about, reason = done.view.instance, refused[request.id]
             visit.events.append(public_address_unavailable(about.arn, about.id, request, reason))
