@@ -17,6 +17,7 @@ from berth.publics import untagged
 from berth.records import usable_addresses
 from berth.store import NodeState
 from berth.surroundings import fit_network, lacks_pod_subnet
+from berth.unmet import note_unmet
 from berth.visit import Visit
 from berth.world import World
 
@@ -84,6 +85,7 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0, wanted_since=since)
     known, now = dict(notes.unwanted), visit.edges.clock()
     new = replace(new, unwanted=tuple((i, known.get(i, now)) for i in last.unwanted))
+    new = replace(new, unmet_requests=note_unmet(notes.unmet_requests, done.view.report, record, instance_id, now))
     # the record as it is was written by the run: what is left to save is beside it
     hook = serve_hook(visit, done, record, last)
     reason, restless = done.again or last.waiting or hook, bool(done.restless or last.waiting or hook)

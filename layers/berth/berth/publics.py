@@ -277,7 +277,8 @@ def public_grants(view: NodeView) -> tuple[PodGrant, ...]:
         if case.granted is not None:
             found.append(_grant(case.granted, case.problem))
         elif case.problem:
-            found.append(PodGrant(case.request.id, problem=case.problem))
+            mine = next((p.id for p in claimed(view) if p.request == case.request.id), "")
+            found.append(PodGrant(case.request.id, allocation_id=mine, problem=case.problem))
     return tuple(sorted(found, key=lambda g: g.id))
 
 

@@ -50,8 +50,9 @@ class Site:
         for node, listed in self.requests.items():
             self.requests[node] = [r for r in listed if r.id != request_id]
 
-    def report(self, node: str = NODE) -> None:
-        """What an agent does: it lends what the record lists to who waits, and says what it has."""
+    def report(self, node: str = NODE) -> bool:
+        """What an agent does: it lends what the record lists to who waits, and says what it has. Whether that was worth
+        a look."""
         record = self.scene.store.record(ARN_PREFIX + node)
         assert record is not None
         singles = [a.cidr[:-3] for i in record.interfaces for a in i.assignments if a.cidr.endswith("/32")]
@@ -70,6 +71,7 @@ class Site:
         )
         intake = ingest(self.scene.store, {node: ARN_PREFIX + node}, [SentReport(node, report, self.machine.now)])
         assert not reconcile(self.scene.edges, intake.signals, SECONDS).failed
+        return bool(intake.signals)
 
     def settle(self, *nodes: str) -> None:
         """Until nothing more changes: reports go on, and old outcomes are forgotten."""
