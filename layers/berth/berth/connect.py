@@ -140,6 +140,7 @@ def connect_follow(settings: Settings, meters: Meters | None = None) -> FollowEd
         records=DynamoRouteRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
         looks=connect_looks(settings),
         settings=settings,
+        bus=connect_bus(settings),
         budget=budget,
     )
 

@@ -14,7 +14,7 @@ from berth.model import Instance, NodePolicy, PolicyProblem
 from berth.plan import Plan, planner
 from berth.policy import fingerprint, fit_policy, parse_policy
 from berth.publics import untagged
-from berth.records import usable_addresses
+from berth.records import pod_subnets, usable_addresses
 from berth.store import NodeState
 from berth.surroundings import fit_network, lacks_pod_subnet
 from berth.unmet import note_unmet
@@ -53,7 +53,17 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     note(visit, convergence, state, last, policy)
     unmet = f"{last.unmet} addresses unmet: {last.reason}" if last.unmet else ""
     later = convergence.again or last.waiting
-    return "; ".join(filter(None, (unmet, later and f"looking again: {later}"))) or "as planned"
+    routes = _unread(world, convergence)
+    return "; ".join(filter(None, (unmet, routes, later and f"looking again: {later}"))) or "as planned"
+
+
+def _unread(world: World, done: Convergence) -> str:
+    """What of the routes of a node's pods nobody knows, in words."""
+    record = done.view.record
+    subnets = pod_subnets(record.interfaces) if record else ()
+    unread = world.network.routing(done.view.instance.vpc_id).unread(subnets)
+    named = ", ".join(f"{name} (of {table})" for table, name in unread)
+    return f"prefix lists of routes cannot be read, so what was listed stays: {named}" if named else ""
 
 
 def _skip(visit: Visit, instance: Instance, policy: NodePolicy) -> str:
