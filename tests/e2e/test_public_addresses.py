@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from berth.contract import KIND, NODE, PodGrant
 
-from tests.e2e.scenes import BusListener, FunctionLog, dead_letters, new_scene, tell
+from tests.e2e.scenes import BusListener, FunctionLog, dead_letters, new_scene, tell, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.cni import CniError
 from tests.sandbox.demo.asking import use_public_subnet
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.long
 UNAVAILABLE = "Public Address Unavailable"
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
 PREFIXES = {"mode": "prefixes", "max-pods": "32", "warm-addresses": "4", "cooldown-seconds": "5"}
-POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "lost", "death")
+POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "lost", "told", "death")
 ADDRESSES = {"mode": "addresses", "max-pods": "27", "warm-addresses": "4", "cooldown-seconds": "5"}
 
 
@@ -80,7 +80,7 @@ class Site:
 def site() -> Iterator[Site]:
     """Nodes in the public subnet: of prefixes, of addresses, one whose ADDs wait for a few seconds alone, and one
     whose interfaces have room for a prefix or an address each, so that a pod's single one is on another interface."""
-    with new_scene(parameters={"PublicPools": ",".join(POOLS)}) as scene:
+    with new_scene(parameters={"PublicPools": ",".join(POOLS), "WatchCloudTrail": "true"}) as scene:
         use_public_subnet(scene)
         tags = {"prefixes": PREFIXES, "addresses": ADDRESSES, "impatient": PREFIXES}
         small = NodeSpec("small", "p", "t3.micro", PREFIXES)
@@ -223,6 +223,21 @@ def test_what_is_taken_off_by_hand_comes_back_with_the_next_sweep(site: Site) ->
     tell(site.scene, "fire", {"rule": "SweepRule"})
     wait_for("it to be associated again", lambda: site.at(allocation) == pod, 60)
     site.delete("swept")
+    wait_for("the address to be given back", lambda: site.at(allocation) == "")
+    site.ec2.release_address(AllocationId=allocation)
+
+
+def test_what_is_taken_off_by_hand_comes_back_when_a_trail_tells_of_it(site: Site) -> None:
+    """The call names the association alone, which is over by then."""
+    allocation, _ = site.allocate(public_pool="told")
+    pod = site.add("addresses", "told", public_address="pool:told")
+    wait_for("the grant to be in the record", lambda: site.grants("addresses"))
+    _forget_calls(site, "addresses")
+    association = site.shown(allocation)["AssociationId"]
+    site.ec2.disassociate_address(AssociationId=association)
+    trail_tells(site.scene, "DisassociateAddress", {"associationId": association})
+    wait_for("it to be associated again", lambda: site.at(allocation) == pod, 60)
+    site.delete("told")
     wait_for("the address to be given back", lambda: site.at(allocation) == "")
     site.ec2.release_address(AllocationId=allocation)
 
