@@ -187,6 +187,8 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     which the record has to say. What EC2 and the record disagree about is for events and the sweep to find. In doubt it
     is true: a look costs describes and nothing else.
 
+    What pods ask for and cannot have is looked for ever less often (:mod:`berth.unmet`).
+
     A node that lacks addresses and holds a slot for them is looked at when it comes up; before that there is no token
     for what it lacks. A slot for anything else, or one that its addresses have come without, says nothing about those.
     """
