@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_ec2.client import EC2Client
 
-__all__ = ["PARTITION", "AwsPublics", "Publics"]
+__all__ = ["PARTITION", "AwsPublics", "Publics", "may_use"]
 
 PARTITION: Final = "public"
 # boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
@@ -35,6 +35,11 @@ NOBODY_HAS_IT: Final = "attribute_not_exists(claimed_by) OR (claimed_by = :me AN
 _MOST_VALUES: Final = 200
 """Of one filter ("Amazon EC2 API: filtering", EC2 User Guide, "List and filter your resources")."""
 IT_IS_MINE: Final = "claimed_by = :me"
+
+
+def may_use(public: PublicAddress, pools: Sequence[str]) -> bool:
+    """Whether a stack that is given these pools (patterns) may use an address that carries the tag."""
+    return any(fnmatch.fnmatchcase(public.pool, pattern) for pattern in pools)
 
 
 class Publics(Protocol):
@@ -70,7 +75,7 @@ class AwsPublics:
     def load(self) -> tuple[PublicAddress, ...]:
         """Claims are read after EC2: one that was given up in between looks as if it were still where it was."""
         tagged = {p.id: p for p in self._described("tag-key", [POOL_TAG])}
-        found = {p.id: p for p in tagged.values() if self._usable(p)}
+        found = {p.id: p for p in tagged.values() if may_use(p, self._pools)}
         claims = {item[KIND]["S"]: item for item in self._claims()}
         known = {**tagged, **{p.id: p for p in self._without_tag(sorted(claims.keys() - tagged.keys()))}}
         for name, item in claims.items():
@@ -107,9 +112,6 @@ class AwsPublics:
         self._unpoint(instance_id, allocation_id)
 
     # ------------------------------------------------------------------------------------------- plumbing
-
-    def _usable(self, public: PublicAddress) -> bool:
-        return any(fnmatch.fnmatchcase(public.pool, pattern) for pattern in self._pools)
 
     def _without_tag(self, claimed: Sequence[str]) -> Iterator[PublicAddress]:
         """What is claimed and not shown by its tag: without one it is where it was all the same. None, nearly always.

@@ -161,5 +161,6 @@ def public_scene(scene: Scene) -> tuple[PublicEc2, FakePublics]:
     publics = FakePublics(scene.machine, ec2)
     store.publics = publics
     scene.ec2, scene.store = ec2, store
-    scene.edges = replace(scene.edges, ec2=ec2, store=store, publics=publics)
+    pools = replace(scene.edges.settings, public_pools=("*",))
+    scene.edges = replace(scene.edges, ec2=ec2, store=store, publics=publics, settings=pools)
     return ec2, publics

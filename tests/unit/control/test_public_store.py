@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import pytest
 from berth.public_store import AwsPublics
+from berth.survey import Boto3Survey
 
 from tests.unit.control.fakes import ARN_PREFIX, NODE
 from tests.unit.dynamo import new_tables
@@ -49,6 +50,15 @@ def test_what_is_claimed_is_loaded_with_its_place_although_its_tag_is_gone(accou
     assert found.association_id
     assert (found.interface_id, found.private_address) == (account.interface, account.private)
     assert (found.claimed_by, found.request, found.claimed_for) == (NODE, "web/eth0", account.private)
+
+
+def test_the_sweep_is_shown_those_that_have_the_tag(account: Account) -> None:
+    held, other = account.held(), account.ec2.allocate_address(Domain="vpc")["AllocationId"]
+    survey = Boto3Survey(account.ec2, lambda: account.ec2, ARN_PREFIX)
+    (found,) = survey.pooled_among([held, other, "eipalloc-00000009"], "").items
+    assert (found.id, found.pool) == (held, "blue")
+    account.ec2.delete_tags(Resources=[held], Tags=[{"Key": "berth:public-pool"}])
+    assert survey.pooled_among([held, other], "").items == ()
 
 
 def test_what_is_claimed_of_a_pool_that_is_the_stacks_no_more_is_loaded_with_its_place(account: Account) -> None:

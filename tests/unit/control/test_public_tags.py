@@ -9,6 +9,7 @@ from berth.contract import PodGrant
 
 from tests.unit.control.fakes import ARN_PREFIX, NODE
 from tests.unit.control.public_site import Site
+from tests.unit.control.test_publics import swept
 
 
 @pytest.fixture(params=["prefixes", "addresses"])
@@ -133,6 +134,38 @@ def test_a_node_that_dies_is_buried_once_ec2_has_let_go_of_what_lost_its_tag(sit
     site.look()
     assert site.publics.claims == {}
     assert site.scene.store.load([ARN_PREFIX + NODE])[ARN_PREFIX + NODE].buried
+
+
+def test_a_sweep_finds_a_tag_that_is_lost_and_one_that_is_there_again(site: Site) -> None:
+    """No event tells of it, and a node at rest is not looked at."""
+    asked, _ = held(site)
+    site.settle()
+    site.machine.now += 300
+    assert swept(site) == {}
+    untag(site)
+    assert swept(site) == {NODE: "PublicTagsDiffer"}
+    site.look()
+    assert "has lost the tag" in getattr(site.grant(asked), "problem", "")
+    assert swept(site) == {}, "it is told, and no more can be done"
+    tag(site)
+    assert swept(site) == {NODE: "PublicTagsDiffer"}
+    site.look()
+    assert getattr(site.grant(asked), "problem", "") == ""
+    assert swept(site) == {}
+
+
+def test_a_sweep_has_what_stayed_behind_given_back_once_it_has_its_tag_again(site: Site) -> None:
+    asked, _ = held(site)
+    untag(site)
+    site.leave(asked)
+    site.settle()
+    site.machine.now += 300
+    assert swept(site) == {}
+    tag(site)
+    assert swept(site) == {NODE: "PublicTagsDiffer"}
+    site.look()
+    assert site.publics.claims == {}
+    assert site.ec2.elastic["eipalloc-1"].association_id == ""
 
 
 def test_nothing_is_claimed_for_an_address_where_ec2_shows_another_public_one(site: Site) -> None:
