@@ -22,8 +22,8 @@ MOST_SECONDS: Final = 300.0
 """So long after there is what it asks for, or so short, a pod that is tried again has it."""
 KEPT_SECONDS: Final = 600.0
 """A request that nobody makes is remembered for so long after it was due: its pod may be tried again."""
-_MOST_KEPT: Final = 128
-"""Of one node: more than its pods. Those that are left out are looked for with each report."""
+_MOST_KEPT: Final = 512
+"""Of one node, which has fewer pods. Those that are left out are looked for with each report."""
 _JITTER: Final = 0.25
 
 
