@@ -36,6 +36,8 @@ def _problems(node: Node) -> list[str]:
 SABOTAGE = (
     "ip rule del priority 990",
     "ip rule del priority 991",
+    "ip rule del priority 992",
+    "nft flush chain ip berth choose",
     f"ip route flush table {TABLE}",
     f"ip route del {OWN} table {TABLE}",
     f"ip addr add {OWN}/24 dev eth1",
