@@ -185,14 +185,17 @@ class Verbs:
 
     async def _delete(self, key: Key, gone: Callable[[], object] = lambda: None) -> None:
         cancelled = CniError(skel.TRY_AGAIN_LATER, "cancelled by a DEL of this container")
-        self.lending.queue.cancel(key, cancelled)
-        async with self._container(key[0]):
-            entry = self.desk.entry(key)
-            if entry:
-                await self._remove(entry.attachment, gone)
-            else:
-                gone()
-                self.desk.deleted(key)
+        self.lending.queue.refuse(key, cancelled)
+        try:
+            async with self._container(key[0]):
+                entry = self.desk.entry(key)
+                if entry:
+                    await self._remove(entry.attachment, gone)
+                else:
+                    gone()
+                    self.desk.deleted(key)
+        finally:
+            self.lending.queue.allow(key)
 
     async def _remove(self, attachment: Attachment, gone: Callable[[], object] = lambda: None) -> None:
         """``gone`` is called when the kernel has nothing of it."""
