@@ -22,6 +22,7 @@ from berth_node.usable import Own
 __all__ = ["Requests", "request_id", "request_of"]
 
 _MOST_BYTES: Final = 100_000
+_MOST_EARLIER: Final = 256
 _BARE: Final = 150
 """Bytes of a request in a report whose texts are empty, but for its address."""
 
@@ -41,6 +42,10 @@ def request_of(attachment: Attachment) -> PodRequest | None:
         return None
     who = names_of(attachment)
     return PodRequest(request_id(attachment.key), attachment.address, *who, public=asked.public, groups=asked.groups)
+
+
+def _content(r: PodRequest) -> tuple[str, ...]:
+    return r.namespace, r.name, r.uid, r.public, r.groups
 
 
 def _fitting(requests: Sequence[PodRequest]) -> tuple[PodRequest, ...]:
@@ -69,6 +74,9 @@ class Requests:
     _asked: dict[Key, Order] = field(default_factory=dict)
     """The first report that can list a pod which waits for an interface of its own."""
     _listed: tuple[PodRequest, ...] | None = ()
+    _earlier: dict[tuple[str, ...], str] = field(default_factory=dict)
+    """Problems, by who asks for what: kubelet tries a pod again under another id, which a Lambda answers later only, if
+    what was asked for could not be had (:mod:`berth.unmet`)."""
 
     def add(self, key: Key, request: PodRequest) -> None:
         """A pod asks, or has got its address since."""
@@ -83,6 +91,17 @@ class Requests:
         """Take over what the record grants."""
         self.grants = {g.id: g for g in record.grants} if record.grants else {}
         self._answered = record.accepted
+        if self.grants:
+            for request in self.of.values():
+                self._note(request, self.grants.get(request.id))
+
+    def _note(self, request: PodRequest, grant: PodGrant | None) -> None:
+        if grant is not None:
+            self._earlier.pop(_content(request), None)  # the latest are kept
+            if grant.problem:
+                self._earlier[_content(request)] = grant.problem
+        while len(self._earlier) > _MOST_EARLIER:
+            del self._earlier[next(iter(self._earlier))]
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -122,9 +141,11 @@ class Requests:
         """Why a pod got no address of its own in its time, in words for its events."""
         grant = self.grants.get(request_id(pod.key))
         if pod.asked.groups:
-            told = (grant and grant.problem) or "the node's record lists none as yet"
+            told = grant.problem if grant else ""
+            told = told or self._told_before(pod.key, "the node's record lists none as yet")
             return f"no interface of its own for its security groups within {seconds:g} s: {told}"
-        told = grant.problem if grant else "the node's record lists no single address that is free"
+        nothing = "the node's record lists no single address that is free"
+        told = grant.problem if grant else self._told_before(pod.key, nothing)
         return f"no address of its own for a public one within {seconds:g} s: {told}"
 
     @property
@@ -144,12 +165,18 @@ class Requests:
         too."""
         grant = self.grants.get(request.id)
         if grant is None:
-            return "no answer is in the node's record yet"
+            return self._told_before(request, "no answer is in the node's record yet")
         if public and request.public and not (grant.public_address and grant.address == request.address):
             return grant.problem or "no public address is associated yet"
         if request.groups and not grant.interface_id:
             return grant.problem or "no interface is attached yet"
         return ""
+
+    def _told_before(self, asked: PodRequest | Key, nothing: str) -> str:
+        """What an earlier attempt of the same pod was told; ``nothing`` if that is not known."""
+        request = asked if isinstance(asked, PodRequest) else self.of.get(asked)
+        told = self._earlier.get(_content(request)) if request is not None else None
+        return f"{told} (told an earlier attempt)" if told else nothing
 
     def orphans(self) -> tuple[str, ...]:
         """Private addresses with a public one whose pod is gone: whoever got one now would get the other with it."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from berth.contract import KIND, NODE, PodGrant
 
-from tests.e2e.scenes import BusListener, FunctionLog, dead_letters, new_scene, tell
+from tests.e2e.scenes import BusListener, FunctionLog, dead_letters, new_scene, settle, tell, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.cni import CniError
 from tests.sandbox.demo.asking import use_public_subnet
@@ -22,9 +22,10 @@ from tests.sandbox.stack import NETWORK_ENDPOINT
 
 pytestmark = pytest.mark.long
 
+UNAVAILABLE = "Public Address Unavailable"
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
 PREFIXES = {"mode": "prefixes", "max-pods": "32", "warm-addresses": "4", "cooldown-seconds": "5"}
-POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "death")
+POOLS = ("seen", "one", "team", "hand", "late", "swept", "closed", "lost", "told", "death")
 ADDRESSES = {"mode": "addresses", "max-pods": "27", "warm-addresses": "4", "cooldown-seconds": "5"}
 
 
@@ -79,7 +80,7 @@ class Site:
 def site() -> Iterator[Site]:
     """Nodes in the public subnet: of prefixes, of addresses, one whose ADDs wait for a few seconds alone, and one
     whose interfaces have room for a prefix or an address each, so that a pod's single one is on another interface."""
-    with new_scene(parameters={"PublicPools": ",".join(POOLS)}) as scene:
+    with new_scene(parameters={"PublicPools": ",".join(POOLS), "WatchCloudTrail": "true"}) as scene:
         use_public_subnet(scene)
         tags = {"prefixes": PREFIXES, "addresses": ADDRESSES, "impatient": PREFIXES}
         small = NodeSpec("small", "p", "t3.micro", PREFIXES)
@@ -154,7 +155,7 @@ def test_an_empty_pool_is_told_to_the_pod_the_bus_and_the_metrics(site: Site) ->
     assert told.code == 11
     assert "no address of pool:one is free: all 1 are in use" in told.message
     node = site.scene.machines["impatient"].id
-    assert listener.wait_for(node, "Public Address Unavailable")["pod"] == "second"
+    assert listener.wait_for(node, UNAVAILABLE)["pod"] == "second"
     assert log.metric("PublicAddressesUnmet") > 0
     assert site.at(allocation) == first
     site.delete("first")
@@ -226,11 +227,76 @@ def test_what_is_taken_off_by_hand_comes_back_with_the_next_sweep(site: Site) ->
     site.ec2.release_address(AllocationId=allocation)
 
 
+def test_what_is_taken_off_by_hand_comes_back_when_a_trail_tells_of_it(site: Site) -> None:
+    """The call names the association alone, which is over by then."""
+    allocation, _ = site.allocate(public_pool="told")
+    pod = site.add("addresses", "told", public_address="pool:told")
+    wait_for("the grant to be in the record", lambda: site.grants("addresses"))
+    _forget_calls(site, "addresses")
+    association = site.shown(allocation)["AssociationId"]
+    site.ec2.disassociate_address(AssociationId=association)
+    trail_tells(site.scene, "DisassociateAddress", {"associationId": association})
+    wait_for("it to be associated again", lambda: site.at(allocation) == pod, 60)
+    site.delete("told")
+    wait_for("the address to be given back", lambda: site.at(allocation) == "")
+    site.ec2.release_address(AllocationId=allocation)
+
+
 def _forget_calls(site: Site, machine: str) -> None:
     """What Berth has done holds over what EC2 shows for a minute, which a test need not wait for."""
     stack = site.scene.stack
     key = {NODE: {"S": stack.arn(site.scene.machines[machine].id)}, KIND: {"S": "intents"}}
     stack.client("dynamodb").delete_item(TableName=stack.outputs["TableName"], Key=key)
+
+
+def test_one_that_loses_its_tag_stays_with_its_pod_and_goes_to_the_next_once_it_has_it_again(site: Site) -> None:
+    allocation, public = site.allocate(public_pool="lost")
+    pod = site.add("addresses", "lost", public_address="pool:lost")
+    tag = {"Key": "berth:public-pool", "Value": "lost"}
+    site.ec2.delete_tags(Resources=[allocation], Tags=[tag])
+    listener, log = BusListener(site.scene), FunctionLog(site.scene)
+    _age_claim(site, allocation)
+    tell(site.scene, "fire", {"rule": "SweepRule"})
+    wait_for("the pod to be told", lambda: "has lost the tag" in _grant_at(site, "addresses", pod).problem)
+    with EchoServers() as servers:
+        servers.add("internet", address=INTERNET, name="internet")
+        assert tcp_echo(site.netns("lost"), INTERNET).told == f"internet {public}"
+    node = site.scene.machines["addresses"].id
+    told = wait_for("the event", lambda: [e for e in listener.of(node, UNAVAILABLE) if e["pod"] == "lost"])
+    assert "has lost the tag" in told[0]["reason"]
+    assert log.metric("PublicAddressesUntagged") > 0
+    other = site.add("addresses", "other", public_address="pool:lost", public_address_wait="false")
+    site.delete("lost")
+    site.delete("other")
+    settle(site.scene)
+    assert _grant_at(site, "addresses", pod).public_address == public
+    assert site.at(allocation) == pod
+    plain = [site.add("addresses", f"plain-{n}") for n in range(6)]
+    assert pod not in plain
+    assert other not in plain
+    site.ec2.create_tags(Resources=[allocation], Tags=[tag])
+    following = site.add("addresses", "following", public_address="pool:lost")
+    assert following != pod
+    assert site.at(allocation) == following
+    for name in ("following", *(f"plain-{n}" for n in range(6))):
+        site.delete(name)
+    wait_for("the address to be given back", lambda: site.at(allocation) == "")
+    site.ec2.release_address(AllocationId=allocation)
+
+
+def _age_claim(site: Site, allocation: str) -> None:
+    """The sweep leaves claims of the last two minutes to those who are at work on them."""
+    stack = site.scene.stack
+    stack.client("dynamodb").update_item(
+        TableName=stack.outputs["TableName"],
+        Key={NODE: {"S": "public"}, KIND: {"S": allocation}},
+        UpdateExpression="SET claimed_at = :then",
+        ExpressionAttributeValues={":then": {"N": "1"}},
+    )
+
+
+def _grant_at(site: Site, machine: str, address: str) -> PodGrant:
+    return next((g for g in site.grants(machine) if g.address == address), PodGrant(""))
 
 
 def test_a_closed_security_group_keeps_the_internet_out(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.scenes import dead_letters, new_scene, settle, tell, trail_tells
+from tests.e2e.scenes import BusListener, dead_letters, faults, new_scene, settle, tell, trail_tells
 from tests.sandbox.account import wait_for
 from tests.sandbox.demo.stages import PlacedPod, Scene, add_pods, launch, start_agents
 from tests.sandbox.echo import EchoServers, tcp_echo, udp_echo
@@ -144,7 +145,32 @@ def test_where_no_route_has_changed_no_node_is_looked_at(site: Site) -> None:
     name = site.scene.stack.outputs["FollowFunctionName"]
     answer = site.scene.stack.client("lambda").invoke(FunctionName=name)
     assert "FunctionError" not in answer
-    assert answer["Payload"].read() == b'{"RoutesCompared": 2, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0}'
+    counted = {"RoutesCompared": 2, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0, "PrefixListsUnread": 0}
+    assert json.loads(answer["Payload"].read()) == counted
+
+
+def _lists(site: Site, machine: str, cidr: str, *, listed: bool = True) -> bool:
+    return (cidr in site.cidrs(machine)) == listed
+
+
+def test_nodes_keep_what_they_list_while_a_prefix_list_cannot_be_read_and_it_is_told(site: Site) -> None:
+    listener, other = BusListener(site.scene), "10.201.0.0/24"
+    unshared = {"action": "GetManagedPrefixListEntries", "code": "InvalidPrefixListID.NotFound", "status": 400}
+    with faults(site.scene, {**unshared, "times": None}):
+        site.ec2.create_route(RouteTableId=site.table, DestinationCidrBlock=other, GatewayId=site.gateway)
+        site.trail_tells("CreateRoute")
+        for name in ("alpha", "beta"):
+            wait_for("the other route to be followed", partial(_lists, site, name, other), 60)
+            assert LISTED_CIDR in site.cidrs(name)
+        site.see_pods("listed", LISTED)
+        site.time_to_follow()
+        (told, *_) = wait_for("the event", lambda: [e for e in listener.all() if e["detail-type"] == "Routes Unknown"])
+        assert (told["detail"]["route-tables"], told["detail"]["nodes"]) == ([site.table], 2)
+    site.ec2.delete_route(RouteTableId=site.table, DestinationCidrBlock=other)
+    site.trail_tells("DeleteRoute")
+    for name in ("alpha", "beta"):
+        wait_for("the route to be gone", partial(_lists, site, name, other, listed=False), 60)
+        assert LISTED_CIDR in site.cidrs(name)
 
 
 @contextmanager

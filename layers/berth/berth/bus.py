@@ -30,6 +30,7 @@ __all__ = [
     "network_not_flat",
     "policy_invalid",
     "public_address_unavailable",
+    "routes_unknown",
     "standby_pool_invalid",
     "subnet_low",
 ]
@@ -108,6 +109,11 @@ def network_not_flat(cells: int, failing: int, causes: Sequence[Mapping[str, Any
     told = [{**cause, "breaks": list(cause["breaks"])[:10]} for cause in causes[:20]]
     detail = {"cells": cells, "failing": failing, "causes": told, "causes-left-out": max(0, len(causes) - len(told))}
     return Event("Network Not Flat", detail)
+
+
+def routes_unknown(prefix_list: str, tables: Sequence[str], nodes: int) -> Event:
+    """A prefix list that routes name cannot be read."""
+    return Event("Routes Unknown", {"prefix-list": prefix_list, "route-tables": sorted(tables), "nodes": nodes})
 
 
 class Bus(Protocol):

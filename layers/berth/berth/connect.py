@@ -109,12 +109,15 @@ def connect_drift(settings: Settings, meters: Meters | None = None) -> DriftEdge
 
     ec2 = make_client("ec2", config=CLIENT_CONFIG)
     _counting(ec2, meters)
+    budget, table = connect_budget(settings), make_client("dynamodb", config=CLIENT_CONFIG)
+    pay = paying(budget, time.time)
     return DriftEdges(
         survey=Boto3Survey(ec2, lambda: make_client("autoscaling", config=CLIENT_CONFIG), settings.arn_prefix),
-        records=DynamoDriftRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
+        records=DynamoDriftRecords(table, settings.table),
         looks=connect_looks(settings),
         settings=settings,
-        budget=connect_budget(settings),
+        publics=AwsPublics(ec2, table, settings.table, settings.public_pools, settings.arn, pay),
+        budget=budget,
     )
 
 
@@ -140,6 +143,7 @@ def connect_follow(settings: Settings, meters: Meters | None = None) -> FollowEd
         records=DynamoRouteRecords(make_client("dynamodb", config=CLIENT_CONFIG), settings.table),
         looks=connect_looks(settings),
         settings=settings,
+        bus=connect_bus(settings),
         budget=budget,
     )
 

@@ -95,7 +95,7 @@ def prune(decision: Decision) -> Decision:
         allowed_groups=view.allowed_groups & asked,
         record=replace(view.record, accepted=Order(), no_snat_cidrs=()) if view.record else None,
         report=replace(view.report, order=Order()) if view.report else None,
-        notes=replace(view.notes, next_look=0.0, looks=0, problems=""),
+        notes=replace(view.notes, next_look=0.0, looks=0, problems="", unmet_requests=()),
     )
     if rules is None:
         return replace(decision, view=view)

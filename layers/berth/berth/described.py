@@ -166,7 +166,7 @@ class PublicAddress:
     ``namespaces`` may have it, all of them if there are none. ``association_id``, ``interface_id``, ``instance_id`` and
     ``private_address`` say what it is associated with. ``claimed_by`` is an instance id, ``request`` that node's
     request, ``claimed_for`` the private address that it is to be associated with. What is only claimed, since EC2 does
-    not show it (any more) with such a tag, is not ``shown``.
+    not show it (any more) with such a tag, is not ``shown``; what it is associated with is known all the same.
     """
 
     id: str

@@ -2,7 +2,8 @@
 
 CloudTrail tells of such calls where there is a trail; without one the sweep finds what they changed, a little later. A
 batch costs a few describes, whatever its size, and the table is read only for interfaces that are gone: then nothing
-but the record that lists one says whose it was.
+but the record that lists one says whose it was. So it is with Elastic IP addresses that were taken off: a call names an
+association that is over, and the claim says which pod's node it was at.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
-from berth.absent import Unlimited
+from berth.absent import NoPublics, Unlimited
 from berth.budget import Budget, OutOfTokensError, paying
 from berth.drift_records import LISTING_IDS
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events.network_interface_call import InterfaceCall
 from berth.looks import Looks
-from berth.model import Instance, InterfaceView
+from berth.model import Instance, InterfaceView, PublicAddress
 from berth.policy import cluster_of
 from berth.settings import Settings
 from berth.survey import PAGE_IDS, Page, every
@@ -29,6 +30,8 @@ __all__ = ["DriftEdges", "DriftRecords", "DriftSurvey", "find_drift"]
 T = TypeVar("T")
 _INTERFACES: Final = "DescribeNetworkInterfaces"
 _INSTANCES: Final = "DescribeInstances"
+_ADDRESSES: Final = "DescribeAddresses"
+_OF_ADDRESSES: Final = frozenset({"AssociateAddress", "DisassociateAddress"})
 
 
 class DriftSurvey(Protocol):
@@ -54,12 +57,20 @@ class DriftRecords(Protocol):
         """ARNs of nodes on one page of the table whose records list one of these, and the next page's token."""
 
 
+class DriftPublics(Protocol):
+    """Elastic IP addresses: :class:`berth.public_store.Publics` as far as it is needed here."""
+
+    def load(self) -> tuple[PublicAddress, ...]:
+        """All that the stack may use and all that are claimed, as EC2 shows them; takes the tokens itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class DriftEdges:
     survey: DriftSurvey
     records: DriftRecords
     looks: Looks
     settings: Settings
+    publics: DriftPublics = field(default_factory=NoPublics)
     budget: Budget = field(default_factory=Unlimited)
     clock: Callable[[], float] = time.time
 
@@ -96,10 +107,23 @@ def _concerned(edges: DriftEdges, seen: Sequence[InterfaceCall]) -> set[str]:
     shown += _among(edges, _INTERFACES, survey.interfaces_by_attachment, attachments)
     if any(call.action == "DetachNetworkInterface" for call in seen):
         shown += _pages(edges, _INTERFACES, survey.unattached)
+    if any(call.action in _OF_ADDRESSES for call in seen):
+        suspects |= _displaced(edges)
     suspects.update(o for i in shown for o in (i.node, i.attachment.instance_id if i.attachment else None) if o)
     instances = _among(edges, _INSTANCES, survey.instances_among, suspects)
     nodes = {i.id for i in instances if _is_node(i, edges.settings)}
     return nodes | _losers(edges, named - {i.id for i in shown})
+
+
+def _displaced(edges: DriftEdges) -> set[str]:
+    """Instances whose pods have claimed an Elastic IP address that EC2 does not show where it was claimed for."""
+    try:
+        claimed = [p for p in edges.publics.load() if p.claimed_by]
+    except Ec2Error as error:
+        if error.trouble is Trouble.THROTTLED:
+            edges.budget.throttled(_ADDRESSES, edges.clock())
+        raise
+    return {p.claimed_by for p in claimed if not p.association_id or p.private_address != p.claimed_for}
 
 
 def _is_node(instance: Instance, settings: Settings) -> bool:

@@ -45,11 +45,12 @@ class Kind(Enum):
     ORPHANS = "NodesWithOrphans"
     UNATTACHED = "NodesWithUnattached"
     PUBLIC = "NodesPublicDiffers"  # public addresses of its pods are others than the record grants
+    TAGS = "PublicTagsDiffer"  # a public address has lost its tag or has it again, and its pod has not been told
     CLAIMED = "PublicClaimsUnused"  # claimed for a pod that the record knows nothing of
 
     @property
     def repair(self) -> bool:
-        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY, Kind.PUBLIC)
+        return self not in (Kind.YOUNG, Kind.UNMET, Kind.GROUPS, Kind.POLICY, Kind.PUBLIC, Kind.TAGS)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from berth.absent import Unlimited
 from berth.budget import Budget, OutOfTokensError, paying
+from berth.bus import Bus, routes_unknown
 from berth.ec2_wire import Ec2Error, Trouble, ec2_name
 from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, Looks, spread
 from berth.model import Instance
@@ -57,6 +58,7 @@ class FollowEdges:
     records: RouteRecords
     looks: Looks
     settings: Settings
+    bus: Bus
     budget: Budget = field(default_factory=Unlimited)
     clock: Callable[[], float] = time.time
 
@@ -67,10 +69,10 @@ def follow_routes(edges: FollowEdges) -> Counter[str]:
     Without a token to spare it is left to the next run. Raises :class:`~berth.ec2_wire.Ec2Error`; nothing is lost then
     but time.
     """
-    counts = Counter({"RoutesCompared": 0, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0})
+    counts = Counter({"RoutesCompared": 0, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0, "PrefixListsUnread": 0})
     try:
         listed = list(_all(edges.records))
-        differing = _differing(edges, listed)
+        differing, unread = _compared(edges, listed)
         nodes = sorted(_nodes(edges, differing)) if differing else []
     except OutOfTokensError:
         counts["RouteLooksPutOff"] = 1
@@ -84,6 +86,8 @@ def follow_routes(edges: FollowEdges) -> Counter[str]:
     for start in range(0, len(nodes), _BATCH):
         edges.looks.ask(nodes[start : start + _BATCH], ROUTES_CHANGED, FRESH_SECONDS + spread(start))
     counts["RoutesCompared"], counts["NodesRoutesChanged"] = len(listed), len(nodes)
+    counts["PrefixListsUnread"] = len(unread)
+    edges.bus.send([routes_unknown(name, sorted(tables), count) for name, (tables, count) in sorted(unread.items())])
     return counts
 
 
@@ -96,18 +100,27 @@ def _all(records: RouteRecords) -> Iterator[Listed]:
             return
 
 
-def _differing(edges: FollowEdges, listed: Sequence[Listed]) -> list[str]:
-    """Nodes whose records list other destinations than a look would now."""
+def _compared(edges: FollowEdges, listed: Sequence[Listed]) -> tuple[list[str], dict[str, tuple[set[str], int]]]:
+    """Nodes whose records list other destinations than a look would now; and prefix lists that cannot be read, with the
+    route tables that name them and how many nodes that concerns."""
     settings = edges.settings
     vpcs = edges.routes.vpcs(sorted({s for node in listed for s in node.subnets}))
     routing = edges.routes.routing(sorted(set(vpcs.values())))
-    found = []
+    found, unread = list[str](), dict[str, tuple[set[str], int]]()
     for node in listed:
-        own = next((vpcs[s] for s in node.subnets if s in vpcs), "")
-        if own in routing:
-            wanted = routing[own].no_snat(node.subnets, settings.no_snat_cidrs, settings.snat_cidrs)
-            found += [node.instance_id] if wanted != node.no_snat_cidrs else []
-    return found
+        own = routing.get(next((vpcs[s] for s in node.subnets if s in vpcs), ""))
+        if own is None:
+            continue
+        wanted = own.no_snat(node.subnets, settings.no_snat_cidrs, settings.snat_cidrs, node.no_snat_cidrs)
+        found += [node.instance_id] if wanted != node.no_snat_cidrs else []
+        for name, tables in _by_list(own.unread(node.subnets)).items():
+            known, count = unread.get(name, (set(), 0))
+            unread[name] = (known | tables, count + 1)
+    return found, unread
+
+
+def _by_list(unread: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
+    return {name: {table for table, other in unread if other == name} for _, name in unread}
 
 
 def _nodes(edges: FollowEdges, ids: Sequence[str]) -> Iterator[str]:

@@ -29,9 +29,9 @@ from berth.events import Signal
 from berth.leases import Kept, Telling, is_of_an_earlier_life, keep, told_until
 from berth.ledger import Ledger
 from berth.node_items import Heard
-from berth.own_interfaces import asks
 from berth.records import lent_from
 from berth.store import NodeState, Store
+from berth.unmet import asks_anew
 
 __all__ = [
     "MAX_REPORT_BYTES",
@@ -187,6 +187,8 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
     which the record has to say. What EC2 and the record disagree about is for events and the sweep to find. In doubt it
     is true: a look costs describes and nothing else.
 
+    What pods ask for and cannot have is looked for ever less often (:mod:`berth.unmet`).
+
     A node that lacks addresses and holds a slot for them is looked at when it comes up; before that there is no token
     for what it lacks. A slot for anything else, or one that its addresses have come without, says nothing about those.
     """
@@ -201,7 +203,9 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
         return True
     if any(i.outcome is None for i in state.intents):
         return True  # a function was killed: the message that it died of may be an older report, which starts no look
-    if _asks_otherwise(report, record) or state.publics != {g.allocation_id for g in record.grants if g.allocation_id}:
+    if asks_anew(report, record, notes.unmet_requests, now) or state.publics != {
+        g.allocation_id for g in record.grants if g.allocation_id
+    }:
         return True
     if any(a.releasing for i in record.interfaces for a in i.assignments) or _lacks_ipv6(record):
         return True
@@ -215,12 +219,6 @@ def needs_look(report: Report, state: NodeState, now: float = 0.0) -> bool:
 def _with_boot(state: NodeState, report: Report) -> NodeState:
     """``state`` as if the record said already which boot ``report`` is of."""
     return replace(state, record=replace(state.record, accepted=report.order)) if state.record else state
-
-
-def _asks_otherwise(report: Report, record: Record) -> bool:
-    """What pods ask for is not what the record grants: more, less, or something that could not be had so far."""
-    asked = {(r.id, r.address) for r in report.requests if r.public}
-    return asked != {(g.id, g.address) for g in record.grants if g.public_address} or asks(report, record)
 
 
 def _lacks_ipv6(record: Record) -> bool:

@@ -13,9 +13,11 @@ from berth.launch import serve_hook
 from berth.model import Instance, NodePolicy, PolicyProblem
 from berth.plan import Plan, planner
 from berth.policy import fingerprint, fit_policy, parse_policy
-from berth.records import usable_addresses
+from berth.publics import untagged
+from berth.records import pod_subnets, usable_addresses
 from berth.store import NodeState
 from berth.surroundings import fit_network, lacks_pod_subnet
+from berth.unmet import note_unmet
 from berth.visit import Visit
 from berth.world import World
 
@@ -51,7 +53,17 @@ def bring(visit: Visit, instance: Instance, cluster: str, world: World) -> str:
     note(visit, convergence, state, last, policy)
     unmet = f"{last.unmet} addresses unmet: {last.reason}" if last.unmet else ""
     later = convergence.again or last.waiting
-    return "; ".join(filter(None, (unmet, later and f"looking again: {later}"))) or "as planned"
+    routes = _unread(world, convergence)
+    return "; ".join(filter(None, (unmet, routes, later and f"looking again: {later}"))) or "as planned"
+
+
+def _unread(world: World, done: Convergence) -> str:
+    """What of the routes of a node's pods nobody knows, in words."""
+    record = done.view.record
+    subnets = pod_subnets(record.interfaces) if record else ()
+    unread = world.network.routing(done.view.instance.vpc_id).unread(subnets)
+    named = ", ".join(f"{name} (of {table})" for table, name in unread)
+    return f"prefix lists of routes cannot be read, so what was listed stays: {named}" if named else ""
 
 
 def _skip(visit: Visit, instance: Instance, policy: NodePolicy) -> str:
@@ -83,6 +95,7 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
     new = replace(notes, unmet=unmet, problems=problems, absent_since=0.0, wanted_since=since)
     known, now = dict(notes.unwanted), visit.edges.clock()
     new = replace(new, unwanted=tuple((i, known.get(i, now)) for i in last.unwanted))
+    new = replace(new, unmet_requests=note_unmet(notes.unmet_requests, done.view.report, record, instance_id, now))
     # the record as it is was written by the run: what is left to save is beside it
     hook = serve_hook(visit, done, record, last)
     reason, restless = done.again or last.waiting or hook, bool(done.restless or last.waiting or hook)
@@ -94,12 +107,15 @@ def note(visit: Visit, done: Convergence, state: NodeState, last: Plan, policy: 
 
 
 def _tell_unavailable(visit: Visit, done: Convergence, state: NodeState) -> None:
-    """Tell of each request for a public address that cannot be met, once: a new attempt of the pod is a new one."""
+    """Tell of each request for a public address that cannot be met, once: a new attempt of the pod is a new one. And of
+    one whose address lost its tag."""
     report, record = done.view.report, done.view.record
     refused = {g.id: g.problem for g in (record.grants if record else ()) if g.problem}
+    met = {g.id for g in (record.grants if record else ()) if g.public_address}
+    visit.counts.update({"PublicAddressesUntagged": lost} if (lost := untagged(done.view)) else {})
     known = {g.id for g in (state.record.grants if state.record else ()) if g.problem}
     for request in (r for r in (report.requests if report else ()) if r.public and r.id in refused):
-        visit.counts["PublicAddressesUnmet"] += 1
+        visit.counts["PublicAddressesUnmet"] += request.id not in met
         if request.id not in known:
             about, reason = done.view.instance, refused[request.id]
             visit.events.append(public_address_unavailable(about.arn, about.id, request, reason))

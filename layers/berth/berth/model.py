@@ -56,6 +56,7 @@ __all__ = [
     "PublicAddress",
     "Setbacks",
     "SubnetView",
+    "Unmet",
 ]
 
 
@@ -100,6 +101,15 @@ class NodePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmet:
+    """A pod's request that ``looks`` looks in vain have put off until then (:mod:`berth.unmet`)."""
+
+    key: str
+    looks: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """What EC2 does not tell and so is kept beside the record.
 
@@ -108,6 +118,7 @@ class Notes:
     ``unwanted`` are (interface, since when) of unattached ones that the plan has no use for. The instance has waited
     in the launch hook ``hook_name`` of the group ``hook_group`` since ``hook_at``. ``wanted_since`` is when the
     addresses that are still missing began to be. ``listed_at`` is when the record last listed something new.
+    ``unmet_requests`` are pods' requests that were answered with a problem.
     """
 
     requested: int = 0
@@ -124,6 +135,7 @@ class Notes:
     hook_at: float = 0.0
     wanted_since: float = 0.0
     listed_at: float = 0.0
+    unmet_requests: tuple[Unmet, ...] = ()
 
     def minimum(self, usual: int, now: float) -> int:
         """Addresses to be assigned at the least: the policy's, or more while somebody has asked for more."""

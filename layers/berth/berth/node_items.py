@@ -34,7 +34,7 @@ from berth.contract import (
     encode_record,
 )
 from berth.intents import decode_intents
-from berth.model import Intent, Notes
+from berth.model import Intent, Notes, Unmet
 from berth.table import told
 
 __all__ = [
@@ -130,6 +130,7 @@ def _notes(record: Mapping[str, Any]) -> Notes:
         problems=record.get("problems", {}).get("S", ""),
         wanted_since=noted("wanted_since"),
         listed_at=noted("listed_at"),
+        unmet_requests=tuple(Unmet(*u) for u in json.loads(record.get("unmet_requests", {}).get("S", "[]"))),
         unwanted=tuple(sorted(json.loads(record.get("unwanted", {}).get("S", "{}")).items())),
         hook_group=record.get("hook_group", {}).get("S", ""),
         hook_name=record.get("hook_name", {}).get("S", ""),

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from berth.contract import PodRequest, Record, Report
+from berth.contract import PodRequest
 from berth.model import InterfaceView, NodeView, PodGroups
 
-__all__ = ["asks", "asks_of", "for_itself", "groups_of", "kept", "loose", "resolve"]
+__all__ = ["asks_of", "for_itself", "groups_of", "kept", "loose", "resolve"]
 
 _GROUP: Final = re.compile(r"sg-[0-9a-f]{8,17}")
 _MOST_GROUPS: Final = 16
@@ -50,15 +50,6 @@ def loose(view: NodeView) -> list[InterfaceView]:
     if not any(i.pod and i.attachment is None for i in view.interfaces):
         return []  # nearly always
     return [i for i in kept(view).values() if i.attachment is None and i.zone == view.instance.zone]
-
-
-def asks(report: Report, record: Record) -> bool:
-    """Whether a pod lacks its interface, or waits to be told that it has it, or one is to be given back."""
-    if not report.requests and not record.grants:
-        return False
-    own, listed = {i.pod for i in record.interfaces if i.pod}, {r.id for r in report.requests}
-    over = (own | {g.id for g in record.grants}) - listed
-    return bool(over) or any(r.groups and (r.id not in own or not r.address) for r in report.requests)
 
 
 def _held(interface: InterfaceView) -> bool:

@@ -27,19 +27,26 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_ec2.client import EC2Client
 
-__all__ = ["PARTITION", "AwsPublics", "Publics"]
+__all__ = ["PARTITION", "AwsPublics", "Publics", "may_use"]
 
 PARTITION: Final = "public"
 # boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
 NOBODY_HAS_IT: Final = "attribute_not_exists(claimed_by) OR (claimed_by = :me AND asked_by = :request)"
+_MOST_VALUES: Final = 200
+"""Of one filter ("Amazon EC2 API: filtering", EC2 User Guide, "List and filter your resources")."""
 IT_IS_MINE: Final = "claimed_by = :me"
+
+
+def may_use(public: PublicAddress, pools: Sequence[str]) -> bool:
+    """Whether a stack that is given these pools (patterns) may use an address that carries the tag."""
+    return any(fnmatch.fnmatchcase(public.pool, pattern) for pattern in pools)
 
 
 class Publics(Protocol):
     """What reconcile needs of them. Times are Unix seconds."""
 
     def load(self) -> tuple[PublicAddress, ...]:
-        """All that the stack may use, and all that are claimed. Raises what EC2 and the table do."""
+        """All that the stack may use, and all that are claimed, without a tag too. Raises what EC2 and the table do."""
 
     def claim(self, public: PublicAddress, instance_id: str, request: str, address: str, now: float) -> bool:
         """Make it this request's. False: somebody else has it."""
@@ -67,12 +74,15 @@ class AwsPublics:
 
     def load(self) -> tuple[PublicAddress, ...]:
         """Claims are read after EC2: one that was given up in between looks as if it were still where it was."""
-        found = {p.id: p for p in self._shown() if self._usable(p)}
-        for item in self._claims():
-            known = found.get(item[KIND]["S"], PublicAddress(item[KIND]["S"], shown=False))
+        tagged = {p.id: p for p in self._described("tag-key", [POOL_TAG])}
+        found = {p.id: p for p in tagged.values() if may_use(p, self._pools)}
+        claims = {item[KIND]["S"]: item for item in self._claims()}
+        known = {**tagged, **{p.id: p for p in self._without_tag(sorted(claims.keys() - tagged.keys()))}}
+        for name, item in claims.items():
+            shown = found.get(name) or replace(known.get(name, PublicAddress(name)), shown=False)
             claim = {name: item.get(name, {}).get("S", "") for name in ("claimed_by", "asked_by", "private_address")}
-            found[known.id] = replace(
-                known, claimed_by=claim["claimed_by"], request=claim["asked_by"], claimed_for=claim["private_address"]
+            found[name] = replace(
+                shown, claimed_by=claim["claimed_by"], request=claim["asked_by"], claimed_for=claim["private_address"]
             )
         return tuple(sorted(found.values(), key=lambda p: p.id))
 
@@ -103,12 +113,17 @@ class AwsPublics:
 
     # ------------------------------------------------------------------------------------------- plumbing
 
-    def _usable(self, public: PublicAddress) -> bool:
-        return any(fnmatch.fnmatchcase(public.pool, pattern) for pattern in self._pools)
+    def _without_tag(self, claimed: Sequence[str]) -> Iterator[PublicAddress]:
+        """What is claimed and not shown by its tag: without one it is where it was all the same. None, nearly always.
 
-    def _shown(self) -> Iterator[PublicAddress]:
+        A filter leaves out what has been released; to ask for it by its id would be an error.
+        """
+        for at in range(0, len(claimed), _MOST_VALUES):
+            yield from self._described("allocation-id", claimed[at : at + _MOST_VALUES])
+
+    def _described(self, name: str, values: Sequence[str]) -> Iterator[PublicAddress]:
         """DescribeAddresses knows no pages: all in one answer. Once more if it was not answered."""
-        parameters = {"Filters": [{"Name": "tag-key", "Values": [POOL_TAG]}]}
+        parameters = {"Filters": [{"Name": name, "Values": list(values)}]}
         self._pay("DescribeAddresses")
         try:
             answer = call_ec2(self._ec2, "describe_addresses", parameters)

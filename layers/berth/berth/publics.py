@@ -3,6 +3,9 @@
 The claim in the table decides whose an Elastic IP address is; EC2 decides where it is. So a claim comes before the
 association, and goes after it: killed between any two steps, the next look finds the claim and goes on. Never is one
 taken from where it is: what somebody else has associated stays there.
+
+One that has lost its tag is none that the stack may take off any more (template.yaml, ReconcilePublicPolicy). While EC2
+shows it where it was claimed for, claim and grant stay, also after the pod: nobody else is to get its private address.
 """
 
 from __future__ import annotations
@@ -16,7 +19,17 @@ from berth.calls import AssociatePublic, ClaimPublic, DisassociatePublic, Public
 from berth.contract import PodGrant, PodRequest
 from berth.model import POOL_TAG, InterfaceView, NodeView, Outcome, PublicAddress
 
-__all__ = ["Case", "apply_public", "cases", "claimed", "concerns", "lacking_addresses", "public_calls", "public_grants"]
+__all__ = [
+    "Case",
+    "apply_public",
+    "cases",
+    "claimed",
+    "concerns",
+    "lacking_addresses",
+    "public_calls",
+    "public_grants",
+    "untagged",
+]
 
 
 _MOST_REFUSALS: Final = 3
@@ -25,7 +38,10 @@ _MOST_REFUSALS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request: what it has (``granted``), what is to be done next, or why it cannot be met."""
+    """One request: what it has (``granted``), what is to be done next, or why it cannot be met.
+
+    What is ``granted`` may be at another address than the pod's: as long as it is there nobody else is to get that.
+    """
 
     request: PodRequest
     granted: PublicAddress | None = None
@@ -66,6 +82,8 @@ def cases(view: NodeView) -> tuple[Case, ...]:
 def _case(view: NodeView, request: PodRequest, wanted: set[str]) -> Case:
     mine = next((p for p in claimed(view) if p.request == request.id), None)
     where = _holder(view, request.address)
+    if where is None and mine is not None and _stuck(view, mine):
+        return Case(request, granted=mine, problem=_lost(mine))
     if request.address and where is None:
         return Case(request, problem=f"EC2 does not show {request.address} on the node as an address of its own")
     if mine is not None:
@@ -88,22 +106,47 @@ def _holder(view: NodeView, address: str) -> InterfaceView | None:
 def _with_claim(view: NodeView, request: PodRequest, mine: PublicAddress, where: InterfaceView) -> Case:
     refused = dict(view.setbacks.no_public).get(mine.id, "")
     if _is_at(mine, where, request.address):
-        return Case(request, granted=mine)
-    if mine.association_id and _was_ours(view, mine):
+        return Case(request, granted=mine, problem="" if mine.shown else _lost(mine))
+    if _rests(view, mine):
         # the pod has another address than when it asked before; without its association the claim is given back below
         call = DisassociatePublic(mine.interface_id, mine.id, mine.association_id, mine.private_address)
-        return Case(request, call=None if refused else call, problem=refused)
+        problem = refused if mine.shown else _lost(mine)
+        return Case(request, granted=mine, call=None if problem else call, problem=problem)
     if mine.claimed_for != request.address and not mine.association_id and mine.id not in view.setbacks.unsure:
         return Case(request, call=UnclaimPublic(mine.id))
     if refused or not mine.shown or mine.association_id:
         why = refused or (_elsewhere(mine) if mine.shown else _untagged(mine.id))
         # what may be associated any moment stays claimed: nobody else is to find it there
         return Case(request, call=None if mine.id in view.setbacks.unsure else UnclaimPublic(mine.id), problem=why)
-    other = next((p for p in view.publics or () if p.id != mine.id and _is_at(p, where, request.address)), None)
-    if other is not None or request.address in where.public:
-        known = other.address if other else "one of another pool"
-        return Case(request, problem=f"{request.address} already has another public address: {known}")
+    if problem := _taken(view, where, request.address):
+        return Case(request, problem=problem)
     return Case(request, call=AssociatePublic(where.id, mine.id, request.address))
+
+
+def _taken(view: NodeView, where: InterfaceView, address: str) -> str:
+    """Why nothing can be associated with ``address``: EC2 shows something there. Else ""."""
+    there = next((p for p in view.publics or () if _is_at(p, where, address)), None)
+    if there is None and address not in where.public:
+        return ""
+    return f"{address} already has another public address: {there.address if there else 'none of a pool of the stack'}"
+
+
+def _rests(view: NodeView, public: PublicAddress) -> bool:
+    """It is still where it was claimed for."""
+    return bool(public.association_id) and _was_ours(view, public)
+
+
+def _stuck(view: NodeView, public: PublicAddress) -> bool:
+    """And it has lost its tag."""
+    return not public.shown and _rests(view, public)
+
+
+def _lost(public: PublicAddress) -> str:
+    return (
+        f"{public.address} ({public.id}) has lost the tag {POOL_TAG}, or the stack may not use its pool any more "
+        f"(parameter PublicPools). It stays at {public.private_address}, and Berth may not take it off: give it the "
+        "tag again, or disassociate it by hand when its pod is gone"
+    )
 
 
 def _is_at(public: PublicAddress, where: InterfaceView, address: str) -> bool:
@@ -128,6 +171,8 @@ def _choose(
     free = [p for p in allowed if not p.claimed_by and not p.association_id]
     if len(refused) >= _MOST_REFUSALS:
         return None, next(iter(refused.values()))  # it is not the addresses
+    if where and not here and (taken := _taken(view, where, request.address)):
+        return None, taken
     for p in [*here, *sorted(free, key=lambda p: _spread(view.instance.id, p.id))]:
         if p.id not in wanted and p.id not in refused:
             return p, ""
@@ -189,8 +234,8 @@ def _give_back(view: NodeView) -> Iterator[PublicCall]:
     refused = dict(view.setbacks.no_public)
     for p in view.publics or ():
         if p.claimed_by == view.instance.id and p.request not in asked:
-            if p.association_id and _was_ours(view, p):
-                if p.id not in refused:
+            if _rests(view, p):
+                if p.id not in refused and p.shown:
                     yield DisassociatePublic(p.interface_id, p.id, p.association_id, p.private_address)
             elif p.id not in view.setbacks.unsure:
                 yield UnclaimPublic(p.id)
@@ -215,8 +260,8 @@ def lacking_addresses(view: NodeView) -> int:
     """Requests that need an address of their own on a node of prefixes, and could then have a public one."""
     if view.report is None:
         return 0
-    served = {p.request for p in claimed(view)}
-    waiting = (c.request for c in cases(view) if not c.request.address and not c.problem)
+    served = {p.request for p in claimed(view) if not _stuck(view, p)}
+    waiting = (c.request for c in cases(view) if not c.request.address and (c.granted or not c.problem))
     return sum(request.id not in served for request in waiting)
 
 
@@ -226,15 +271,24 @@ def public_grants(view: NodeView) -> tuple[PodGrant, ...]:
     What a pod that is gone had stays for as long as EC2 has not let go of it: the agent lends that address to nobody.
     """
     asked = {r.id for r in view.report.requests} if view.report is not None else set()
-    kept = [p for p in claimed(view) if p.request not in asked and p.association_id and _was_ours(view, p)]
-    found = [PodGrant(p.request, p.claimed_for, p.address, p.id) for p in kept]
+    kept = [p for p in claimed(view) if p.request not in asked and _rests(view, p)]
+    found = [_grant(p, "" if p.shown else _lost(p)) for p in kept]
     for case in cases(view):
-        r = case.request
         if case.granted is not None:
-            found.append(PodGrant(r.id, r.address, case.granted.address, case.granted.id))
+            found.append(_grant(case.granted, case.problem))
         elif case.problem:
-            found.append(PodGrant(r.id, problem=case.problem))
+            mine = next((p.id for p in claimed(view) if p.request == case.request.id), "")
+            found.append(PodGrant(case.request.id, allocation_id=mine, problem=case.problem))
     return tuple(sorted(found, key=lambda g: g.id))
+
+
+def _grant(p: PublicAddress, problem: str) -> PodGrant:
+    return PodGrant(p.request, p.private_address, p.address, p.id, problem=problem)
+
+
+def untagged(view: NodeView) -> int:
+    """How many are where they were claimed for without a tag, with a pod or after it."""
+    return sum(_stuck(view, p) for p in claimed(view))
 
 
 # ---------------------------------------------------------------------------------------------- what calls have done

@@ -32,7 +32,8 @@ def next_record(
     ``no_snat`` gives the destinations that see the own address of pods in these subnets. Blocks in ``view.leaving`` are
     left out. New assignments get ids that no earlier one of this node had. Interfaces that the record began to list a
     moment ago stay in it although EC2 does not show them (:data:`LAG_SECONDS`).
-    One that is a pod's own is in it for as long as the newest report lists the pod's request, and without blocks.
+    One that is a pod's own is in it for as long as the newest report lists the pod's request, and without blocks; also
+    a young one: its pod may ask again under the same id, and must not be given what is about to be deleted.
     """
     old = view.record or Record(instance_arn=view.instance.arn, revision=0)
     known = {(i.id, a.cidr): a for i in old.interfaces for a in (*i.assignments, *i.ipv6_assignments)}
@@ -166,6 +167,7 @@ def _assignments(
 def _not_shown_any_more(view: NodeView, young: Sequence[Interface], marked: Mapping[str, int]) -> list[Interface]:
     """Listed interfaces that EC2 does not show, or shows attached to nothing: as before they were attached."""
     shown = {i.id for i in view.interfaces if i.attachment is not None}
+    asked = {"", *(r.id for r in (view.report.requests if view.report else ()))}
     return [
         replace(
             i,
@@ -176,7 +178,7 @@ def _not_shown_any_more(view: NodeView, young: Sequence[Interface], marked: Mapp
             ),
         )
         for i in young
-        if i.id not in shown
+        if i.id not in shown and i.pod in asked
     ]
 
 

@@ -57,8 +57,8 @@ class RouteTables:
             wanted = {"Name": name, "Values": list(values[start : start + _FILTER_VALUES])}
             yield from self._pages(action, key, {"Filters": [wanted]})
 
-    def _entries(self, name: str) -> tuple[str, ...]:
-        """Nothing, and a word in the log, for a list that cannot be read, such as one that is no longer shared."""
+    def _entries(self, name: str) -> tuple[str, ...] | None:
+        """None, and a word in the log, for a list that cannot be read, such as one that is no longer shared."""
         try:
             return listed_prefixes(
                 list(self._pages("get_managed_prefix_list_entries", "Entries", {"PrefixListId": name}))
@@ -67,7 +67,7 @@ class RouteTables:
             if error.trouble in _FOR_NOW:
                 raise
             logger.warning("a route's prefix list cannot be read", extra={"list": name, "error": str(error)})
-            return ()
+            return None
 
     def _pages(self, action: str, key: str, asked: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         parameters = {**asked, "MaxResults": 100}

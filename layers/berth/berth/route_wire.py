@@ -25,8 +25,11 @@ _TARGETS: Final = (
 PROPAGATED: Final = "EnableVgwRoutePropagation"
 
 
-def read_route_table(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> RouteTable:
-    """A table; ``lists`` are the IPv4 networks of each prefix list that its routes name. IPv6 is never rewritten."""
+def read_route_table(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...] | None]) -> RouteTable:
+    """A table; ``lists`` are the IPv4 networks of each prefix list that its routes name, None where it cannot be read.
+
+    IPv6 is never rewritten.
+    """
     associated = live_associations(item)
     return RouteTable(
         id=item["RouteTableId"],
@@ -42,16 +45,18 @@ def live_associations(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [a for a in found if a.get("AssociationState", {}).get("State", "associated") == "associated"]
 
 
-def _route(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]]) -> Iterator[Route]:
-    cidr, listed = item.get("DestinationCidrBlock"), lists.get(item.get("DestinationPrefixListId", ""), ())
-    if not cidr and not listed:
+def _route(item: Mapping[str, Any], lists: Mapping[str, tuple[str, ...] | None]) -> Iterator[Route]:
+    cidr, name = item.get("DestinationCidrBlock"), item.get("DestinationPrefixListId", "")
+    listed = lists.get(name, ())
+    if not cidr and listed == ():
         return
     propagated = item.get("Origin") == PROPAGATED
     yield Route(
-        cidrs=(cidr,) if cidr else listed,
+        cidrs=(cidr,) if cidr else listed or (),
         target=target_of(item),
         rank=2 if propagated else 0 if cidr else 1,
         black_hole=item.get("State") == "blackhole",
+        unread=name if listed is None else "",
     )
 
 

@@ -33,13 +33,15 @@ _CORE_NETWORK: Final = ":core-network/"
 class Route:
     """``cidrs`` are its IPv4 destinations, several for a prefix list; ``target`` an id or ``local``.
 
-    ``rank`` orders routes to the same network, the lowest wins: 0 static, 1 by a prefix list, 2 propagated.
+    ``rank`` orders routes to the same network, the lowest wins: 0 static, 1 by a prefix list, 2 propagated. ``unread``
+    is the prefix list of a route whose destinations nobody knows, since it cannot be read; it has no ``cidrs`` then.
     """
 
     cidrs: tuple[str, ...]
     target: str
     rank: int = 0
     black_hole: bool = False
+    unread: str = ""
 
     @property
     def private(self) -> bool:
@@ -72,24 +74,47 @@ class Routing:
         found = {t.id: t for t in (named.get(s, main) for s in sorted(wanted)) if t is not None}
         return tuple(found[i] for i in sorted(found))
 
-    def no_snat(self, subnets: Iterable[str], add: Sequence[str] = (), never: Sequence[str] = ()) -> tuple[str, ...]:
+    def unread(self, subnets: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """(route table, prefix list) of each list that these subnets' routes name and that cannot be read."""
+        return tuple(sorted({(t.id, r.unread) for t in self.tables_of(subnets) for r in t.routes if r.unread}))
+
+    def no_snat(
+        self,
+        subnets: Iterable[str],
+        add: Sequence[str] = (),
+        never: Sequence[str] = (),
+        before: Sequence[str] = (),
+    ) -> tuple[str, ...]:
         """Destinations that see the own address of pods in ``subnets``, in the fewest CIDRs.
 
         Where pods of one node lie behind several route tables, only what all of them lead to privately: a node has one
         list, and a pod whose table does not lead there would be cut off where rewriting serves it. ``add`` and the
         VPC's own CIDRs are always in it; what is in ``never`` is not, whoever else names it.
+
+        ``before`` is what the node's record lists. It matters where a prefix list cannot be read: nothing is taken out
+        while that is of a private route, and nothing is put in while it is of another one.
         """
-        return _no_snat(self.cidrs, self.tables_of(subnets), tuple(add), tuple(never))
+        tables = self.tables_of(subnets)
+        known = tuple(before) if any(r.unread for t in tables for r in t.routes) else ()
+        return _no_snat(self.cidrs, tables, tuple(add), tuple(never), known)
 
 
 @lru_cache(maxsize=256)
 def _no_snat(
-    own: tuple[str, ...], tables: tuple[RouteTable, ...], add: tuple[str, ...], never: tuple[str, ...]
+    own: tuple[str, ...],
+    tables: tuple[RouteTable, ...],
+    add: tuple[str, ...],
+    never: tuple[str, ...],
+    before: tuple[str, ...],
 ) -> tuple[str, ...]:
     shared: Ranges = ()
     for number, table in enumerate(tables):
         led = private(table)
         shared = both(shared, led) if number else led
+    if before:
+        known, unread = _joined(map(span, before)), {r.private for t in tables for r in t.routes if r.unread}
+        shared = _joined([*shared, *known]) if True in unread else shared
+        shared = both(shared, known) if False in unread else shared
     kept = _joined([*shared, *map(span, (*own, *add))])
     return as_cidrs(minus(kept, _joined(map(span, never))))
 

@@ -126,7 +126,8 @@ class DynamoStore:
             record,
             # requested…, draining… and hook… are written by `hint` alone: a holder that wrote them back could undo one
             sets="marks = :marks, absent_since = :absent, next_look = :next, looks = :looks, unmet = :unmet, "
-            "problems = :problems, unwanted = :unwanted, wanted_since = :wanted, listed_at = :listed",
+            "problems = :problems, unwanted = :unwanted, wanted_since = :wanted, listed_at = :listed, "
+            "unmet_requests = :requests",
             removes=f" REMOVE {EXPIRES}",
             values={
                 ":marks": {"S": json.dumps(dict(marked), sort_keys=True)},
@@ -137,6 +138,7 @@ class DynamoStore:
                 ":problems": {"S": notes.problems},
                 ":wanted": number(notes.wanted_since),
                 ":listed": number(notes.listed_at),
+                ":requests": {"S": json.dumps([[u.key, u.looks, u.until] for u in notes.unmet_requests])},
                 ":unwanted": {"S": json.dumps(dict(notes.unwanted), sort_keys=True)},
             },
         )
@@ -149,7 +151,8 @@ class DynamoStore:
             record,
             sets=f"{EXPIRES} = :expires",
             removes=" REMOVE marks, absent_since, next_look, looks, unmet, problems, unwanted, wanted_since, "
-            "listed_at, draining_until, requested, requested_until, requested_at, hook_group, hook_name, hook_at",
+            "listed_at, unmet_requests, draining_until, requested, requested_until, requested_at, hook_group, "
+            "hook_name, hook_at",
             values={":expires": number(int(expires_at))},
         )
 

@@ -11,8 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from berth.ec2 import call_ec2
-from berth.ec2_wire import ALLOWED_TAG, read_instance, read_interface, read_subnet
-from berth.model import INSTANCE_TAG, NODE_TAG_PREFIX, Instance, InterfaceView, SubnetView
+from berth.ec2_wire import ALLOWED_TAG, read_instance, read_interface, read_public_address, read_subnet
+from berth.model import (
+    INSTANCE_TAG,
+    NODE_TAG_PREFIX,
+    POOL_TAG,
+    Instance,
+    InterfaceView,
+    PublicAddress,
+    SubnetView,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling.client import AutoScalingClient
@@ -73,6 +81,9 @@ class Survey(Protocol):
     def interfaces_among(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
         """Those of ``ids`` (interface ids) that EC2 shows."""
 
+    def pooled_among(self, ids: Sequence[str], token: str) -> Page[PublicAddress]:
+        """Those of ``ids`` (Elastic IP addresses) that carry the tag of a pool."""
+
     def unattached(self, token: str) -> Page[InterfaceView]:
         """Interfaces tagged for some node and attached to nothing."""
 
@@ -116,6 +127,12 @@ class Boto3Survey:
     def interfaces_by_attachment(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
         """Those that one of these attachments holds, still or again."""
         return self._interfaces({"attachment.attachment-id": ids}, token)
+
+    def pooled_among(self, ids: Sequence[str], token: str) -> Page[PublicAddress]:  # noqa: ARG002 - there are no pages
+        """DescribeAddresses answers everything at once."""
+        filters = [{"Name": "allocation-id", "Values": list(ids)}, {"Name": "tag-key", "Values": [POOL_TAG]}]
+        answer = call_ec2(self._ec2, "describe_addresses", {"Filters": filters})
+        return Page(tuple(map(read_public_address, answer["Addresses"])))
 
     def unattached(self, token: str) -> Page[InterfaceView]:
         return self._interfaces({"tag-key": [INSTANCE_TAG], "status": ["available"]}, token)

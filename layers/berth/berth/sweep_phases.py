@@ -13,6 +13,7 @@ from berth.findings import HOOK_SECONDS, LEASE_STUCK_SECONDS, SOON_SECONDS, Kind
 from berth.model import Instance, InterfaceView
 from berth.overlay import OVERLAY_SECONDS
 from berth.policy import parse_policy
+from berth.public_store import may_use
 from berth.records import usable_addresses
 from berth.store import NodeState
 from berth.survey import GROUP_IDS
@@ -177,16 +178,24 @@ def records_page(run: Run, page: TablePage) -> None:
 
 
 def _claims(run: Run, claims: Sequence[Claim]) -> None:
-    """Elastic IP addresses whose node has no record, or one that does not grant them."""
+    """Elastic IP addresses whose node has no record, or one that does not grant them or know of their tags."""
     arns = {c.instance_id: run.edges.settings.arn(c.instance_id) for c in claims}
     states = run.edges.store.glance(sorted(set(arns.values())))
-    unused = []
+    ids = sorted(c.allocation_id for c in claims)
+    pools = run.edges.settings.public_pools
+    tagged = run.all("DescribeAddresses", run.edges.survey.pooled_among, ids)
+    usable = {p.id for p in tagged if may_use(p, pools)}
+    unused, untold = list[str](), list[str]()
     for claim in claims:
         record = _living(states[arns[claim.instance_id]])
-        granted = {g.allocation_id for g in (record.grants if record else ())}
-        if claim.allocation_id not in granted:
+        granted = {g.allocation_id: g for g in (record.grants if record else ())}
+        grant = granted.get(claim.allocation_id)
+        if grant is None:
             unused.append(claim.instance_id)
+        elif bool(grant.problem) is (claim.allocation_id in usable):
+            untold.append(claim.instance_id)
     run.ask(Kind.CLAIMED, unused)
+    run.ask(Kind.TAGS, untold)
 
 
 def _records(run: Run, arns: Sequence[str]) -> None:

@@ -147,10 +147,12 @@ def _recorder(
     """What :func:`berth.records.next_record` makes of a node in that VPC, which is planned by ``rules``."""
     policy = rules.policy.policy if rules else settings.defaults
     cidrs = {s.id: s.cidr for s in network.subnets if s.cidr}
-    no_snat = partial(network.routing(vpc_id).no_snat, add=settings.no_snat_cidrs, never=settings.snat_cidrs)
+    routing = network.routing(vpc_id)
 
     def recorded(view: NodeView) -> tuple[Record, tuple[tuple[str, int], ...]]:
         own = grants(view, rules.policy, rules.limits, rules.subnets) if rules else ()
+        before = view.record.no_snat_cidrs if view.record else ()
+        no_snat = partial(routing.no_snat, add=settings.no_snat_cidrs, never=settings.snat_cidrs, before=before)
         return next_record(view, policy, cidrs, no_snat, own)
 
     return recorded

@@ -16,7 +16,7 @@ from typing import Any
 from berth.bus import Event
 from berth.contract import Policy
 from berth.events.node_look_requested import HookWait
-from berth.model import Instance, InterfaceView, SubnetView
+from berth.model import Instance, InterfaceView, PublicAddress, SubnetView
 from berth.settings import Settings
 from berth.store import NodeState
 from berth.survey import Page, Reservation
@@ -51,6 +51,9 @@ class LazySurvey:
         return Page(page, str(start + PAGE) if next(views, None) else "")
 
     def interfaces_among(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
+        return Page()
+
+    def pooled_among(self, ids: Sequence[str], token: str) -> Page[PublicAddress]:
         return Page()
 
     def unattached(self, token: str) -> Page[InterfaceView]:

@@ -79,6 +79,8 @@ class PublicEc2(FakeEc2):
         self.calls.append(call)
         if waiting := self.refuse.get(type(call), []):
             raise waiting.pop(0)
+        if not self.elastic[call.allocation_id].pool:  # the role's policy has the tag as a condition
+            raise Ec2Error("test", "UnauthorizedOperation", "as told", Trouble.REFUSED)
         if isinstance(call, AssociatePublic):
             outcome = Outcome(attachment_id=self.associate(call.allocation_id, call.interface_id, call.address))
         else:
@@ -111,9 +113,10 @@ class FakePublics:
 
     def load(self) -> tuple[PublicAddress, ...]:
         self._machine.step()
-        found = {p.id: p for p in self._ec2.shown() if p.pool}
+        shown = {p.id: p for p in self._ec2.shown()}
+        found = {p.id: p for p in shown.values() if p.pool}
         for name, (node, request, address) in self.claims.items():
-            known = found.get(name, PublicAddress(name, shown=False))
+            known = found.get(name) or replace(shown.get(name, PublicAddress(name)), shown=False)
             found[name] = replace(known, claimed_by=node, request=request, claimed_for=address)
         return tuple(sorted(found.values(), key=lambda p: p.id))
 
@@ -158,5 +161,6 @@ def public_scene(scene: Scene) -> tuple[PublicEc2, FakePublics]:
     publics = FakePublics(scene.machine, ec2)
     store.publics = publics
     scene.ec2, scene.store = ec2, store
-    scene.edges = replace(scene.edges, ec2=ec2, store=store, publics=publics)
+    pools = replace(scene.edges.settings, public_pools=("*",))
+    scene.edges = replace(scene.edges, ec2=ec2, store=store, publics=publics, settings=pools)
     return ec2, publics

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from berth.budget import Budget
 from berth.bus import Bus
 from berth.looks import Looks
-from berth.model import Instance, InterfaceView, SubnetView
+from berth.model import Instance, InterfaceView, PublicAddress, SubnetView
 from berth.settings import Settings
 from berth.store import NodeState
 from berth.survey import GROUP_IDS, PAGE_IDS, Page, Reservation
@@ -74,6 +74,11 @@ class FakeSurvey:
     def interfaces_among(self, ids: Sequence[str], token: str) -> Page[InterfaceView]:
         assert 0 < len(ids) <= PAGE_IDS
         return self._cut("interfaces_among", (v for v in self._tagged() if v.id in ids), token)
+
+    def pooled_among(self, ids: Sequence[str], token: str) -> Page[PublicAddress]:
+        assert 0 < len(ids) <= PAGE_IDS
+        elastic: Mapping[str, PublicAddress] = getattr(self.ec2, "elastic", {})
+        return self._cut("pooled_among", (e for e in elastic.values() if e.id in ids and e.pool), token)
 
     def unattached(self, token: str) -> Page[InterfaceView]:
         return self._cut("unattached", (v for v in self._tagged() if v.attachment is None), token)

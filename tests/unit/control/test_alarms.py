@@ -63,6 +63,7 @@ def test_every_dead_letter_queue_has_an_alarm_that_goes_off_at_the_first_message
         pytest.param("DeficitAddresses", "sweep", "Sum", 0, id="nodes lack addresses"),
         pytest.param("SubnetsLow", "sweep", "Maximum", 0, id="a subnet runs out"),
         pytest.param("SubnetsFragmented", "sweep", "Maximum", 0, id="a subnet has hardly a prefix left"),
+        pytest.param("PrefixListsUnread", "follow-routes", "Maximum", 0, id="a route's prefix list cannot be read"),
         pytest.param("SweepRepairs", "sweep", "Sum", 20, id="events are missed"),
     ],
 )

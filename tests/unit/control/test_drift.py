@@ -10,13 +10,14 @@ from typing import Any
 
 import boto3
 import pytest
+from berth.absent import NoPublics
 from berth.contract import Record
 from berth.drift import DriftEdges, find_drift
 from berth.drift_records import LISTING_IDS, DynamoDriftRecords
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events import MalformedEventError, Signal
 from berth.events.network_interface_call import InterfaceCall, read_call
-from berth.model import Attachment, Instance, InterfaceView, Notes
+from berth.model import Attachment, Instance, InterfaceView, Notes, PublicAddress
 from berth.reconcile import reconcile
 from berth.store import DynamoStore
 from berth.survey import PAGE_IDS, Page
@@ -190,6 +191,70 @@ def test_an_interface_moved_to_another_node_has_both_looked_at() -> None:
     site.change(mine, attachment=replace(at, id="eni-attach-00000001", instance_id=OTHER, device_index=2))
     asked = {"networkInterfaceId": mine.id, "instanceId": OTHER, "deviceIndex": 2}
     assert site.find(told("AttachNetworkInterface", asked, {"attachmentId": "eni-attach-00000001"})) == {NODE, OTHER}
+
+
+class Publics(NoPublics):
+    """Elastic IP addresses with their claims, as EC2 and the table show them."""
+
+    def __init__(self, *found: PublicAddress) -> None:
+        self.found, self.loads = found, 0
+
+    def load(self) -> tuple[PublicAddress, ...]:
+        self.loads += 1
+        return self.found
+
+
+def public(node: str = NODE, **changes: Any) -> PublicAddress:
+    """One where it was claimed for."""
+    made = PublicAddress("eipalloc-00000001", "203.0.113.1", "blue", (), "eipassoc-1", "eni-1", node, "10.0.1.9")
+    return replace(replace(made, claimed_by=node, request="c/eth0", claimed_for="10.0.1.9"), **changes)
+
+
+TAKEN_OFF = {"association_id": "", "interface_id": "", "instance_id": "", "private_address": ""}
+
+
+def with_publics(*found: PublicAddress) -> tuple[Site, Publics]:
+    site, publics = Site(), Publics(*found)
+    site.edges = replace(site.edges, publics=publics)
+    return site, publics
+
+
+def test_a_public_address_that_was_taken_off_by_hand_has_its_claims_node_looked_at() -> None:
+    """The call names an association, which is over: only the claim says whose it was."""
+    site, publics = with_publics(public(**TAKEN_OFF), public(OTHER, id="eipalloc-00000002"))
+    gone = told("DisassociateAddress", {"associationId": "eipassoc-00000001"}, {"_return": True})
+    assert site.find(*[gone] * 20) == {NODE}
+    assert publics.loads == 1
+
+
+def test_one_that_was_moved_by_hand_has_the_node_that_it_was_claimed_for_looked_at_and_the_one_it_is_at() -> None:
+    site, _ = with_publics(public(interface_id="eni-2", instance_id=OTHER, private_address="10.0.1.200"))
+    there = site.scene.ec2.primary(OTHER).id
+    asked = {"allocationId": "eipalloc-00000001", "networkInterfaceId": there, "allowReassociation": True}
+    assert site.find(told("AssociateAddress", asked, {"associationId": "eipassoc-2"})) == {NODE, OTHER}
+
+
+def test_one_that_is_associated_by_hand_has_the_node_of_the_interface_looked_at() -> None:
+    site, _ = with_publics()
+    asked = {"allocationId": "eipalloc-00000009", "networkInterfaceId": site.scene.ec2.primary().id}
+    assert site.find(told("AssociateAddress", asked)) == {NODE}
+
+
+def test_what_others_do_with_public_addresses_of_their_own_causes_no_look() -> None:
+    site, _ = with_publics(public(), public(claimed_by="", request="", claimed_for="", **TAKEN_OFF))
+    assert site.find(told("DisassociateAddress", {"associationId": "eipassoc-00000009"})) == set()
+    assert site.find(told("AssociateAddress", {"instanceId": "i-00000009", "allocationId": "eipalloc-7"})) == set()
+
+
+def test_a_claim_of_what_is_no_node_any_more_causes_no_look() -> None:
+    site, _ = with_publics(public("i-00000009", **TAKEN_OFF), public("i-0000dead", **TAKEN_OFF))
+    assert site.find(told("DisassociateAddress", {"associationId": "eipassoc-00000009"})) == set()
+
+
+def test_addresses_are_described_for_calls_about_them_alone() -> None:
+    site, publics = with_publics(public(**TAKEN_OFF))
+    site.find(unassign(site))
+    assert publics.loads == 0
 
 
 def test_the_calls_of_others_on_their_own_instances_cause_no_look() -> None:

@@ -90,6 +90,9 @@ BALANCER = {"type": "AssumedRole", "invokedBy": "elasticloadbalancing.amazonaws.
         ({"errorCode": "Client.UnauthorizedOperation"}, False),
         ({"eventName": "CreateNetworkInterface"}, False),
         ({"eventName": "DeleteNetworkInterface"}, True),
+        ({"eventName": "AssociateAddress"}, True),
+        ({"eventName": "DisassociateAddress"}, True),
+        ({"eventName": "DisassociateAddress", "userIdentity": BERTH}, False),
     ],
 )
 def test_changes_to_interfaces_are_heard_of_when_others_make_them(detail: dict[str, Any], heard: bool) -> None:

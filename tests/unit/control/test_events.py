@@ -130,6 +130,7 @@ SENT = {
             }
         ],
     ),
+    "routes-unknown": bus.routes_unknown("pl-1", ["rtb-1"], 2),
     "public-address-unavailable": bus.public_address_unavailable(
         ARN, NODE, PodRequest("c/eth0", namespace="shop", name="edge", public="pool:edge"), "why"
     ),

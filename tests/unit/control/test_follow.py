@@ -36,6 +36,7 @@ from tests.unit.dynamo import make_table
 SAMPLE = Path(__file__).parents[3] / "events" / "route-change.json"
 OTHER = "i-0123456789abcdef1"
 OFFICE = Route(("172.16.0.0/12",), "vgw-1")
+UNREAD = Route((), "vgw-1", rank=1, unread="pl-1")
 LISTED = ("10.0.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 """With the route to the office; 192.168.0.0/16 is added by the scene's settings."""
 
@@ -116,6 +117,24 @@ def test_interfaces_without_addresses_for_pods_have_no_say() -> None:
     assert pod_subnets([bare, serving]) == (SUBNET,)
 
 
+def test_a_record_keeps_what_it_lists_while_a_prefix_list_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    """An on-premises host must not suddenly see the node's address. The look says so."""
+    caplog.set_level("INFO")
+    scene = Scene()
+    scene.ec2.launch()
+    scene.ec2.route_tables = (routed(replace(OFFICE, rank=1)),)
+    before = look(scene)
+    scene.ec2.route_tables = (routed(UNREAD),)
+    assert look(scene) == before
+    outcome = next(r.__dict__["outcome"] for r in reversed(caplog.records) if r.message == "look")
+    assert "prefix lists of routes cannot be read" in outcome
+    assert "pl-1 (of rtb-1)" in outcome
+    scene.ec2.route_tables = (routed(),)
+    after = look(scene)
+    assert after is not None
+    assert "172.16.0.0/12" not in after.no_snat_cidrs
+
+
 # -------------------------------------------------------------------------------------------------- who is looked at
 
 
@@ -158,7 +177,9 @@ class Records:
 
 def edges_of(scene: Scene, survey: Survey | None = None, **changes: Any) -> FollowEdges:
     survey = survey or Survey(scene)
-    made = FollowEdges(survey, survey, Records(scene), scene.looks, scene.edges.settings, clock=scene.machine.clock)
+    made = FollowEdges(
+        survey, survey, Records(scene), scene.looks, scene.edges.settings, scene.bus, clock=scene.machine.clock
+    )
     return replace(made, **changes)
 
 
@@ -183,6 +204,25 @@ def test_only_nodes_whose_list_has_changed_are_looked_at_and_then_none() -> None
     scene.looks.asked.clear()
     assert follow_routes(edges)["NodesRoutesChanged"] == 0
     assert scene.looks.asked == []
+
+
+def test_a_prefix_list_that_cannot_be_read_is_counted_and_told_and_no_reason_to_look() -> None:
+    scene = two_nodes()
+    scene.ec2.route_tables = (routed(OFFICE),)
+    look(scene, NODE, OTHER, reason=ROUTES_CHANGED)
+    scene.ec2.route_tables = (routed(UNREAD), routed(UNREAD, name="rtb-2", subnets=["subnet-of-nobody"]))
+    counts = follow_routes(edges_of(scene))
+    assert (counts["PrefixListsUnread"], counts["NodesRoutesChanged"]) == (1, 0)
+    assert scene.looks.asked == []
+    (event,) = scene.bus.named("Routes Unknown")
+    assert event.detail == {"prefix-list": "pl-1", "route-tables": ["rtb-1"], "nodes": 2}
+
+
+def test_where_all_prefix_lists_can_be_read_nothing_is_told() -> None:
+    scene = two_nodes()
+    scene.ec2.route_tables = (routed(OFFICE),)
+    assert follow_routes(edges_of(scene))["PrefixListsUnread"] == 0
+    assert scene.bus.named("Routes Unknown") == []
 
 
 def test_where_nothing_has_changed_no_instance_is_described() -> None:
@@ -348,7 +388,8 @@ def test_a_prefix_list_that_cannot_be_read_keeps_nobody_from_the_other_routes() 
             refusal("InvalidPrefixListID.NotFound", Trouble.GONE), refusal("RequestLimitExceeded", Trouble.THROTTLED),
         ],
     )  # fmt: skip
-    assert RouteTables(answers).of(["vpc-1"])["vpc-1"][0].routes == (Route(("172.16.0.0/12",), "vgw-1"),)
+    unread = Route((), "tgw-1", rank=1, unread="pl-1")
+    assert RouteTables(answers).of(["vpc-1"])["vpc-1"][0].routes == (unread, Route(("172.16.0.0/12",), "vgw-1"))
     with pytest.raises(Ec2Error):
         RouteTables(answers).of(["vpc-1"])
 

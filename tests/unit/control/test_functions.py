@@ -185,7 +185,7 @@ def test_the_flat_network_check_runs_in_an_empty_account_whatever_it_is_called_f
 @pytest.mark.parametrize("name", ["scheduled-sweep", "route-change"])
 def test_routes_are_followed_in_an_empty_account_whatever_the_function_is_called_for(account: None, name: str) -> None:
     counts = load("follow_routes").handler(sample(name), Context())
-    assert counts == {"RoutesCompared": 0, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0}
+    assert counts == {"RoutesCompared": 0, "NodesRoutesChanged": 0, "RouteLooksPutOff": 0, "PrefixListsUnread": 0}
 
 
 def test_handlers_are_thin() -> None:

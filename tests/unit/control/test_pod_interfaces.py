@@ -425,6 +425,42 @@ def test_what_may_be_detached_any_moment_is_given_to_nobody_though_its_pod_asks_
     assert [i.pod for i in site.record.interfaces] == ["", "c1/eth0"]
 
 
+def _detached_by_hand() -> Site:
+    """A pod has its interface, the record has only just listed something else, and somebody detaches the interface."""
+    site = Site()
+    site.says(wants())
+    site.look()
+    site.scene.machine.now += 61
+    site.says(wants())
+    item, (mine,) = site.scene.store.items[ARN], site.scene.ec2.ours()
+    item.notes = replace(item.notes, listed_at=site.scene.machine.now)
+    site.scene.ec2.all_interfaces[mine.id] = replace(mine, attachment=None)
+    return site
+
+
+def test_a_young_record_lists_no_interface_that_its_pod_has_left_behind() -> None:
+    """Its pod may ask again under the same id, and must not be given what is about to be deleted."""
+    site = _detached_by_hand()
+    before = len(site.scene.store.history)
+    site.says()
+    assert [[i.pod for i in r.interfaces] for r in site.scene.store.history[before:]] == [[""]]
+    assert site.scene.ec2.ours() == []
+    site.says(wants())
+    (new,) = site.scene.ec2.ours()
+    assert [i.id for i in site.record.interfaces if i.pod] in ([], [new.id])
+
+
+def test_a_young_record_keeps_the_interface_of_a_pod_that_is_there_whatever_a_describe_shows() -> None:
+    site = _detached_by_hand()
+    (mine,) = site.scene.ec2.ours()
+    before = len(site.scene.store.history)
+    site.says(wants(address=mine.primary_address))
+    site.look()
+    assert [i.id for i in site.record.interfaces if i.pod] == [mine.id]
+    assert all(mine.id in [i.id for i in r.interfaces] for r in site.scene.store.history[before:])
+    assert site.scene.ec2.ours()[0].attachment is not None
+
+
 def test_a_pods_refused_interface_keeps_no_other_pod_waiting() -> None:
     site = Site()
     site.scene.ec2.refuse[CreateInterface] = [refusal("UnauthorizedOperation", Trouble.REFUSED)]

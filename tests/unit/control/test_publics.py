@@ -8,97 +8,18 @@ from typing import NoReturn
 
 import pytest
 from berth.calls import AssociatePublic, DisassociatePublic
-from berth.contract import Mode, Order, PodGrant, PodRequest, Policy, Report
+from berth.contract import Mode, PodGrant, PodRequest
 from berth.ec2_errors import brief
 from berth.ec2_wire import Ec2Error, Trouble
-from berth.events import Signal
-from berth.ingest import SentReport, ingest
-from berth.reconcile import reconcile
 from berth.sweep import sweep
 from berth.sweep_store import Claim
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.unit.control.fake_publics import public_scene
-from tests.unit.control.fakes import ARN_PREFIX, NODE, Died, Machine, Scene
+from tests.unit.control.fakes import ARN_PREFIX, NODE, Died
+from tests.unit.control.public_site import OTHER, Site
 from tests.unit.control.sweeping import FakeSurvey, FakeSweepStore, sweep_edges
-
-OTHER = "i-0123456789abcdef1"
-SECONDS = 50.0
-
-
-class Site:
-    """Nodes whose pods ask; each request keeps its address for as long as it is there, as the agent does it."""
-
-    def __init__(self, mode: Mode = "prefixes") -> None:
-        self.scene = Scene(Policy(mode=mode, warm_addresses=4, max_pods=32))
-        self.ec2, self.publics = public_scene(self.scene)
-        self.order = itertools.count(1)
-        self.requests: dict[str, list[PodRequest]] = {NODE: [], OTHER: []}
-        for node in self.requests:
-            self.ec2.launch(node)
-            self.look(node)
-
-    @property
-    def machine(self) -> Machine:
-        return self.scene.machine
-
-    def look(self, node: str = NODE) -> None:
-        result = reconcile(self.scene.edges, [Signal(node, "test")], SECONDS)
-        assert not result.failed
-
-    def ask(self, name: str, public: str = "auto", node: str = NODE, namespace: str = "default") -> str:
-        request = PodRequest(f"{name}/eth0", "", namespace, name, f"uid-{name}", public)
-        self.requests[node].append(request)
-        return request.id
-
-    def leave(self, request_id: str) -> None:
-        for node, listed in self.requests.items():
-            self.requests[node] = [r for r in listed if r.id != request_id]
-
-    def report(self, node: str = NODE) -> None:
-        """What an agent does: it lends what the record lists to who waits, and says what it has."""
-        record = self.scene.store.record(ARN_PREFIX + node)
-        assert record is not None
-        singles = [a.cidr[:-3] for i in record.interfaces for a in i.assignments if a.cidr.endswith("/32")]
-        resting = {g.address for g in record.grants}
-        held = {r.address for r in self.requests[node]}
-        free = [a for a in singles if a not in held | resting]
-        self.requests[node] = [
-            replace(r, address=free.pop(0)) if not r.address and free else r for r in self.requests[node]
-        ]
-        report = Report(
-            order=Order(1, next(self.order)),
-            acknowledged_revision=record.revision,
-            in_use=sum(bool(r.address) for r in self.requests[node]),
-            requests=tuple(self.requests[node]),
-            singles_taken=len(singles) - len(free),
-        )
-        intake = ingest(self.scene.store, {node: ARN_PREFIX + node}, [SentReport(node, report, self.machine.now)])
-        assert not reconcile(self.scene.edges, intake.signals, SECONDS).failed
-
-    def settle(self, *nodes: str) -> None:
-        """Until nothing more changes: reports go on, and old outcomes are forgotten."""
-        for _ in range(4):
-            for node in nodes or (NODE, OTHER):
-                self.machine.now += 70
-                self.report(node)
-
-    def grant(self, request_id: str) -> PodGrant | None:
-        records = [self.scene.store.record(ARN_PREFIX + node) for node in self.requests]
-        return next((g for r in records if r for g in r.grants if g.id == request_id), None)
-
-    def problem(self, request_id: str) -> str:
-        grant = self.grant(request_id)
-        assert grant is not None
-        assert not grant.public_address
-        return grant.problem
-
-    @property
-    def made(self) -> list[str]:
-        public = (c for c in self.ec2.calls if isinstance(c, AssociatePublic | DisassociatePublic))
-        return [type(c).__name__ for c in public]
 
 
 @pytest.fixture(params=["prefixes", "addresses"])
@@ -570,6 +491,20 @@ class Histories(RuleBasedStateMachine):
         if found and found.association_id:
             self.site.ec2.disassociate(found.association_id)
 
+    @rule(n=st.integers(0, 2), pool=st.sampled_from(["", "blue"]))
+    def somebody_takes_its_tag_or_gives_it_again(self, n: int, pool: str) -> None:
+        found = self.site.ec2.elastic.get(f"eipalloc-{n}")
+        if found:
+            self.site.ec2.elastic[found.id] = replace(found, pool=pool)
+
+    @invariant()
+    def no_pod_has_the_public_address_of_one_before_it(self) -> None:
+        if not hasattr(self, "site"):
+            return
+        at = {e.private_address: e.id for e in self.site.ec2.shown() if e.association_id}
+        for request in (r for listed in self.site.requests.values() for r in listed if r.address in at):
+            assert self.site.publics.claims[at[request.address]][1] == request.id
+
     @invariant()
     def no_address_has_two_pods(self) -> None:
         if not hasattr(self, "site"):
@@ -584,6 +519,8 @@ class Histories(RuleBasedStateMachine):
     def in_the_end_claims_and_associations_are_those_of_pods(self) -> None:
         site = self.site
         site.ec2.loses_answers = 0
+        for name, found in site.ec2.elastic.items():
+            site.ec2.elastic[name] = replace(found, pool="blue")
         site.settle()
         site.machine.now += 300
         for node in swept(site):

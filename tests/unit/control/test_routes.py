@@ -121,6 +121,46 @@ def test_without_any_table_there_are_the_vpcs_own_cidrs() -> None:
     assert Routing((VPC,)).no_snat(["subnet-1"]) == (VPC,)
 
 
+# ------------------------------------------------------------------------------------ lists that cannot be read
+
+UNREAD = Route((), "tgw-1", rank=1, unread="pl-1")
+OFFICE = Route(("172.16.0.0/12",), "vgw-1")
+
+
+def kept(*routes: Route, before: Sequence[str], never: Sequence[str] = ()) -> tuple[str, ...]:
+    return Routing((VPC,), (table(*routes),)).no_snat(["subnet-1"], never=never, before=before)
+
+
+def test_what_was_listed_stays_while_a_private_routes_prefix_list_cannot_be_read() -> None:
+    before = (VPC, "192.168.50.0/24")
+    assert kept(UNREAD, before=before) == before
+    assert kept(UNREAD, OFFICE, before=before) == (VPC, "172.16.0.0/12", "192.168.50.0/24")
+    assert kept(OFFICE, before=before) == (VPC, "172.16.0.0/12"), "with all lists read nothing is kept"
+    assert kept(UNREAD, before=()) == (VPC,), "a new node knows nothing from before"
+
+
+def test_nothing_is_added_while_the_prefix_list_of_another_route_cannot_be_read() -> None:
+    """Its networks are holes: pods would be cut off from what is behind them."""
+    hole = Route((), "nat-1", rank=1, unread="pl-1")
+    wide = Route(("172.16.0.0/12",), "tgw-1")
+    before = (VPC, "172.16.0.0/13")
+    assert kept(wide, hole, before=before) == before
+    assert kept(wide, hole, UNREAD, before=(*before, "192.168.0.0/24")) == (*before, "192.168.0.0/24")
+    assert kept(hole, before=before) == (VPC,), "what no route leads to any more goes all the same"
+
+
+def test_what_the_operator_excludes_goes_although_a_list_cannot_be_read() -> None:
+    assert kept(UNREAD, before=(VPC, "192.168.50.0/24"), never=["192.168.50.0/25"]) == (VPC, "192.168.50.128/25")
+
+
+def test_only_the_tables_that_decide_for_a_nodes_pods_count() -> None:
+    other = table(UNREAD, name="rtb-2", main=False, subnets=["subnet-2"])
+    routing = Routing((VPC,), (table(), other))
+    assert routing.no_snat(["subnet-1"], before=(VPC, "192.168.0.0/24")) == (VPC,)
+    assert routing.unread(["subnet-1"]) == ()
+    assert routing.unread(["subnet-1", "subnet-2"]) == (("rtb-2", "pl-1"),)
+
+
 # -------------------------------------------------------------------------------------------------- against a router
 
 _CIDRS = st.builds(

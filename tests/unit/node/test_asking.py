@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from berth.contract import Order, PodGrant, PodRequest, Record, encode_report
 from berth_node import pod_annotations
@@ -37,6 +39,35 @@ def test_a_pod_that_does_not_wait_for_its_public_address_waits_for_its_interface
     requests = granted(PodGrant("pod-1/eth0", interface_id="eni-1", problem="no address of the pool is free"))
     assert requests.missing(both) == "no address of the pool is free"
     assert requests.missing(both, public=False) == ""
+
+
+def test_a_pod_that_is_tried_again_is_told_what_its_earlier_attempt_was_told() -> None:
+    """It has another id then, which the record may answer some minutes later only."""
+    first = PodRequest("pod-1/eth0", "", "shop", "db-0", "uid-1", public="auto")
+    again = replace(first, id="pod-2/eth0")
+    other = replace(again, public="pool:edge")
+    requests = Requests()
+    requests.add(("pod-1", "eth0"), first)
+    requests.take(Record(ARN, 1, grants=(PodGrant(first.id, problem="none is free"),)))
+    requests.drop(("pod-1", "eth0"))
+    requests.add(("pod-2", "eth0"), again)
+    requests.take(Record(ARN, 2))
+    assert requests.missing(again) == "none is free (told an earlier attempt)"
+    assert "no answer" in requests.missing(other)
+    requests.take(Record(ARN, 3, grants=(PodGrant(again.id),)))
+    requests.take(Record(ARN, 4))
+    assert "no answer" in requests.missing(again), "it has been answered anew, and without a problem"
+
+
+def test_the_words_for_earlier_attempts_are_bounded() -> None:
+    requests = Requests()
+    for n in range(2000):
+        asked = PodRequest(f"pod-{n}/eth0", "", "shop", f"db-{n}", f"uid-{n}", public="auto")
+        requests.add((f"pod-{n}", "eth0"), asked)
+        requests.take(Record(ARN, n + 1, grants=(PodGrant(asked.id, problem="none is free"),)))
+        requests.drop((f"pod-{n}", "eth0"))
+    assert len(requests._earlier) <= 256
+    assert "none is free" in requests.missing(replace(asked, id="again/eth0"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """aws.ec2 "AWS API Call via CloudTrail": somebody attached, detached, deleted or changed a network interface.
 
+Or gave it an Elastic IP address, or took one off.
+
 A rule leaves out what Berth's own roles do, and calls that failed. The event names whatever the call named: an
 instance, an interface or an attachment, in lower camel case, somewhere in the call's parameters or answer.
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-service-event-cloudtrail.html
