@@ -7,14 +7,15 @@ Node A has a public address. Its group lets the internet in to ``OPEN`` and ``NO
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from berth_node import portmap
 from berth_node.portmap import PortMapping
 from berth_node.seams import NodeLayout
 
-from tests.netns.dataplane.site import INTERNET, A, B, Node, attachment, layout_of, nodes, two_nodes
+from tests.netns.dataplane.site import INTERNET, A, B, attachment, layout_of, nodes, two_nodes
+from tests.netns.dataplane.test_own_interface import Place
 from tests.sandbox import netns
 from tests.sandbox.echo import PORT, EchoServers, Outcome, tcp_echo, udp_echo
 from tests.sandbox.fabric import Fabric
@@ -68,13 +69,6 @@ def layout(name: str) -> NodeLayout:
     made = layout_of(world(), name)
     own = {address for _, address, table in PODS.values() if table}
     return replace(made, interfaces=tuple(replace(i, pod=i.primary_address in own) for i in made.interfaces))
-
-
-@dataclass
-class Place:
-    fabric: Fabric
-    a: Node
-    b: Node
 
 
 def both(*host_ports: int) -> str:
