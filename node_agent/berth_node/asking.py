@@ -6,7 +6,7 @@ pod is gone; a Lambda's grants in the record answer it. Everything runs in the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -182,7 +182,20 @@ class Requests:
         """Private addresses with a public one whose pod is gone: whoever got one now would get the other with it."""
         if not self.grants:
             return ()
-        # the same sandbox may have another address by now, if an agent was restarted before it was answered
-        here = {(request.id, request.address) for request in self.of.values()}
-        told = (g for g in self.grants.values() if g.public_address and g.address)
-        return tuple(g.address for g in told if (g.id, g.address) not in here)
+        here = self._here()
+        return tuple(g.address for g in self.grants.values() if _public(g) and (g.id, g.address) not in here)
+
+    def public(self, grants: Iterable[PodGrant]) -> tuple[str, ...]:
+        """Private addresses of pods that are here and have a public one by these grants. What a record grants to
+        others, or for an address that is another pod's, changes nothing."""
+        told = [g for g in grants if _public(g)]
+        here = self._here() if told else frozenset()
+        return tuple(sorted({g.address for g in told if (g.id, g.address) in here}))
+
+    def _here(self) -> frozenset[tuple[str, str]]:
+        """The same sandbox may have another address by now, if an agent was restarted before it was answered."""
+        return frozenset((request.id, request.address) for request in self.of.values())
+
+
+def _public(grant: PodGrant) -> bool:
+    return bool(grant.public_address and grant.address)

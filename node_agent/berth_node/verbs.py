@@ -224,16 +224,19 @@ class Verbs:
     # --------------------------------------------------------------------------------------- DEL, GC, CHECK
 
     async def _delete(self, key: Key, gone: Callable[[], object] = lambda: None) -> None:
-        self.lending.queue.cancel(key, _cancelled())
+        self.lending.queue.refuse(key, _cancelled())
         if key in self._hands:
             self._hands[key].let_go("a DEL came", by_del=True)
-        async with self._container(key[0]):
-            entry = self.desk.entry(key)
-            if entry:
-                await self._remove(entry.attachment, gone)
-            else:
-                gone()
-                self.desk.deleted(key)
+        try:
+            async with self._container(key[0]):
+                entry = self.desk.entry(key)
+                if entry:
+                    await self._remove(entry.attachment, gone)
+                else:
+                    gone()
+                    self.desk.deleted(key)
+        finally:
+            self.lending.queue.allow(key)
 
     async def _remove(self, attachment: Attachment, gone: Callable[[], object] = lambda: None) -> None:
         """``gone`` is called when the kernel has nothing of it."""

@@ -19,6 +19,7 @@ class Waits:
     """In the order in which they came."""
 
     _waiting: dict[Key, tuple[Callable[[], Any], asyncio.Future[Any]]] = field(default_factory=dict)
+    _refused: dict[Key, list[Exception]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -26,10 +27,12 @@ class Waits:
     async def wait(self, key: Key, probe: Callable[[], _T | None], gone: asyncio.Event, seconds: float) -> _T | None:
         """What ``probe`` gives as soon as it gives something; None when time is up or the plugin has hung up.
 
-        Raises what ``probe`` does, and what :meth:`cancel` is given.
+        Raises what ``probe`` does, and what :meth:`refuse` is given.
         """
         if (found := probe()) is not None:
             return found
+        if key in self._refused:
+            raise self._refused[key][0]
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._waiting[key] = (probe, future)
         hang_up = asyncio.ensure_future(gone.wait())
@@ -54,11 +57,20 @@ class Waits:
             if found is not None:
                 future.set_result(found)
 
-    def cancel(self, key: Key, error: Exception) -> None:
-        """End one's waiting, if it waits."""
+    def refuse(self, key: Key, error: Exception) -> None:
+        """End one's waiting, and do not let it begin before as many :meth:`allow`: an ADD that has what it waited for
+        first may be about to wait for something else, and one whose turn has not come, to wait at all."""
+        self._refused.setdefault(key, []).append(error)
         waiting = self._waiting.get(key)
         if waiting and not waiting[1].done():
             waiting[1].set_exception(error)
+
+    def allow(self, key: Key) -> None:
+        """Take back one :meth:`refuse`."""
+        errors = self._refused[key]
+        errors.pop()
+        if not errors:
+            del self._refused[key]
 
     def abandon(self) -> None:
         """The agent stops: drop the ADDs unanswered, so that their plugins ask the next agent."""

@@ -227,7 +227,7 @@ class Watcher:
             config.interface_mask,
             config.connection_mark,
             ipv6,
-            tuple(sorted(g.address for g in record.grants if g.public_address and g.address)),
+            self.desk.requests.public(record.grants),
         )
         if layout == self._layout and not self._routing and not self._due():
             return

@@ -62,19 +62,25 @@ def pods_own(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequen
 
 
 def _create(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence[SubnetView]) -> list[CreateInterface]:
-    subnet = _subnet(view, policy, subnets)
-    if view.setbacks.no_create or subnet is None or len(view.setbacks.pods) >= _MOST_REFUSALS:
+    found = _subnets(view, policy, subnets)
+    if view.setbacks.no_create or not found or len(view.setbacks.pods) >= _MOST_REFUSALS:
         return []
     room = _room(view, limits)
     served = {*kept(view), *dict(view.setbacks.pods)}
     unserved = [r for r in for_itself(view).values() if r.id not in served]
     able = [(r, groups) for r in unserved if (groups := groups_of(r, policy.pod_groups, view.allowed_groups)[0])]
-    return [CreateInterface(subnet.id, groups, pod=r.id, pod_asks=asks_of(r)) for r, groups in able[:room]]
+    # an address of the internet works behind an internet gateway alone, which nodes in public subnets have
+    near = next((s for s in found if s.id == view.instance.subnet_id), found[0])
+    return [
+        CreateInterface((near if r.public else found[0]).id, groups, pod=r.id, pod_asks=asks_of(r))
+        for r, groups in able[:room]
+    ]
 
 
-def _subnet(view: NodeView, policy: NodePolicy, subnets: Sequence[SubnetView]) -> SubnetView | None:
+def _subnets(view: NodeView, policy: NodePolicy, subnets: Sequence[SubnetView]) -> list[SubnetView]:
+    """Those with room, the one with the most first."""
     usable = usable_subnets(view, policy, subnets)
-    return next((s for s in usable if s.free > 0 and s.id not in view.setbacks.exhausted), None)
+    return [s for s in usable if s.free > 0 and s.id not in view.setbacks.exhausted]
 
 
 def _room(view: NodeView, limits: Limits) -> int:
@@ -140,8 +146,8 @@ def grants(view: NodeView, policy: NodePolicy, limits: Limits, subnets: Sequence
             continue
         left -= bool(groups)
         if not problem:
-            subnet = _subnet(view, policy, subnets)
-            problem = _full(view, limits) if left < 0 else _refusal(view, subnet, before.get(name), name)
+            room = bool(_subnets(view, policy, subnets))
+            problem = _full(view, limits) if left < 0 else _refusal(view, before.get(name), name, room=room)
         if problem:
             told.append(PodGrant(name, problem=problem))
     return tuple(told)
@@ -156,14 +162,14 @@ def _full(view: NodeView, limits: Limits) -> str:
     )
 
 
-def _refusal(view: NodeView, subnet: SubnetView | None, before: PodGrant | None, name: str) -> str:
+def _refusal(view: NodeView, before: PodGrant | None, name: str, *, room: bool) -> str:
     if name in (told := dict(view.setbacks.pods)):
         return f"{_REFUSED}: {told[name]}"
     if len(told) >= _MOST_REFUSALS:
         return f"{_REFUSED} to {len(told)} pods of the node, this one was not tried: {view.setbacks.pods[-1][1]}"
     if view.setbacks.no_create:
         return _REFUSED
-    if subnet is None:
+    if not room:
         return _NO_SUBNET
     fixed = before.problem if before is not None else ""
     return fixed if fixed.startswith((_REFUSED, _NO_SUBNET)) else ""

@@ -8,6 +8,7 @@ that we SNAT, and answers to what came in by the primary interface, follow the `
  990  from the link of a pod with an      that interface's table, unless the connection is marked
       interface of its own
  991  mark of such an interface           the same: what arrives there, what the node itself sends to the pod
+ 992  from the node's loopback to the pod the same: a host port by ``localhost``, which is routed before it is marked
 1000  (all)                               pods' /32 routes; ``unreachable`` for the rest of each block
 1010  connection mark, to our own subnet  the primary interface's table: the gateway, not on-link
 1011  connection mark                     ``main``
@@ -53,12 +54,13 @@ __all__ = [
 
 MAIN_TABLE: Final = 254
 WORST_METRIC: Final = 0xFFFFFFFF
+LOOPBACK: Final = "127.0.0.0/8"
 ANYWHERE: Final = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 GATEWAY6: Final = "fe80:ec2::1"
 """The router of every VPC subnet answers here on every interface (VPC User Guide, "Subnet sizing for IPv6")."""
 _SUBNET6: Final = 64
 
-_OWN_POD, _OWN_MARK = 990, 991
+_OWN_POD, _OWN_MARK, _OWN_LOOPBACK = 990, 991, 992
 _PODS, _MARKED_SUBNET, _MARKED, _PREFIX, _INTERFACE, _OWN, _SUBNET = 1000, 1010, 1011, 1020, 1021, 1022, 1030
 
 
@@ -136,6 +138,7 @@ def _rules(layout: NodeLayout, marks: Mapping[int, int]) -> Iterator[Rule]:
         if interface.pod:
             if table in marks:
                 yield Rule(_OWN_MARK, table, mark=marks[table], mask=layout.interface_mask)
+            yield Rule(_OWN_LOOPBACK, table, source=LOOPBACK, destination=f"{interface.primary_address}/32")
             continue
         if table in marks:
             yield Rule(_INTERFACE, table, mark=marks[table], mask=layout.interface_mask)

@@ -9,7 +9,9 @@ Order of the chains, by the priorities of others (netfilter's ``NF_IP_PRI_*``; c
   ``main``; a single address of an interface is marked for that interface's table. Prefixes have rules instead. Pods
   with a public address of their own are not judged: their traffic leaves by the interface that has their address.
   What arrives for a pod with an interface of its own, there or by the primary (a node port), is marked for that
-  interface's table, which alone has the route to the pod: its neighbours on the node reach it through the VPC.
+  interface's table, which alone has the route to the pod: its neighbours on the node reach it through the VPC. But
+  flows to or from such a pod that kube-proxy rewrites (a node port, an external address) are the node's, and get the
+  connection mark: no other interface may send in the node's name, and none may receive what is in its name.
 * ``deliver`` (output, ``type route``, -95, after DNAT), while there is such a pod: the node's own packets to it.
 * ``answer`` (output, ``type route``, -145, after iptables' mangle): what the node itself sends in a pod's name (resets
   of REJECT rules, IPVS, transparent proxies) has been routed already, so a changed mark routes it again.
@@ -41,6 +43,8 @@ _ALL_BITS: Final = 0xFFFFFFFF
 _UNCONFIRMED: Final = "ct status & 0x8 == 0x0"
 """The first packet of a flow alone: IPS_CONFIRMED is set when it leaves. ``ct state new`` would also hold for every
 later packet of a UDP flow that nobody answers."""
+_MASQUERADE: Final = 0x4000
+"""kube-proxy's mark for what it will rewrite (``--iptables-masquerade-bit``, 14 by default), in both of its modes."""
 
 
 class NftError(OSError):
@@ -66,7 +70,7 @@ def ruleset(layout: NodeLayout, marks: Mapping[int, int], primary_link: str, own
         *(_set("public", sorted(layout.public)) if layout.public else ()),
         *_verdicts("singles", singles),
         *_verdicts("owners", owners),
-        *(_verdicts("mine", mine, "goto") if mine else ()),
+        *((*_set("lone", sorted(mine)), *_verdicts("mine", mine, "goto")) if mine else ()),
         *(line for table, mark in sorted(marks.items()) for line in _interface_chain(table, mark, layout)),
         *_entry(layout, primary_link),
         *_choose(layout, snat, sorted({*own_links, primary_link} - {""}) if mine else ()),
@@ -148,7 +152,7 @@ def _choose(layout: NodeLayout, snat: bool, arriving: Sequence[str]) -> Sequence
         "}",
         "chain choose {",
         "  type filter hook prerouting priority -95; policy accept;",
-        *([f"  iifname {{ {', '.join(map(_quoted, arriving))} }} ip daddr vmap @mine"] if arriving else []),
+        *(_towards_lone(mark, arriving) if arriving else ()),
         "  ip saddr != @pods return",
         f"  ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x} return",
     ]
@@ -157,6 +161,17 @@ def _choose(layout: NodeLayout, snat: bool, arriving: Sequence[str]) -> Sequence
         where = "ip daddr != @no_snat fib daddr type unicast"
         lines.append(f"  {_UNCONFIRMED} ct state new {whose}{where} goto external")
     return (*lines, "  ip saddr vmap @singles", "}")
+
+
+def _towards_lone(mark: int, arriving: Sequence[str]) -> Sequence[str]:
+    masqueraded = f"{_UNCONFIRMED} meta mark & {_MASQUERADE:#x} == {_MASQUERADE:#x}"
+    return (
+        f"  {masqueraded} ip saddr @lone ct mark set ct mark | {mark:#x}",
+        f"  {masqueraded} ip daddr @lone ct mark set ct mark | {mark:#x}",
+        f"  ct mark & {mark:#x} == {mark:#x} ip daddr @lone meta mark set meta mark | {mark:#x}",
+        f"  meta mark & {mark:#x} == {mark:#x} ip daddr vmap @mine",
+        f"  iifname {{ {', '.join(map(_quoted, arriving))} }} ip daddr vmap @mine",
+    )
 
 
 def _answer(layout: NodeLayout, mine: bool) -> Sequence[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..seams import POD_GATEWAY, Attachment, DataplaneError, Problem
-from . import messages, route_messages
+from . import alias, messages, route_messages
 from .desired import Rule, pod_rule
 from .messages import Link
 from .pods import refused
@@ -85,9 +85,11 @@ class OwnRules:
         self, attachments: Iterable[Attachment], survey: Callable[[], Iterable[Attachment]]
     ) -> tuple[Problem, ...]:
         """Make these pods' rules be there, and no others that go by links but those of pods that ``survey`` finds in
-        the kernel: the list may be a moment old. Raises OSError if the rules cannot be read."""
-        own = [a for a in attachments if a.table]
-        wanted, there = {self._rule(a) for a in own}, self._all()
+        the kernel. The list may be a moment old: a pod that a DEL took away since gets no rule back, which would lead
+        the next pod of its name astray. Raises OSError if the rules cannot be read."""
+        there = self._all()
+        own = [a for a in attachments if a.table and (self._rule(a) in there or self._link(a))]
+        wanted = {self._rule(a) for a in own}
         if there - wanted:
             wanted |= {self._rule(a) for a in survey() if a.table}
         problems = list[Problem]()
@@ -108,12 +110,16 @@ class OwnRules:
         return tuple(problems)
 
     def _link(self, attachment: Attachment) -> int:
+        """The index of its link; 0 if there is none, or one of that name that is buried or another pod's."""
         try:
-            return Link.parse(self.kernel.get(messages.get_link(attachment.host_ifname))).index
+            link = Link.parse(self.kernel.get(messages.get_link(attachment.host_ifname)))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
             return 0
+        told = alias.decode(link.alias, link.name, link.mtu)
+        mine = told is not None and alias.key(told) == alias.key(attachment)
+        return link.index if mine and link.group != messages.REAP_GROUP else 0
 
     def _addresses(self) -> frozenset[Address]:
         told = self.kernel.dump(route_messages.dump_addresses(socket.AF_INET))

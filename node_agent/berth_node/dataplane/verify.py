@@ -44,7 +44,7 @@ def missing(
     tables = {desired.table_of(interface) for interface in (mine, first) if interface is not None}
     for rule in sorted(desired.rules(layout, marks) - state.rules):
         needed = rule.family == family and rule.table in {PODS_TABLE, desired.MAIN_TABLE, *tables}
-        if needed and _covers(rule.source, address):
+        if needed and (_covers(rule.source, address) or rule.source == desired.LOOPBACK):
             yield Problem(f"rule {rule.priority}", f"{_rule(rule)} is missing")
     here = {mac: link.index for mac, link in links.items()}
     for route in sorted(desired.routes(layout, here) - state.routes):

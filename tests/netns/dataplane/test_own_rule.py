@@ -13,6 +13,7 @@ from tests.netns.dataplane.site import A, Node, nodes
 from tests.netns.dataplane.test_own_interface import OWN, POD, TABLE, layout, rules_of, world
 from tests.netns.dataplane.watch import changes
 from tests.sandbox.fabric import Fabric
+from tests.sandbox.waiting import eventually
 
 
 @pytest.fixture
@@ -36,6 +37,8 @@ def _problems(node: Node) -> list[str]:
 SABOTAGE = (
     "ip rule del priority 990",
     "ip rule del priority 991",
+    "ip rule del priority 992",
+    "nft flush chain ip berth choose",
     f"ip route flush table {TABLE}",
     f"ip route del {OWN} table {TABLE}",
     f"ip addr add {OWN}/24 dev eth1",
@@ -80,6 +83,25 @@ def test_a_pod_that_is_taken_down_takes_its_rule_and_route_along(lone: Node) -> 
     assert rules_of(lone) == []
     assert OWN not in lone.sh("ip", "route", "show", "table", str(TABLE))
     lone.call(lone.dataplane.detach, POD)
+
+
+def test_a_list_from_before_a_del_brings_no_rule_back(lone: Node) -> None:
+    """The agent lists its pods, then a DEL comes, then the list is looked through."""
+    _wire(lone)
+    lone.call(lone.dataplane.detach, POD)
+    lone.call(lone.dataplane.repair, [POD])
+    assert rules_of(lone) == [], "the link is buried"
+    assert eventually(lambda: POD.host_ifname not in lone.sh("ip", "link"))
+    lone.sh("ip", "link", "add", POD.host_ifname, "type", "veth", "peer", "name", "strange")
+    lone.call(lone.dataplane.repair, [POD])
+    assert rules_of(lone) == [], "another link has the name"
+    lone.sh("ip", "link", "del", POD.host_ifname)
+    lone.call(lone.dataplane.repair, [POD])
+    assert rules_of(lone) == [], "there is no link"
+    next_one = replace(POD, container_id="another", address="10.0.1.34", table=0, netns_fd=lone.pod("next"))
+    lone.call(lone.dataplane.attach, next_one)
+    lone.call(lone.dataplane.repair, [POD])
+    assert rules_of(lone) == [], "another pod has the name"
 
 
 def test_a_rule_of_a_pod_that_is_gone_is_swept(lone: Node) -> None:

@@ -155,6 +155,15 @@ def test_it_is_attached_protected_and_then_nothing_more_is_planned() -> None:
     assert {i.pod for i in world.view.ours if i.attachment} == {"c1/eth0", "c2/eth0"}
 
 
+@pytest.mark.parametrize(("free", "subnet"), [(100, "subnet-a"), (0, "subnet-wide")])
+def test_an_interface_for_a_public_address_is_in_the_nodes_subnet_while_that_has_room(free: int, subnet: str) -> None:
+    wide = replace(SUBNETS[0], id="subnet-wide", cidr="10.0.64.0/18", free=16000)
+    subnets = (replace(SUBNETS[0], free=free), wide)
+    said = asking(wants(1, public="pool:blue"), wants(2))
+    made = plan(seen(said=said), rules(), LIMITS, subnets).calls
+    assert [c.subnet_id for c in made if isinstance(c, CreateInterface)] == [subnet, "subnet-wide"]
+
+
 def test_a_namespace_that_may_not_is_told_so_and_nothing_is_made() -> None:
     refused = seen(said=asking(wants(groups="db")))
     assert calls(refused) == []
