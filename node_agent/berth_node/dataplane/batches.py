@@ -7,9 +7,8 @@ of the host link's name, MTU) and filled in for each pod.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import messages
 from .messages import VethEnd
@@ -43,8 +42,7 @@ _NAME: Final = "~"
 """Repeated to the length of the host link's name, which has more than one letter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wiring:
+class Wiring(NamedTuple):
     """What differs from pod to pod. ``ips`` are packed, one of each family at most, and have their ``gateways``;
     ``table`` is that of pod routes; ``alias`` the host link's."""
 

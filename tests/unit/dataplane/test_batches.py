@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
-from berth_node.dataplane import batches, messages
+from berth_node.dataplane import batches, messages, pairs
 from berth_node.dataplane.batches import Wiring
 from berth_node.dataplane.messages import VethEnd
 from berth_node.dataplane.rtnl import NLM_F_ACK, Filled, Request, pack
@@ -31,7 +32,7 @@ WIRINGS = st.builds(
     gateways=st.just(()),
     table=st.integers(300_000_000, 301_000_000),
     alias=st.binary(min_size=1, max_size=255),
-).map(lambda w: replace(w, gateways=tuple(GATEWAYS[len(ip)] for ip in w.ips)))
+).map(lambda w: w._replace(gateways=tuple(GATEWAYS[len(ip)] for ip in w.ips)))
 FIRST = st.integers(1, 0x7FFF0000)
 
 
@@ -41,7 +42,7 @@ def plain(first: int, requests: list[Request]) -> bytes:
 
 
 @given(FIRST, WIRINGS)
-def test_wiring_a_pods_host_side(first: int, w: Wiring) -> None:
+def test_wiring_a_pods_host_side_and_finishing_that_of_a_pair_that_is_there(first: int, w: Wiring) -> None:
     requests = [messages.veth(w.host, w.pod, w.netns_fd, w.mtu)]
     for ip in w.ips:
         requests.append(messages.host_route(w.host.index, ip, w.table))
@@ -51,6 +52,37 @@ def test_wiring_a_pods_host_side(first: int, w: Wiring) -> None:
     filled = batches.wire_host(first, w)
     assert filled.data == plain(first, requests)
     assert (filled.first, len(filled.what)) == (first, batches.host_requests(w.ips))
+    finished = batches.finish_host(first, w)
+    assert finished == Filled(plain(first, requests[1:]), first, filled.what[1:])
+
+
+@given(WIRINGS, st.integers(1, 1 << 63))
+def test_a_form_says_where_a_pair_differs_from_another(w: Wiring, namespace: int) -> None:
+    """Filled in as the plugin does, it is what the agent itself sends."""
+    w = w._replace(host=replace(w.host, name="eni" + "0" * 11), pod=replace(w.pod, name=pairs.FORM_IFNAME))
+    data = pairs.form(namespace, w.mtu)
+    magic, there, make_size, undo_size, makes, undoes, mtu = struct.unpack_from("=8sQHHHHH6x", data)
+    assert (magic, there, mtu) == (b"berthP1\n", namespace, w.mtu)
+    values = {
+        "h": struct.pack("=I", w.host.index),
+        "p": struct.pack("=I", w.pod.index),
+        "H": w.host.mac,
+        "P": w.pod.mac,
+        "n": struct.pack("=I", w.netns_fd),
+        "N": w.host.name.encode(),
+    }
+    places = [struct.unpack_from("=HH", data, 32 + 4 * n) for n in range(makes + undoes)]
+    requests = data[32 + 4 * len(places) :]
+    for found, size, wanted in (
+        (places[:makes], make_size, messages.veth(w.host, w.pod, w.netns_fd, w.mtu)),
+        (places[makes:], undo_size, messages.link_delete(w.host.index)),
+    ):
+        request, requests = bytearray(requests[:size]), requests[size:]
+        for offset, kind in found:
+            value = values[chr(kind)]
+            request[offset : offset + len(value)] = value
+        assert request == pack(wanted, 1, NLM_F_ACK)
+    assert requests == b""
 
 
 @given(FIRST, WIRINGS)
