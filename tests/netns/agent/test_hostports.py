@@ -92,6 +92,8 @@ def test_host_ports_go_on_over_a_killed_agent(
     if flushed:
         netns.run(NODE, ["nft", "flush", "ruleset"])
     kernel.start()
+    if flushed:  # a look that metadata was too slow for is followed by another
+        eventually(lambda: _told(8080) == f"pod-a {ADDRESS}", "the port is there again")
     assert _told(8080) == f"pod-a {ADDRESS}"
     assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
     assert _add(kernel, "pod-b", 8080).body["code"] == 102
