@@ -283,7 +283,8 @@ class Agent:
             self._publish_pair()
 
     def _pair_form(self) -> bytes:
-        wanted = self.config.plugin_makes_links and self.dataplane.prompt() and not self.node.refusal
+        useful = not (self.verbs.ipv6_is_off and self.desk.prefixes.families != "ipv4")
+        wanted = self.config.plugin_makes_links and useful and self.dataplane.prompt() and not self.node.refusal
         return self.dataplane.pair_form(self.config.mtu or self.dataplane.primary_mtu()) if wanted else b""
 
     def _publish_pair(self) -> None:

@@ -47,6 +47,8 @@ class Hand:
     connection: socket.socket
     pair: Pair
     done: bool = False
+    refusal: int = 0
+    """The error number of what the kernel refused."""
     _heard: asyncio.Future[bytes] | None = field(default=None)
 
     def fits(self, attachment: Attachment) -> bool:
@@ -71,6 +73,8 @@ class Hand:
         if not told.startswith(b"berth/1 refused "):
             raise HangUpError(f"it said {told!r}" if told else "it hung up")
         _log.info("the kernel refused a plugin's batch; the agent tries", extra={"batch_and_errno": told[16:].decode()})
+        number = told.rpartition(b" ")[2]
+        self.refusal = int(number) if number.isdigit() else 0
         return False
 
     @property

@@ -9,6 +9,7 @@ says so. Killed in between, the next start goes by the kernel: the pod keeps its
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,8 @@ class Verbs:
     mtu: int = 0
     at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
+    ipv6_is_off: bool = False
+    """The runtime makes namespaces in which IPv6 is off: for pods that have it, plugins' pairs are only in the way."""
     lending: Lending = field(init=False)
     left: Unwritten = field(init=False)
     _turns: dict[str, list[asyncio.Lock]] = field(default_factory=dict)
@@ -190,6 +193,8 @@ class Verbs:
         self._hands[key] = hand
         try:
             if not await hand.carry_out(rest, skel.encode(_result(call, attachment, rest.wired))):
+                if hand.refusal == errno.EACCES:
+                    self.ipv6_is_off = True
                 return False
             self.dataplane.wired_by_hand(attachment, hand.pair.index)
             self.left.wired(key, rest.wired)

@@ -265,9 +265,11 @@ static int send_batch(int netlink, const char *batch, unsigned size, int ignored
 }
 
 void pair_make(int netns) {
+    struct stat there;
     if (!pair.requests[0] || !pair.error) return;
     pair.error = EIO;
-    if (fill_in(0, netns) || netns < 0) return;
+    if (fill_in(0, netns) || netns < 0 || fstat(netns, &there)) return;
+    if ((uint64_t)there.st_ino == pair.form.head.namespace) return; /* the node's own: the agent refuses that */
     if (pair.host < 0) pair.host = open_netlink(1);
     pair.error = pair.host < 0 ? EIO : send_batch(pair.host, pair.requests[0], pair.form.head.sizes[0], 0);
     if (!pair.error && (setns(netns, CLONE_NEWNET) || (pair.pod = open_netlink(0)) < 0)) {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from berth_node.dataplane import messages
+from berth_node.dataplane import messages, pairs
 from berth_node.dataplane.pods import macs
 from berth_node.dataplane.rtnl import Rtnl
 from berth_node.names import host_ifname
@@ -24,6 +24,7 @@ from tests.netns.agent.real import NODE, real_node
 from tests.netns.dataplane.watch import changes
 from tests.sandbox import netns
 from tests.sandbox.ping import ping
+from tests.sandbox.world import netns_path
 
 INDEX: Final = FIRST_PAIR_INDEX + 4242
 MTU: Final = 1500  # of the node's interface
@@ -166,6 +167,24 @@ def test_a_plugin_in_another_namespace_than_the_agents_makes_nothing(kernel: Sit
     body = kernel.call("ADD", "pod-a", **WHO).body
     assert not by_plugin(body)
     assert netns.run(NODE, ["ip", "-o", "link"]).stdout.count("\n") == before + 1
+
+
+def test_the_nodes_own_namespace_gets_no_pair(kernel: Site) -> None:
+    """A runtime's mistake, which the agent refuses: for a moment there would be an eth0 on the node."""
+    assert kernel.process
+    kernel.process.send_signal(signal.SIGSTOP)  # it is not to answer, nor to make anything
+    kernel.inside = "by-hand-node"
+    kernel.pod(kernel.inside)
+    (RUN / "pair").write_bytes(pairs.form(netns_path(kernel.inside).stat().st_ino, MTU))
+    with changes(kernel.inside) as seen:
+        plugin = kernel.popen(kernel.environment("ADD", kernel.inside, **WHO), b"{}")
+        eventually(lambda: _waits_for_an_answer(plugin.pid), "the plugin has done all that it can")
+    assert seen == []
+    plugin.kill()
+
+
+def _waits_for_an_answer(pid: int) -> bool:
+    return Path(f"/proc/{pid}/wchan").read_text() in ("unix_stream_read_generic", "__skb_wait_for_more_packets")
 
 
 def test_a_pod_made_again_under_its_name_before_the_old_link_is_gone(kernel: Site) -> None:

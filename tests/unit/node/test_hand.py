@@ -85,6 +85,14 @@ def test_what_the_kernel_refuses_the_plugin_the_agent_does_and_answers(site: Sit
     assert site.disk.told == ["lend", "wire", "answer", "wired"]
 
 
+def test_namespaces_without_ipv6_are_remembered(site: Site) -> None:
+    add(site, says(b"berth/1 refused 1 17"))
+    assert not site.verbs.ipv6_is_off
+    site.asks("DEL")
+    add(site, says(b"berth/1 refused 1 13"))
+    assert site.verbs.ipv6_is_off
+
+
 @pytest.mark.parametrize("plugin", [dies, says(b"berth/1"), says(b"wired"), says(b"berth/1 wired!")])
 def test_a_plugin_that_dies_or_says_nothing_of_use_loses_pair_and_address(
     site: Site, plugin: Callable[[socket.socket, Site], Any]
