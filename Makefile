@@ -50,10 +50,10 @@ ci: image-here test e2e-long iam long endure command runtime test-sam luck flat 
 
 # The lanes: one computes, the other mostly waits for real processes and packets.
 checks:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate unit nodes
+	@+$(TIED) $(MAKE) --no-print-directory LANES= unit nodes
 
 worlds:
-	@+$(TIED) $(MAKE) --no-print-directory LANES= dataplane e2e
+	@+$(TIED) $(MAKE) --no-print-directory LANES= lint sam-validate dataplane e2e
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "lint: ruff, mypy, import contracts"

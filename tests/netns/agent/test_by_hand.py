@@ -248,6 +248,7 @@ def test_a_plugin_that_dies_with_the_answer_unread_leaves_nothing(plugin_x: Plug
     nothing_left(kernel)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_a_plugin_that_dies_before_it_says_what_came_of_it_leaves_nothing(
     plugin_x: Plugin, kernel: Site, parts: int
@@ -260,6 +261,7 @@ def test_a_plugin_that_dies_before_it_says_what_came_of_it_leaves_nothing(
     assert kernel.add("pod-b", **WHO) != "10.0.1.16", "what the pod may have used cools"
 
 
+@pytest.mark.long
 def test_a_plugin_that_was_refused_gets_the_agents_own_answer(plugin_x: Plugin, kernel: Site) -> None:
     plugin_x.ask()
     plugin_x.answer()
@@ -271,6 +273,7 @@ def test_a_plugin_that_was_refused_gets_the_agents_own_answer(plugin_x: Plugin, 
     assert ping(plugin_x.container, "10.0.1.5").ok
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verdict", [b"berth/1 well", b"", b"berth/1 refused"])
 def test_a_verdict_that_is_none_undoes_the_pod(plugin_x: Plugin, kernel: Site, verdict: bytes) -> None:
     plugin_x.ask()
@@ -283,6 +286,7 @@ def test_a_verdict_that_is_none_undoes_the_pod(plugin_x: Plugin, kernel: Site, v
     nothing_left(kernel)
 
 
+@pytest.mark.long
 def test_a_pair_of_another_mtu_or_name_is_not_used(plugin_x: Plugin, kernel: Site) -> None:
     plugin_x.ask(mtu=9001)
     plugin_x.make(mtu=9001)
@@ -302,6 +306,7 @@ def test_a_del_does_not_wait_for_a_plugin_that_hangs(plugin_x: Plugin, kernel: S
     assert not answer.body or answer.body["code"] == 11
 
 
+@pytest.mark.long
 def test_a_del_that_comes_with_the_verdict_finds_the_pod(plugin_x: Plugin, kernel: Site) -> None:
     plugin_x.ask()
     plugin_x.make()
@@ -327,6 +332,7 @@ def test_a_pod_that_is_whole_stays_when_the_agent_died_before_it_heard_so(plugin
     nothing_left(kernel)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parts", [0, 1])
 def test_a_pod_that_is_not_whole_goes_when_the_agent_dies(plugin_x: Plugin, kernel: Site, parts: int) -> None:
     """And what its plugin does later is refused: no other pod's address is ever led to it."""
@@ -342,6 +348,7 @@ def test_a_pod_that_is_not_whole_goes_when_the_agent_dies(plugin_x: Plugin, kern
         nothing_left(kernel)
 
 
+@pytest.mark.long
 def test_the_real_plugin_asks_the_next_agent_and_gets_its_pod(kernel: Site) -> None:
     """Stopped at any point of its life: here while its request is in the socket of an agent that never reads it."""
     assert kernel.process
@@ -359,6 +366,7 @@ def test_the_real_plugin_asks_the_next_agent_and_gets_its_pod(kernel: Site) -> N
     assert len(links()) == 1
 
 
+@pytest.mark.long
 def test_what_a_plugin_makes_is_no_news_to_the_agent(kernel: Site) -> None:
     before = kernel.log().count("\n")
     for container in ("pod-a", "pod-b", "pod-c"):
