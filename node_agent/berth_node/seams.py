@@ -207,6 +207,11 @@ class Dataplane(Protocol):
         """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made, and what the
         pod needs of rules, tables and nftables with what :meth:`configure` made last."""
 
+    def whole(self, attachment: Attachment) -> bool:
+        """Whether :meth:`attach` came to its end once, as far as the links tell: the alias is the last thing on the
+        host, and the carrier comes of what is done in the pod. Routes, neighbours and host ports come back by
+        :meth:`repair` and :meth:`configure`."""
+
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
 

@@ -84,11 +84,12 @@ async def resume(
 ) -> None:
     """At a start: pods that an earlier agent was about to wire. ``run`` calls the data plane in its thread.
 
-    One that is whole may have been answered, and stays. A kill here leaves the next start the same work.
+    One that is whole may have been answered, and stays, whatever others have taken from it since: that is made again. A
+    kill here leaves the next start the same work.
     """
     for attachment in unsure:
         key = attachment.key
-        if not await run(kernel.check, attachment):
+        if await run(kernel.whole, attachment):
             desk.wired(key, UNKNOWN)
             continue
         await run(kernel.detach, attachment)

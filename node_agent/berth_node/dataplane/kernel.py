@@ -162,6 +162,10 @@ class KernelDataplane:
                 problems.append(Problem("nftables", f"the table {family} {TABLE} is not as Berth loaded it"))
         return tuple(problems)
 
+    def whole(self, attachment: Attachment) -> bool:
+        """See :meth:`berth_node.seams.Dataplane.whole`."""
+        return self._pods.whole(attachment)
+
     def survey(self) -> tuple[Attachment, ...]:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
         return self._pods.survey()

@@ -238,6 +238,15 @@ class PodWiring:
             raise refused("listing the pods' links", error) from error
         return tuple(sorted((a for a in found if a is not None), key=lambda a: a.key))
 
+    def whole(self, attachment: Attachment) -> bool:
+        """See :meth:`berth_node.seams.Dataplane.whole`."""
+        try:
+            link = self._find(attachment.host_ifname)
+        except OSError as error:
+            raise refused(f"looking at the link of {attachment.address}", error) from error
+        named = link is not None and not _dead(link) and holds(link, attachment)
+        return named and link is not None and link.operstate == messages.OPERSTATE_UP
+
     def links(self) -> tuple[Link, ...]:
         """The links that are not pods': the node's own interfaces."""
         try:

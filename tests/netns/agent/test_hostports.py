@@ -101,6 +101,24 @@ def test_host_ports_go_on_over_a_killed_agent(
     assert _add(kernel, "pod-b", 8080).code == 0
 
 
+@pytest.mark.parametrize("undone", [["nft", "flush", "ruleset"], ["ip", "route", "flush", "table", "300000000"]])
+def test_a_pod_that_was_answered_but_not_written_down_keeps_what_others_took_meanwhile(
+    kernel: Site, servers: EchoServers, undone: list[str]
+) -> None:
+    """Its agent was killed right after the answer. It must not be taken for a pod that never came to its end."""
+    result = _add(kernel, "pod-a", 8080).body
+    servers.add("pod-a", name="pod-a")
+    journal = Path("/run/berth/pods.journal")
+    eventually(lambda: '"op":"wired"' in journal.read_text(), "it is written down")
+    kernel.stop(signal.SIGKILL)
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"op":"wired"' not in line))
+    netns.run(NODE, undone)
+    kernel.start()
+    eventually(lambda: _told(8080) == f"pod-a {ADDRESS}", "the port is there again")
+    assert kernel.call("CHECK", "pod-a", prevResult=result).code == 0
+
+
 def test_a_host_port_that_another_pod_has_is_refused_and_takes_no_address(kernel: Site) -> None:
     assert _add(kernel, "pod-a", 8080).code == 0
     refused = _add(kernel, "pod-b", 8080)

@@ -89,6 +89,9 @@ class FakeKernel:
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         return () if alias.key(attachment) in self.links else (Problem(attachment.host_ifname, "the link is gone"),)
 
+    def whole(self, attachment: Attachment) -> bool:
+        return alias.key(attachment) in self.links
+
     def survey(self) -> tuple[Attachment, ...]:
         told = (alias.decode(alias.encode(a), a.host_ifname, a.mtu) for a in self.links.values())
         return tuple(a for a in told if a is not None)
