@@ -176,9 +176,9 @@ class Agent:
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
         await drain_spool(self._spool, self.verbs)
-        server.open()
         self.pair_file = PairFile(self.config.run_dir / "pair", self._pair_form)
-        self._publish_pair()
+        self._publish_pair()  # or what a killed agent has left is taken away
+        server.open()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
         loops = [asyncio.ensure_future(c) for c in self._loops()]
         try:

@@ -8,6 +8,7 @@ of which the next start finds out what there is, and a plugin that cannot tell w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ class Hand:
         try:
             if not wire.send_rest(self.connection, rest.batches, rest.ignored, output):
                 return False
+            # what comes now is its verdict: not to be taken for a hang-up by who has watched for that till now
+            asyncio.get_running_loop().remove_reader(self.connection)
             told = await self._hear()
         except OSError as error:
             raise HangUpError(str(error)) from error
@@ -83,9 +86,21 @@ class Hand:
         return self._heard is not None and not self._heard.done()
 
     def let_go(self, why: str, *, by_del: bool = False) -> None:
-        """Wait for it no longer, unless it has spoken."""
-        if self._heard and not self._look():
-            self._heard.set_exception(HangUpError(why, by_del=by_del))
+        """Wait for it no longer, unless it has spoken. What it says later it is told that nobody hears (EPIPE), and it
+        undoes its work; an answer can still be sent to it."""
+        heard = self._heard
+        if heard is None or self._look():
+            return
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RD)
+        try:
+            told = self.connection.recv(_VERDICT)  # it may have spoken in between
+        except OSError:
+            told = b""
+        if told:
+            heard.set_result(told)
+        else:
+            heard.set_exception(HangUpError(why, by_del=by_del))
 
     async def _hear(self) -> bytes:
         """Its next message; empty if it has hung up."""

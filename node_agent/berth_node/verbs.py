@@ -170,7 +170,7 @@ class Verbs:
             refuse_security_groups(pod, self.desk)
         async with self._container(call.container_id):
             entry = self.left.still(self.desk.entry(call.key))
-            attachment = entry.attachment if entry else await self.lending.lend(pod, gone)
+            attachment = entry.attachment if entry else await self._lend(pod, gone, hand)
             if hand and entry is None and await self._by_hand(call, attachment, hand):
                 return
             # attach is idempotent: asking again for a pod that is wired only reads its MACs back.
@@ -185,9 +185,18 @@ class Verbs:
                 _log.info("plugin hung up: undoing its ADD", extra={"container": call.container_id})
                 await self._remove(attachment)
 
+    async def _lend(self, pod: Pod, gone: asyncio.Event, hand: Hand | None) -> Attachment:
+        try:
+            return await self.lending.lend(pod, gone)
+        except CniError:
+            if hand and gone.is_set():
+                await self.rtnl(self.dataplane.discard, hand.pair.index)  # its plugin cannot any more
+            raise
+
     async def _by_hand(self, call: Call, attachment: Attachment, hand: Hand) -> bool:
         """Have the plugin wire the pod and answer. False if the agent is to do both; else it is done, or undone."""
-        if not (hand.fits(attachment) and self.dataplane.prompt()):
+        useless = self.ipv6_is_off and ":" in attachment.addresses[-1]
+        if useless or not (hand.fits(attachment) and self.dataplane.prompt()):
             return False
         key, rest = attachment.key, self.dataplane.rest(attachment, hand.pair.index)
         self._hands[key] = hand

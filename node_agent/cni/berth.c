@@ -222,22 +222,27 @@ static ssize_t receive(int peer, struct msghdr *message, int awake) {
 }
 
 /* Carries out the batches of an answer "berth/1 wire <sizes of three> <ignored error>" newline batches what-to-print, and
- * tells the agent what came of it. Returns where what is to be printed begins; NULL if another answer is to come, or with
- * *lost if the agent has gone: then nobody remembers the pod, and it must not be. */
-static char *wire(int peer, char *text, ssize_t size, int *lost) {
+ * tells the agent what came of it. Returns where what is to be printed begins; NULL if that is not to be: the kernel
+ * refused, or the agent listens no more. Then nobody remembers the pod, and there is none. */
+static char *wire(int peer, char *text, ssize_t size) {
     unsigned sizes[3];
     int ignored, batch = 0, error = EPROTO;
     char verdict[48], *batches = strchr(text, '\n');
-    *lost = 0;
     if (batches++ && sscanf(text, "berth/%*d wire %u %u %u %d", &sizes[0], &sizes[1], &sizes[2], &ignored) == 4 &&
         sizes[0] < (unsigned)size && sizes[1] < (unsigned)size && sizes[2] < (unsigned)size &&
         batches + sizes[0] + sizes[1] + sizes[2] <= text + size)
         error = pair_carry_out(batches, sizes, ignored, &batch);
-    if (error) snprintf(verdict, sizeof verdict, "berth/1 refused %d %d", batch, error);
-    else strcpy(verdict, "berth/1 wired");
-    *lost = send(peer, verdict, strlen(verdict), MSG_NOSIGNAL) < 0;
-    if (*lost) pair_undo();
-    return error || *lost ? NULL : batches + sizes[0] + sizes[1] + sizes[2];
+    if (error) {
+        pair_undo(); /* before the agent makes links of its own: it might take these for them */
+        snprintf(verdict, sizeof verdict, "berth/1 refused %d %d", batch, error);
+    } else {
+        strcpy(verdict, "berth/1 wired");
+    }
+    if (send(peer, verdict, strlen(verdict), MSG_NOSIGNAL) < 0) {
+        pair_undo();
+        return NULL;
+    }
+    return error ? NULL : batches + sizes[0] + sizes[1] + sizes[2];
 }
 
 static enum outcome receive_answer(int peer, int *code, int awake) {
@@ -247,7 +252,7 @@ static enum outcome receive_answer(int peer, int *code, int awake) {
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int))];
     } control;
-    for (int lost = 0;;) {
+    for (;;) {
         struct msghdr message = {
             .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
         ssize_t n = receive(peer, &message, awake);
@@ -258,9 +263,8 @@ static enum outcome receive_answer(int peer, int *code, int awake) {
         char *output = strchr(text, '\n');
         int answer, there = rights && rights->cmsg_type == SCM_RIGHTS;
         if (!strncmp(text, "berth/1 wire ", 13)) {
-            output = wire(peer, text, n, &lost);
-            if (lost) return LOST;
-            if (!output) continue;
+            output = wire(peer, text, n);
+            if (!output) continue; /* to the answer that follows, which may be there already; or to the agent's end */
             *code = put(STDOUT_FILENO, output, (size_t)(text + n - output)) ? misunderstood(errno) : 0;
             return WIRED;
         }

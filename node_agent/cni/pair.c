@@ -33,12 +33,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #define IFNAME "eth0" /* whose form the agent writes */
 #define FIRST_INDEX (1u << 30) /* the agent's own links have lower ones */
 #define PORTS 0x42450000u /* what the kernel tells of our requests names such a port: the agent knows it is no news */
-#define NETLINK_SECONDS 10
+#define NETLINK_SECONDS 10 /* for the answer; the request itself waits for the kernel's lock as long as that takes */
+#define CARRIER_LOOKS 1250 /* 2.5 s */
 #define OPERSTATE 16 /* IFLA_OPERSTATE */
 #define UP 6         /* IF_OPER_UP */
 
@@ -282,6 +284,11 @@ int pair_carry_out(char *batches, const unsigned sizes[3], int ignored, int *bat
     int error = pair.error ? EIO : 0;
     for (*batch = 0; !error && *batch < 3; batches += sizes[(*batch)++]) {
         error = send_batch(*batch == 1 ? pair.pod : pair.host, batches, sizes[*batch], *batch ? 0 : ignored);
+        /* kernels before 6.8 take up to a second until a link can send, by a work of their own */
+        for (int looks = 0; error == EAGAIN && *batch == 2 && looks < CARRIER_LOOKS; looks++) {
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+            error = send_batch(pair.host, batches, sizes[2], 0);
+        }
         if (error) break;
     }
     return error;

@@ -112,19 +112,20 @@ def _witnessed(filled: Filled, w: Wiring) -> Filled:
 @lru_cache(_SHAPES)
 def _host(ifname: str, name_length: int, mtu: int, table: int, lengths: tuple[int, ...]) -> Template:
     making, marks = _pair(ifname, name_length, mtu)
-    return make([making, *_rest_requests(table, lengths)], marks | _marks(lengths), acknowledged=False)
+    return make([making, *_rest_requests(table, lengths, over=True)], marks | _marks(lengths), acknowledged=False)
 
 
 @lru_cache(_SHAPES)
 def _rest(table: int, lengths: tuple[int, ...]) -> Template:
     marks = {"host": _U32.pack(_HOST_INDEX), "pod mac": _POD_MAC} | _marks(lengths)
-    return make(_rest_requests(table, lengths), marks, acknowledged=False)
+    # a plugin may have slept, and the address be another pod's by now
+    return make(_rest_requests(table, lengths, over=False), marks, acknowledged=False)
 
 
-def _rest_requests(table: int, lengths: tuple[int, ...]) -> list[Request]:
+def _rest_requests(table: int, lengths: tuple[int, ...], *, over: bool) -> list[Request]:
     requests = []
     for length in lengths:
-        requests.append(messages.host_route(_HOST_INDEX, _ADDRESSES[length], table))
+        requests.append(messages.host_route(_HOST_INDEX, _ADDRESSES[length], table, over=over))
         requests.append(messages.neighbour(_HOST_INDEX, _ADDRESSES[length], _POD_MAC))
     return [*requests, messages.quiet(_HOST_INDEX)]
 

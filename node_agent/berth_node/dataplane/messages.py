@@ -181,10 +181,14 @@ def link_local(index: int, ip: bytes) -> Request:
     return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, "adding the pod's link-local address")
 
 
-def host_route(index: int, ip: bytes, table: int) -> Request:
+def host_route(index: int, ip: bytes, table: int, *, over: bool = True) -> Request:
     """The way to one pod. It names no preferred source: the kernel drops a route whose source address goes, and
-    a DHCP client that flushes the primary interface would cut off every pod."""
-    return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _host_route(index, ip, table), "routing the pod")
+    a DHCP client that flushes the primary interface would cut off every pod.
+
+    ``over``: in place of one that is there, else that is refused (EEXIST).
+    """
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if over else NLM_F_EXCL)
+    return Request(_RTM_NEWROUTE, flags, _host_route(index, ip, table), "routing the pod")
 
 
 def host_unroute(index: int, ip: bytes, table: int) -> Request:

@@ -78,7 +78,7 @@ class PodWiring:
                 reaper.quiet(link.name)
             if _is_unnamed_pair(link):
                 # its plugin died with an agent before this one; one that lives has it made anew
-                self._rtnl.batch([messages.link_bury(link.index)], ignore=_GONE)
+                self._rtnl.batch([messages.link_down(link.index), messages.link_bury(link.index)], ignore=_GONE)
                 reaper.wake()
 
     @property
@@ -207,7 +207,7 @@ class PodWiring:
     def detach(self, attachment: Attachment) -> None:
         """See :meth:`berth_node.seams.Dataplane.detach`."""
         try:
-            index = self._made.pop(_id(attachment), 0) or self._index_of(attachment)
+            index = self._made.pop(_id(attachment), 0) or self._found(attachment)
             if not index:
                 return
             self.leaving.add(index)
@@ -219,14 +219,17 @@ class PodWiring:
             raise refused(f"unwiring {attachment.address}", error) from error
         self._reaper.wake()
 
-    def _index_of(self, attachment: Attachment) -> int:
+    def _found(self, attachment: Attachment) -> int:
         """The host link of a pod that an earlier process wired, 0 if there is none: its name may be a later
-        container's by now. A plugin's pair that has no alias yet is taken for its own: whatever its plugin still does
-        to it is refused then, and tried again by the agent."""
+        container's by now. A plugin's pair that has no alias is deleted, whosever it is: what its plugin still does to
+        it is refused then, and done by the agent that the plugin asks."""
         link = self._find(attachment.host_ifname)
         if link is None or _dead(link):
             return 0
-        return link.index if _is_unnamed_pair(link) or holds(link, attachment) else 0
+        if _is_unnamed_pair(link):
+            self._delete(link.index)
+            return 0
+        return link.index if holds(link, attachment) else 0
 
     # ------------------------------------------------------------------------------------------------ witness
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..seams import Attachment, Problem
+from ..seams import FIRST_PAIR_INDEX, Attachment, Problem
 from . import alias, messages, route_messages
 from .desired import Route
 from .messages import METRIC6, Link, packed
@@ -85,7 +85,9 @@ def stale_routes(found: HostSide, attachments: Iterable[Attachment]) -> tuple[Ro
     held = [(a, found.links[a.host_ifname].index) for a in attachments if a.host_ifname in found.links]
     held += [(a, index) for index, a in found.told.items()]
     wanted = {_route(address, index, a.table or PODS_TABLE) for a, index in held for address in a.addresses}
-    return tuple(sorted(route for route in found.routes - wanted if route.link))
+    # a plugin's route may be younger than the look at the links; one that belongs to nobody goes with its pair
+    ours = (route for route in found.routes - wanted if route.link < FIRST_PAIR_INDEX or route.link in found.told)
+    return tuple(sorted(route for route in ours if route.link))
 
 
 def nameless(found: HostSide, attachments: Iterable[Attachment]) -> Iterator[Link]:
@@ -138,7 +140,8 @@ class Repair:
         self._seen = {link.index: self._seen.get(link.index, now) for link in links}
         for link in links:
             if now - self._seen[link.index] >= _GRACE_SECONDS:
-                requests = [messages.link_bury(link.index)]
+                # down at once: a plugin that comes to life must not make a pod of it before it is deleted
+                requests = [messages.link_down(link.index), messages.link_bury(link.index)]
                 yield from self._send(link.name, requests)
 
     def _send(self, where: str, requests: Iterable[Request]) -> Iterator[Problem]:

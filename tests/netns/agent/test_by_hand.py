@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +17,7 @@ from typing import Any, Final
 import pytest
 from berth_node.dataplane import messages, pairs
 from berth_node.dataplane.pods import macs
-from berth_node.dataplane.rtnl import Rtnl
+from berth_node.dataplane.rtnl import NLM_F_ACK, Rtnl, pack
 from berth_node.names import host_ifname
 from berth_node.seams import FIRST_PAIR_INDEX
 
@@ -314,6 +316,79 @@ def test_a_del_that_comes_with_the_verdict_finds_the_pod(plugin_x: Plugin, kerne
     plugin_x.peer.send(b"berth/1 wired")
     assert kernel.call("DEL", plugin_x.container).code == 0
     nothing_left(kernel)
+
+
+@pytest.mark.long
+def test_a_refusal_after_a_long_wait_is_no_hang_up(plugin_x: Plugin, kernel: Site) -> None:
+    """By then a hang-up is watched for, and what the plugin says makes its connection readable too."""
+    kernel.stop()
+    kernel.serve("10.0.1.40/32", revision=3, cooldown=1)
+    kernel.start()
+    kernel.add("pod-a")
+    plugin_x.ask()
+    eventually(lambda: kernel.cloud.reports and kernel.cloud.reports[-1].waiting, "it waits, and that is reported")
+    assert kernel.call("DEL", "pod-a").code == 0
+    assert plugin_x.answer().startswith(b"berth/1 wire ")
+    plugin_x.peer.send(b"berth/1 refused 0 17")
+    assert plugin_x.answer().startswith(b"berth/1 0")
+    assert held(kernel) == ["10.0.1.40"]
+    assert ping(plugin_x.container, "10.0.1.5").ok
+
+
+# --------------------------------------------------------------------------- the real plugin and an agent that lies
+
+
+@dataclass
+class Liar:
+    """An agent whose batches the kernel refuses; what it was told, and what links there were then."""
+
+    answer: bytes
+    closes: bool = False
+    asked: int = 0
+    told: bytes = b""
+    links: dict[str, int] = field(default_factory=lambda: {"none": 0})
+
+    def serve(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    _, descriptors, _, _ = socket.recv_fds(connection, 64, 2)
+                    body = os.pread(descriptors[0], 1 << 16, 0)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                    self.asked += 1
+                    index = int(body.partition(b"BERTH_LINK=")[2].split(b" ", 1)[0])
+                    up, none = messages.link_up(index), messages.link_up(index + 1000)
+                    batches_ = [pack(up, 2, NLM_F_ACK), pack(none, 2, NLM_F_ACK), b""]
+                    sizes = " ".join(str(len(b)) for b in batches_)
+                    connection.send(f"berth/1 wire {sizes} 0\n".encode() + b"".join(batches_))
+                    if not self.closes:
+                        self.told = connection.recv(64)
+                        self.links = links()
+                    connection.send(self.answer)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_plugin_that_is_refused_has_no_pair_any_more_when_it_says_so(kernel: Site, closes: bool) -> None:
+    """Else the agent might take it for the pod's, and the plugin delete it then. Nor does it ask again after the
+    answer that is there already."""
+    kernel.stop()
+    (RUN / "pair").write_bytes(pairs.form(netns_path(NODE).stat().st_ino, MTU))
+    liar = Liar(b'berth/1 1\n{"code": 11}', closes)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(RUN / "cni.sock"))
+        listener.listen()
+        thread = threading.Thread(target=liar.serve, args=(listener,))
+        thread.start()
+        answer = kernel.call("ADD", "pod-a", **WHO)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert (answer.code, answer.body) == (1, {"code": 11})
+    assert liar.asked == 1
+    assert links() == {}
+    if not closes:
+        assert (liar.told, liar.links) == (b"berth/1 refused 1 19", {})
 
 
 # ------------------------------------------------------------------------------------------- agents that die

@@ -12,7 +12,7 @@ import pytest
 from berth_node import portmap
 from berth_node.dataplane.messages import VethEnd, veth
 from berth_node.dataplane.pods import PODS_TABLE, macs
-from berth_node.dataplane.rtnl import Rtnl
+from berth_node.dataplane.rtnl import Filled, Rtnl, RtnlError
 from berth_node.seams import FIRST_PAIR_INDEX, Attachment, DataplaneError
 
 from tests.netns.dataplane.site import Node, attachment
@@ -373,7 +373,18 @@ def test_detaching_takes_a_plugins_pair_of_that_name_too(bare: Node, wanted: Att
     """An agent died between its answer and its plugin's batches: those must have nothing left to be about."""
     _pair(bare, wanted)
     bare.call(bare.dataplane.detach, wanted)
-    assert eventually(lambda: _links(bare) == [])
+    assert _links(bare) == [], "at once"
+
+
+def test_a_plugin_that_slept_takes_nobodys_route(bare: Node, wanted: Attachment) -> None:
+    """Its pod's address is another's by now."""
+    bare.call(bare.dataplane.attach, wanted)
+    later = attachment("web-2", wanted.address, netns_fd=bare.pod("dp-later"))
+    _pair(bare, later)
+    host, _, _ = bare.dataplane.rest(later, FIRST_PAIR_INDEX).batches
+    with netns.inside(bare.name), Rtnl() as rtnl, pytest.raises(RtnlError, match="route: File exists"):
+        rtnl.send(Filled(host, 2, ("route", "neighbour", "quiet", "alias")))
+    assert bare.call(bare.dataplane.check, wanted) == ()
 
 
 def test_a_plugins_pair_becomes_the_pod_that_attach_makes(bare: Node, wanted: Attachment) -> None:

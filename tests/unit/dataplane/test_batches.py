@@ -53,6 +53,8 @@ def test_wiring_a_pods_host_side_and_finishing_that_of_a_pair_that_is_there(firs
     assert filled.data == plain(first, requests)
     assert (filled.first, len(filled.what)) == (first, batches.host_requests(w.ips))
     finished = batches.finish_host(first, w)
+    for place, ip in enumerate(w.ips):
+        requests[1 + 2 * place] = messages.host_route(w.host.index, ip, w.table, over=False)
     assert finished == Filled(plain(first, requests[1:]), first, filled.what[1:])
 
 
