@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from berth import converge, gone, plan, pod_interfaces
+from berth import converge, gone, overlay, plan, pod_interfaces
 from berth.buckets import Reservation
 from berth.calls import Unassign
 from berth.model import Intent, InterfaceView, NodeView
@@ -47,7 +47,7 @@ def releases_without_acknowledgement(patch: Patch) -> None:
 
 def outcomes_are_not_overlaid(patch: Patch) -> None:
     """Describes are believed as they are."""
-    patch.setattr(converge, "overlay", lambda interfaces, *_: tuple(interfaces))
+    patch.setattr(overlay, "overlay", lambda interfaces, *_: tuple(interfaces))
 
 
 def intents_are_not_kept(patch: Patch) -> None:
