@@ -116,14 +116,12 @@ class Agent:
             alive=last_beat(config.run_dir / "ready"),
             lease_file=LeaseFile(config.state_dir / "leases.json", identity.instance_id),
         )
-        undo = self.desk.start(await threads.in_rtnl(self.dataplane.survey), record.policy if record else Policy())
-        held = tuple(entry.attachment for entry in self.desk.entries.values())
-        await threads.wire(self.dataplane.adopt_ports, held)
-        await resume(self.desk, undo, self.dataplane, threads.wire)
+        await self._take_stock(record.policy if record else Policy())
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
         self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
         await self.chain.refresh()
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
+        self.pair_file = PairFile(config.run_dir / "pair", self._pair_form)
         self.verbs = Verbs(
             self.desk,
             self.dataplane,
@@ -160,6 +158,13 @@ class Agent:
         await self.watcher.look()
         self.node.settle()
 
+    async def _take_stock(self, policy: Policy) -> None:
+        """What earlier agents have left, in the kernel and beside it."""
+        undo = self.desk.start(await self._threads.in_rtnl(self.dataplane.survey), policy)
+        held = tuple(entry.attachment for entry in self.desk.entries.values())
+        await self._threads.wire(self.dataplane.adopt_ports, held)
+        await resume(self.desk, undo, self.dataplane, self._threads.wire)
+
     async def _identify(self, imds: Imds) -> Identity:
         delay = 0.2
         while True:
@@ -176,7 +181,6 @@ class Agent:
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
         await drain_spool(self._spool, self.verbs)
-        self.pair_file = PairFile(self.config.run_dir / "pair", self._pair_form)
         self._publish_pair()  # or what a killed agent has left is taken away
         server.open()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
@@ -279,7 +283,8 @@ class Agent:
                 beat = now
                 self.node.beat()
             await drain_spool(self._spool, self.verbs)
-            self._write_left()
+            with self.watcher.noting("journal", JournalError):
+                self.verbs.left.again()
             self._publish_pair()
 
     def _pair_form(self) -> bytes:
@@ -288,20 +293,8 @@ class Agent:
         return self.dataplane.pair_form(self.config.mtu or self.dataplane.primary_mtu()) if wanted else b""
 
     def _publish_pair(self) -> None:
-        try:
+        with self.watcher.noting("plugins' form", OSError):
             self.pair_file.publish()
-        except OSError as error:
-            self.watcher.note("plugins' form", error)
-        else:
-            self.watcher.trouble.pop("plugins' form", None)
-
-    def _write_left(self) -> None:
-        try:
-            self.verbs.left.again()
-        except JournalError as error:
-            self.watcher.note("journal", error)
-        else:
-            self.watcher.trouble.pop("journal", None)
 
     async def _save(self) -> None:
         value, ticket = self.desk.snapshot()

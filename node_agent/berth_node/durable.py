@@ -31,12 +31,12 @@ _log = logging.getLogger(__name__)
 _SCHEMA: Final = 1
 
 
-def write_atomically(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file: a kill or power loss at any point leaves the old content or the new, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.new")
-    with draft.open("w") as file:
-        file.write(content)
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -6,10 +6,11 @@ links anew.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from berth_node.durable import write_atomically
 
 __all__ = ["PairFile"]
 
@@ -27,14 +28,10 @@ class PairFile:
         wanted = self.form()
         if wanted == self._written:
             return
-        if not wanted:
-            self.withdraw()
+        if wanted:
+            write_atomically(self.path, wanted)
         else:
-            draft = self.path.with_name(f".{self.path.name}.new")
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(wanted)
-            draft.replace(self.path)
+            self.withdraw()
         self._written = wanted
 
     def withdraw(self) -> None:

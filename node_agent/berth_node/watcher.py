@@ -149,6 +149,16 @@ class Watcher:
             self._pace = self._pace.told(change.what)
         self._changed.set()
 
+    @contextmanager
+    def noting(self, what: str, *failures: type[Exception]) -> Iterator[None]:
+        """Note such a failure of the block, which ends it, or forget an earlier one."""
+        try:
+            yield
+        except failures as error:
+            self.note(what, error)
+        else:
+            self.trouble.pop(what, None)
+
     def note(self, what: str, error: Exception) -> None:
         """Log a failure once for as long as it stays the same, and keep it for ``berth-node status``."""
         if self.trouble.get(what) != str(error):
@@ -240,11 +250,8 @@ class Watcher:
         """Keep what is there whole, for as long as nobody says what the node should be."""
         if not self._due():
             return
-        try:
+        with self.noting("kernel", DataplaneError):
             await self._make(self._layout)
-            self.trouble.pop("kernel", None)
-        except DataplaneError as error:
-            self.note("kernel", error)
 
     async def _make(self, layout: NodeLayout | None) -> None:
         before, now = self.problems, self.desk.clock()

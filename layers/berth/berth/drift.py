@@ -16,21 +16,21 @@ from typing import Final, Protocol, TypeVar
 
 from berth.absent import NoPublics, Unlimited
 from berth.budget import Budget, OutOfTokensError, paying
+from berth.chunks import chunks
 from berth.drift_records import LISTING_IDS
-from berth.ec2_wire import Ec2Error, Trouble
+from berth.ec2_wire import Ec2Error, Trouble, ec2_name
 from berth.events.network_interface_call import InterfaceCall
 from berth.looks import Looks
 from berth.model import Instance, InterfaceView, PublicAddress
 from berth.policy import cluster_of
 from berth.settings import Settings
-from berth.survey import PAGE_IDS, Page, every
+from berth.survey import Page, every
 
 __all__ = ["DriftEdges", "DriftRecords", "DriftSurvey", "find_drift"]
 
 T = TypeVar("T")
 _INTERFACES: Final = "DescribeNetworkInterfaces"
 _INSTANCES: Final = "DescribeInstances"
-_ADDRESSES: Final = "DescribeAddresses"
 _OF_ADDRESSES: Final = frozenset({"AssociateAddress", "DisassociateAddress"})
 
 
@@ -90,6 +90,10 @@ def find_drift(edges: DriftEdges, calls: Iterable[InterfaceCall]) -> Counter[str
     except OutOfTokensError:
         counts["ChangesLeftToSweep"] = len(seen)
         return counts
+    except Ec2Error as error:
+        if error.trouble is Trouble.THROTTLED:
+            edges.budget.throttled(ec2_name(error.action), edges.clock())
+        raise
     if nodes:
         edges.looks.ask(sorted(nodes), "an interface was changed by hand")
     counts["NodesChangedByOthers"] = len(nodes)
@@ -117,12 +121,7 @@ def _concerned(edges: DriftEdges, seen: Sequence[InterfaceCall]) -> set[str]:
 
 def _displaced(edges: DriftEdges) -> set[str]:
     """Instances whose pods have claimed an Elastic IP address that EC2 does not show where it was claimed for."""
-    try:
-        claimed = [p for p in edges.publics.load() if p.claimed_by]
-    except Ec2Error as error:
-        if error.trouble is Trouble.THROTTLED:
-            edges.budget.throttled(_ADDRESSES, edges.clock())
-        raise
+    claimed = [p for p in edges.publics.load() if p.claimed_by]
     return {p.claimed_by for p in claimed if not p.association_id or p.private_address != p.claimed_for}
 
 
@@ -133,7 +132,7 @@ def _is_node(instance: Instance, settings: Settings) -> bool:
 def _losers(edges: DriftEdges, gone: set[str]) -> set[str]:
     """Nodes whose records list interfaces that EC2 shows no longer."""
     found: set[str] = set()
-    for ids in _chunks(gone, LISTING_IDS):
+    for ids in chunks(sorted(gone), LISTING_IDS):
         token = ""
         while True:
             arns, token = edges.records.listing(ids, token)
@@ -146,7 +145,7 @@ def _losers(edges: DriftEdges, gone: set[str]) -> set[str]:
 def _among(
     edges: DriftEdges, action: str, method: Callable[[Sequence[str], str], Page[T]], ids: set[str]
 ) -> Iterator[T]:
-    for chunk in _chunks(ids):
+    for chunk in chunks(sorted(ids)):
         yield from _pages(edges, action, lambda token, those=chunk: method(those, token))  # type: ignore[misc]
 
 
@@ -155,17 +154,6 @@ def _pages(edges: DriftEdges, action: str, method: Callable[[str], Page[T]]) -> 
 
     def page(token: str) -> Page[T]:
         pay(action)
-        try:
-            return method(token)
-        except Ec2Error as error:
-            if error.trouble is Trouble.THROTTLED:
-                edges.budget.throttled(action, edges.clock())
-            raise
+        return method(token)
 
     return every(page)
-
-
-def _chunks(ids: set[str], size: int = PAGE_IDS) -> Iterator[list[str]]:
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]

@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from berth.calls import CreateInterface
+from berth.chunks import chunks
 from berth.ec2_wire import (
     ALLOWED_TAG,
     Ec2Error,
@@ -68,8 +69,6 @@ GROUPS_SECONDS: Final = 60.0
 """So are the security groups tagged as usable: an operator who tags one waits so long."""
 CIDRS_SECONDS: Final = 300.0
 """So are a VPC's CIDRs."""
-_FILTER_VALUES: Final = 200
-"""Values that one filter of a Describe call may have (EC2 API reference, "Filter")."""
 
 
 class Ec2(Protocol):
@@ -205,9 +204,9 @@ class Boto3Ec2:
         self, action: str, name: str, values: Sequence[str], *more: FilterTypeDef, paid: bool = False
     ) -> Iterator[Mapping[str, Any]]:
         """``paid``: the first call's token has been taken."""
-        for start in range(0, len(values), _FILTER_VALUES):
-            chunk: FilterTypeDef = {"Name": name, "Values": list(values[start : start + _FILTER_VALUES])}
-            yield from self._paginate(action, [chunk, *more], paid=paid and not start)
+        for number, chunk in enumerate(chunks(values)):
+            wanted: FilterTypeDef = {"Name": name, "Values": chunk}
+            yield from self._paginate(action, [wanted, *more], paid=paid and not number)
 
     def _paginate(self, action: str, filters: Sequence[FilterTypeDef], *, paid: bool) -> Iterator[Mapping[str, Any]]:
         """A Describe with a filter, page by page: filtered ones have the larger bucket (EC2 API throttling).

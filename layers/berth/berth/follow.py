@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from berth.absent import Unlimited
 from berth.budget import Budget, OutOfTokensError, paying
 from berth.bus import Bus, routes_unknown
+from berth.chunks import chunks
 from berth.ec2_wire import Ec2Error, Trouble, ec2_name
 from berth.looks import FRESH_SECONDS, ROUTES_CHANGED, Looks, spread
 from berth.model import Instance
@@ -23,7 +24,7 @@ from berth.policy import is_managed
 from berth.route_records import Listed
 from berth.routes import Routing
 from berth.settings import Settings
-from berth.survey import PAGE_IDS, Page, every
+from berth.survey import Page, every
 
 __all__ = ["FollowEdges", "RouteRecords", "RouteSurvey", "follow_routes"]
 
@@ -125,8 +126,8 @@ def _by_list(unread: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
 
 def _nodes(edges: FollowEdges, ids: Sequence[str]) -> Iterator[str]:
     """Those that are looked after: a look at others would leave their records as they are, each time anew."""
-    for start in range(0, len(ids), PAGE_IDS):
-        for instance in _shown(edges, ids[start : start + PAGE_IDS]):
+    for chunk in chunks(ids):
+        for instance in _shown(edges, chunk):
             if not instance.dead and is_managed(dict(instance.tags), edges.settings.clusters):
                 yield instance.id
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from berth.chunks import chunks
 from berth.contract import KIND, NODE
 from berth.ec2 import call_ec2
 from berth.ec2_wire import Ec2Error, Trouble, read_public_address
@@ -32,8 +33,6 @@ __all__ = ["PARTITION", "AwsPublics", "Publics", "may_use"]
 PARTITION: Final = "public"
 # boto3 repeats a write whose answer was lost: a condition must hold for the very write that it has let through
 NOBODY_HAS_IT: Final = "attribute_not_exists(claimed_by) OR (claimed_by = :me AND asked_by = :request)"
-_MOST_VALUES: Final = 200
-"""Of one filter ("Amazon EC2 API: filtering", EC2 User Guide, "List and filter your resources")."""
 IT_IS_MINE: Final = "claimed_by = :me"
 
 
@@ -118,8 +117,8 @@ class AwsPublics:
 
         A filter leaves out what has been released; to ask for it by its id would be an error.
         """
-        for at in range(0, len(claimed), _MOST_VALUES):
-            yield from self._described("allocation-id", claimed[at : at + _MOST_VALUES])
+        for chunk in chunks(claimed):
+            yield from self._described("allocation-id", chunk)
 
     def _described(self, name: str, values: Sequence[str]) -> Iterator[PublicAddress]:
         """DescribeAddresses knows no pages: all in one answer. Once more if it was not answered."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from berth.chunks import chunks
 from berth.ec2_errors import Ec2Error, Trouble
 from berth.ec2_wire import read_vpc_cidrs
 from berth.route_wire import listed_prefixes, named_lists, read_route_table
@@ -17,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 ROUTES_SECONDS: Final = 120.0
 """Route tables are good for so long; where a change is told of, they are read anew (``forget_routes``)."""
-_FILTER_VALUES: Final = 200
-"""Values that one filter of a Describe call may have (EC2 API reference, "Filter")."""
 _FOR_NOW: Final = (Trouble.THROTTLED, Trouble.IN_DOUBT)
 
 
@@ -53,9 +52,8 @@ class RouteTables:
         return {s["SubnetId"]: s["VpcId"] for s in self._among("describe_subnets", "Subnets", "subnet-id", subnets)}
 
     def _among(self, action: str, key: str, name: str, values: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        for start in range(0, len(values), _FILTER_VALUES):
-            wanted = {"Name": name, "Values": list(values[start : start + _FILTER_VALUES])}
-            yield from self._pages(action, key, {"Filters": [wanted]})
+        for chunk in chunks(values):
+            yield from self._pages(action, key, {"Filters": [{"Name": name, "Values": chunk}]})
 
     def _entries(self, name: str) -> tuple[str, ...] | None:
         """None, and a word in the log, for a list that cannot be read, such as one that is no longer shared."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from berth.chunks import chunks
 from berth.ec2 import call_ec2
 from berth.ec2_errors import ec2_name
 from berth.ec2_wire import ALLOWED_TAG, read_interface, read_subnet
@@ -20,7 +21,6 @@ __all__ = ["Boto3StandbyEc2", "Pay", "Places", "StandbyEc2"]
 
 _PAGE: Final = 1000
 """Interfaces in a page (EC2 API reference: 5 to 1000)."""
-_FILTER_VALUES: Final = 200
 
 Pay = Callable[[str], None]
 """Takes the token of one call of an action (EC2's name), or raises. Each page of a describe is a call."""
@@ -65,8 +65,7 @@ class Boto3StandbyEc2:
         return tuple(i for i in found if i.standby and i.node is None and i.attachment is None)
 
     def shown(self, ids: Sequence[str], pay: Pay) -> dict[str, InterfaceView]:
-        chunks = (ids[start : start + _FILTER_VALUES] for start in range(0, len(ids), _FILTER_VALUES))
-        return {i.id: i for c in chunks for i in self._interfaces([_filter("network-interface-id", c)], pay)}
+        return {i.id: i for c in chunks(ids) for i in self._interfaces([_filter("network-interface-id", c)], pay)}
 
     def places(self, subnet_ids: Iterable[str], group_ids: Iterable[str], pay: Pay) -> Places:
         subnets = self._chunked("describe_subnets", "Subnets", "subnet-id", subnet_ids, pay)
@@ -104,9 +103,8 @@ class Boto3StandbyEc2:
     def _chunked(
         self, action: str, name: str, by: str, values: Iterable[str], pay: Pay, *more: Mapping[str, Any]
     ) -> Iterator[Mapping[str, Any]]:
-        wanted = sorted(set(values))
-        for start in range(0, len(wanted), _FILTER_VALUES):
-            yield from self._all(action, name, [_filter(by, wanted[start : start + _FILTER_VALUES]), *more], pay)
+        for chunk in chunks(sorted(set(values))):
+            yield from self._all(action, name, [_filter(by, chunk), *more], pay)
 
     def _all(
         self, action: str, name: str, filters: Sequence[Mapping[str, Any]], pay: Pay, page: int = 0

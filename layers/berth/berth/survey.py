@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from berth.chunks import FILTER_VALUES
 from berth.ec2 import call_ec2
 from berth.ec2_wire import ALLOWED_TAG, read_instance, read_interface, read_public_address, read_subnet
 from berth.model import (
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP_IDS", "PAGE_IDS", "Boto3Survey", "Page", "Reservation", "Survey", "every"]
 
-PAGE_IDS: Final = 200
+PAGE_IDS: Final = FILTER_VALUES
 """Values that one filter of a Describe call may have (EC2 API reference, "Filter"), so also nodes in a page."""
 GROUP_IDS: Final = 50
 """Instances that one DescribeAutoScalingInstances may name (Auto Scaling API reference)."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from berth.chunks import chunks
 from berth.contract import Record
 from berth.findings import HOOK_SECONDS, LEASE_STUCK_SECONDS, SOON_SECONDS, Kind, Shown, is_old, judge
 from berth.model import Instance, InterfaceView
@@ -17,7 +18,7 @@ from berth.public_store import may_use
 from berth.records import usable_addresses
 from berth.store import NodeState
 from berth.survey import GROUP_IDS
-from berth.sweep_run import OutOfTimeError, Run, chunks
+from berth.sweep_run import OutOfTimeError, Run
 from berth.sweep_store import Claim, TablePage
 
 __all__ = ["nodes_page", "records_page", "unattached_page"]

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from berth.absent import Unlimited
 from berth.budget import Budget, Priority
 from berth.bus import Bus
+from berth.chunks import chunks
 from berth.ec2_wire import Ec2Error, Trouble
 from berth.events.node_look_requested import HookWait
 from berth.findings import Kind
@@ -23,7 +24,7 @@ from berth.settings import Settings
 from berth.survey import PAGE_IDS, Page, Survey, every
 from berth.sweep_store import SweepStore
 
-__all__ = ["LEVELS", "OutOfTimeError", "Run", "SweepEdges", "chunks"]
+__all__ = ["LEVELS", "OutOfTimeError", "Run", "SweepEdges"]
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +180,3 @@ class Run:
 
 
 Page_T = TypeVar("Page_T")
-
-
-def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])

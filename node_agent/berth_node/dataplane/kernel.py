@@ -124,7 +124,7 @@ class KernelDataplane:
 
     def wired_by_hand(self, attachment: Attachment, index: int) -> None:
         """See :meth:`berth_node.seams.Dataplane.wired_by_hand`."""
-        self._pods.wired_by_hand(attachment, index)
+        self._pods.keep(attachment, index)
 
     def discard(self, index: int) -> None:
         """See :meth:`berth_node.seams.Dataplane.discard`."""

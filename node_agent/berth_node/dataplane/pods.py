@@ -31,7 +31,7 @@ from .namespaces import Home
 from .reaper import Reaper
 from .rtnl import Rtnl, RtnlError
 
-__all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "macs"]
+__all__ = ["FIRST_INDEX", "PODS_TABLE", "PodWiring", "is_ours", "macs"]
 
 _GATEWAY: Final = packed(POD_GATEWAY)
 _GATEWAY6: Final = packed(POD_GATEWAY6)
@@ -74,7 +74,7 @@ class PodWiring:
         there = tuple(self._links())
         self._index = max([FIRST_INDEX, *(link.index for link in there if link.index < FIRST_PAIR_INDEX)])
         for link in there:
-            if _is_ours(link):
+            if is_ours(link):
                 reaper.quiet(link.name)
             if _is_unnamed_pair(link):
                 # its plugin died with an agent before this one; one that lives has it made anew
@@ -138,7 +138,7 @@ class PodWiring:
         except BaseException:
             self._delete(host.index)
             raise
-        self.wired_by_hand(attachment, host.index)
+        self.keep(attachment, host.index)
         return _wired(wiring)
 
     def rest(self, attachment: Attachment, index: int) -> Rest:
@@ -146,8 +146,8 @@ class PodWiring:
         wiring = _wiring(attachment, index)
         return Rest(_wired(wiring), pairs.finish(wiring), errno.EAFNOSUPPORT if len(wiring.ips[-1]) == 4 else 0)
 
-    def wired_by_hand(self, attachment: Attachment, index: int) -> None:
-        """See :meth:`berth_node.seams.Dataplane.wired_by_hand`."""
+    def keep(self, attachment: Attachment, index: int) -> None:
+        """A pod is whole, whoever has made it: its host link is known from here on."""
         self._made[_id(attachment)] = index
         self._reaper.quiet(attachment.host_ifname)
 
@@ -311,10 +311,11 @@ def _dead(link: Link) -> bool:
     return link.group == messages.REAP_GROUP
 
 
-def _is_ours(link: Link) -> bool:
+def is_ours(link: Link) -> bool:
+    """Whether it is a pod's host end that Berth has made, whatever it says of itself."""
     return link.kind == "veth" and link.mac == macs(link.index)[0].hex(":")
 
 
 def _is_unnamed_pair(link: Link) -> bool:
     """Made by a plugin that has not been told whose it is, or did not get to writing it."""
-    return link.index >= FIRST_PAIR_INDEX and not link.alias and _is_ours(link)
+    return link.index >= FIRST_PAIR_INDEX and not link.alias and is_ours(link)

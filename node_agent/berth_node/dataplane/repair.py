@@ -20,7 +20,7 @@ from ..seams import FIRST_PAIR_INDEX, Attachment, Problem
 from . import alias, messages, route_messages
 from .desired import Route
 from .messages import METRIC6, Link, packed
-from .pods import FIRST_INDEX, PODS_TABLE, macs
+from .pods import FIRST_INDEX, PODS_TABLE, is_ours, macs
 from .routing import FAMILIES
 from .rtnl import Request, Rtnl
 
@@ -95,8 +95,7 @@ def nameless(found: HostSide, attachments: Iterable[Attachment]) -> Iterator[Lin
     or a plugin when it knows its address: before :data:`_GRACE_SECONDS` are over, or the agent makes it anew."""
     known = {a.host_ifname for a in attachments}
     for link in found.links.values():
-        ours = link.kind == "veth" and link.mac == macs(link.index)[0].hex(":")
-        if ours and not link.alias and link.group != messages.REAP_GROUP and link.name not in known:
+        if is_ours(link) and not link.alias and link.group != messages.REAP_GROUP and link.name not in known:
             yield link
 
 

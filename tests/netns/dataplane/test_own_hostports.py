@@ -14,13 +14,10 @@ from berth_node import portmap
 from berth_node.portmap import PortMapping
 from berth_node.seams import NodeLayout
 
-from tests.netns.dataplane.site import INTERNET, A, B, attachment, layout_of, nodes, two_nodes
-from tests.netns.dataplane.test_own_interface import Place
-from tests.sandbox import netns
-from tests.sandbox.echo import PORT, EchoServers, Outcome, tcp_echo, udp_echo
-from tests.sandbox.fabric import Fabric
+from tests.netns.dataplane.own_place import Place, standing
+from tests.netns.dataplane.site import INTERNET, A, B, attachment, layout_of, two_nodes
+from tests.sandbox.echo import PORT, Outcome, tcp_echo, udp_echo
 from tests.sandbox.kubeproxy import MODES, KubeProxy, Mode, ServicePort
-from tests.sandbox.waiting import eventually
 from tests.sandbox.world import Eni, GroupRule, Route, SecurityGroup, World
 
 A0, B0, NODE_EIP = "10.0.1.10", "10.0.2.10", "203.0.113.10"
@@ -78,21 +75,13 @@ def both(*host_ports: int) -> str:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    with Fabric() as fabric, EchoServers() as servers:
-        fabric.apply(world())
-        with nodes(A, B) as made:
-            for node in made.values():
-                assert node.call(node.dataplane.configure, layout(node.name)) == ()
-                servers.add(node.name, name=f"node-{node.name[-1]}")
-            lent = {"own": both(OPEN, SHUT), "neighbour": both(NEAR)}
-            for name, (where, address, table) in PODS.items():
-                node = made[where]
-                wanted = attachment(name, address, table=table, ports=lent.get(name, ""), netns_fd=node.pod(name))
-                node.call(node.dataplane.attach, wanted)
-                servers.add(name, name=name)
-            servers.add("internet", name="internet")
-            assert eventually(lambda: netns.settled(*netns.names()))
-            yield Place(fabric, made[A], made[B])
+    lent = {"own": both(OPEN, SHUT), "neighbour": both(NEAR)}
+    pods = [
+        (name, where, attachment(name, address, table=table, ports=lent.get(name, "")))
+        for name, (where, address, table) in PODS.items()
+    ]
+    with standing(world(), layout, pods) as made:
+        yield made
 
 
 @pytest.fixture(params=[None, *MODES], ids=["alone", *MODES])

@@ -7,17 +7,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from berth_node.seams import NodeLayout
 
-from tests.netns.dataplane.site import EIP, INTERNET, A, B, Node, attachment, layout_of, nodes, two_nodes
-from tests.sandbox import netns
-from tests.sandbox.echo import PORT, EchoServers, tcp_echo, udp_echo
-from tests.sandbox.fabric import Fabric
+from tests.netns.dataplane.own_place import Place, standing
+from tests.netns.dataplane.site import EIP, INTERNET, A, B, Node, attachment, layout_of, two_nodes
+from tests.sandbox.echo import PORT, tcp_echo, udp_echo
 from tests.sandbox.kubeproxy import MODES, KubeProxy, ServicePort
-from tests.sandbox.waiting import eventually
 from tests.sandbox.world import GroupRule, SecurityGroup, World
 
 OWN, NEIGHBOUR, SINGLE, CLIENT, OTHER = "10.0.1.20", "10.0.1.33", "10.0.1.80", "10.0.2.33", "10.0.2.34"
@@ -51,31 +49,11 @@ def layout(name: str = A) -> NodeLayout:
     return replace(made, interfaces=tuple(replace(i, pod=i.primary_address == OWN) for i in made.interfaces))
 
 
-@dataclass
-class Place:
-    fabric: Fabric
-    a: Node
-    b: Node
-
-
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    with Fabric() as fabric, EchoServers() as servers:
-        fabric.apply(world())
-        with nodes(A, B) as made:
-            for node in made.values():
-                assert node.call(node.dataplane.configure, layout(node.name)) == ()
-                servers.add(node.name, name=f"node-{node.name[-1]}")
-            own = made[A]
-            own.call(own.dataplane.attach, replace(POD, netns_fd=own.pod("own")))
-            for name, (where, address) in PODS.items():
-                node = made[where]
-                node.call(node.dataplane.attach, attachment(name, address, netns_fd=node.pod(name)))
-            for name in ("own", *PODS):
-                servers.add(name, name=name)
-            servers.add("internet", name="internet")
-            assert eventually(lambda: netns.settled(*netns.names()))
-            yield Place(fabric, made[A], made[B])
+    pods = [("own", A, POD), *((name, where, attachment(name, address)) for name, (where, address) in PODS.items())]
+    with standing(world(), layout, pods) as made:
+        yield made
 
 
 def no_answer(where: str, address: str, port: int = PORT) -> bool:

@@ -313,7 +313,7 @@ class TestTokens:
         site = self.site(budget := FakeBudget())
 
         def refuse(*_: object) -> Page[InterfaceView]:
-            raise Ec2Error("DescribeNetworkInterfaces", "RequestLimitExceeded", "", Trouble.THROTTLED)
+            raise Ec2Error("describe_network_interfaces", "RequestLimitExceeded", "", Trouble.THROTTLED)
 
         site.survey.interfaces_among = refuse  # type: ignore[assignment,method-assign]
         with pytest.raises(Ec2Error):
