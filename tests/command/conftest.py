@@ -113,10 +113,27 @@ class Checkout:
                     continue
         return found
 
+    def process(self, words: str) -> int:
+        """The one process from here with ``words`` on its command line.
+
+        A process that is just starting another one is seen twice: until its exec, a child shows its parent's words.
+        """
+        found = {pid for pid, line in self.processes().items() if words in line}
+        (eldest,) = (pid for pid in found if _parent(pid) not in found)
+        return eldest
+
     def files(self) -> set[str]:
         """Everything below it but build/ and the environments."""
         names = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*")}
         return {name for name in names if not name.startswith(("build", ".venv"))}
+
+
+def _parent(pid: int) -> int | None:
+    """None once it has ended. The name of the command, in parentheses, may hold spaces: proc(5)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def _shell_environment() -> dict[str, str]:

@@ -32,8 +32,7 @@ def test_kill_9_of_make_takes_everything_along(checkout: Checkout, untouched: Ma
 def test_kill_9_of_the_outer_process_takes_everything_along(checkout: Checkout, untouched: Machine) -> None:
     demo = checkout.start("demo", "KEEP=1")
     demo.reaches("\n[4] ")
-    (outer,) = (pid for pid, words in checkout.processes().items() if words.endswith("-m tests.sandbox.demo --keep "))
-    os.kill(outer, signal.SIGKILL)
+    os.kill(checkout.process("-m tests.sandbox.demo --keep "), signal.SIGKILL)
     assert demo.ends() != 0
     assert eventually(lambda: not checkout.processes()), checkout.processes()
 
@@ -41,8 +40,7 @@ def test_kill_9_of_the_outer_process_takes_everything_along(checkout: Checkout, 
 def test_a_dead_sandbox_is_named(checkout: Checkout, untouched: Machine) -> None:
     demo = checkout.start("demo")
     demo.reaches("\n[5] ")
-    (sandbox,) = (pid for pid, words in checkout.processes().items() if " -m tests.sandbox.stack " in words)
-    os.kill(sandbox, signal.SIGKILL)
+    os.kill(checkout.process(" -m tests.sandbox.stack "), signal.SIGKILL)
     assert demo.ends() != 0
     (failure,) = checkout.result()["failures"]
     assert failure.startswith("the sandbox process ended with status -9")
