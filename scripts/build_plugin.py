@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SOURCES: Final = tuple(ROOT / "node_agent" / "cni" / name for name in ("berth.c", "pair.c"))
-HEADERS: Final = (ROOT / "node_agent" / "cni" / "pair.h",)
+SOURCES: Final = tuple(sorted((ROOT / "node_agent" / "cni").glob("*.c")))
+HEADERS: Final = tuple(sorted((ROOT / "node_agent" / "cni").glob("*.h")))
 OUTPUT: Final = ROOT / "build" / "plugin"
 ARCHITECTURES: Final = ("x86_64", "aarch64")
 FLAGS: Final = ("-std=gnu11", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")

@@ -33,14 +33,17 @@ from berth_node.leasefile import LeaseFile
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
 from berth_node.pair_file import PairFile
+from berth_node.plugin_files import PluginFiles
 from berth_node.process import AlreadyRunningError, Threads, kernel_boot, last_beat, only_one, steady_clock
 from berth_node.record import RecordKeeper
 from berth_node.report import build
 from berth_node.reporter import Reporter
 from berth_node.seams import Dataplane
-from berth_node.server import Server, drain_spool
+from berth_node.server import Server
 from berth_node.settling import Settling
+from berth_node.spool import Spool
 from berth_node.telling import Telling
+from berth_node.unwire_files import UnwireFiles
 from berth_node.unwritten import resume
 from berth_node.usable import unusable_of
 from berth_node.verbs import Verbs
@@ -67,7 +70,7 @@ class Agent:
         """``make_dataplane`` is called in the rtnl thread: netlink sockets and namespaces belong to a thread."""
         self.config, self._make_dataplane, self.environment = config, make_dataplane, environment
         self._threads = Threads()
-        self._spool = config.run_dir / "spool"
+        self._spool = Spool(config.run_dir / "spool")
         self._look_now = asyncio.Event()
         self._looks = 0  # since something last changed
         self._clock = clock
@@ -82,7 +85,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         self.config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._spool.mkdir(mode=0o700, exist_ok=True)
+        self._spool.folder.mkdir(mode=0o700, exist_ok=True)
         with only_one(self.config.run_dir / "agent.lock"):
             stopping = asyncio.ensure_future(stop.wait())
             try:
@@ -121,7 +124,6 @@ class Agent:
         self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
         await self.chain.refresh()
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
-        self.pair_file = PairFile(config.run_dir / "pair", self._pair_form)
         self.verbs = Verbs(
             self.desk,
             self.dataplane,
@@ -131,6 +133,12 @@ class Agent:
             config.mtu,
             threads.wire_now,
             self.measures.waits,
+        )
+        self.files = PluginFiles(
+            PairFile(config.run_dir / "pair", self._pair_form),
+            UnwireFiles(config.run_dir / "unwire", lambda: self.desk.entries, self.dataplane.unwiring),
+            config.plugin_makes_links,
+            self.watcher.noting,
         )
         self.reporter = Reporter(
             self._build_report,
@@ -162,7 +170,7 @@ class Agent:
         """What earlier agents have left, in the kernel and beside it."""
         undo = self.desk.start(await self._threads.in_rtnl(self.dataplane.survey), policy)
         held = tuple(entry.attachment for entry in self.desk.entries.values())
-        await self._threads.wire(self.dataplane.adopt_ports, held)
+        await self._threads.wire(self.dataplane.adopt, held)
         await resume(self.desk, undo, self.dataplane, self._threads.wire)
 
     async def _identify(self, imds: Imds) -> Identity:
@@ -176,12 +184,12 @@ class Agent:
             delay = min(delay * 1.5, 5.0)
 
     async def _serve(self, stopping: asyncio.Future[Any]) -> None:
-        server = Server(self.config.run_dir / "cni.sock", self.verbs, self.measures.requests)
+        server = Server(self.config.run_dir / "cni.sock", self.verbs, self.measures.requests, self._spool)
         admin = Admin(self.config.run_dir / "admin.sock", self.telling.answer)
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
-        await drain_spool(self._spool, self.verbs)
-        self._publish_pair()  # or what a killed agent has left is taken away
+        await self._spool.drain(self.verbs)
+        self.files.begin()
         server.open()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
         loops = [asyncio.ensure_future(c) for c in self._loops()]
@@ -191,7 +199,7 @@ class Agent:
         finally:
             self.notifier.tell("STOPPING=1")
             self.verbs.lending.queue.abandon()
-            self.pair_file.withdraw()
+            self.files.end()
             await server.close()
             for task in loops:
                 task.cancel()
@@ -282,19 +290,15 @@ class Agent:
             if self.node.ready and now - beat >= _HEARTBEAT:
                 beat = now
                 self.node.beat()
-            await drain_spool(self._spool, self.verbs)
+            await self._spool.drain(self.verbs)
             with self.watcher.noting("journal", JournalError):
                 self.verbs.left.again()
-            self._publish_pair()
+            self.files.publish()
 
     def _pair_form(self) -> bytes:
         useful = not (self.verbs.ipv6_is_off and self.desk.prefixes.families != "ipv4")
         wanted = self.config.plugin_makes_links and useful and self.dataplane.prompt() and not self.node.refusal
         return self.dataplane.pair_form(self.config.mtu or self.dataplane.primary_mtu()) if wanted else b""
-
-    def _publish_pair(self) -> None:
-        with self.watcher.noting("plugins' form", OSError):
-            self.pair_file.publish()
 
     async def _save(self) -> None:
         value, ticket = self.desk.snapshot()

@@ -203,6 +203,10 @@ class Dataplane(Protocol):
     def detach(self, attachment: Attachment) -> None:
         """Take back its host ports, unroute the pod, and queue its host link for reaping. Gone already is fine."""
 
+    def unwiring(self, attachment: Attachment) -> bytes:
+        """What a plugin needs to unroute the pod and bury its link by itself (``cni/unwire.c``); empty if there is more
+        to be done for it, or nothing is known of it. It only reads what is in memory: any thread may ask."""
+
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         """Compare pod side, host side, routes, neighbour and host ports with what :meth:`attach` made, and what the
         pod needs of rules, tables and nftables with what :meth:`configure` made last."""
@@ -215,8 +219,9 @@ class Dataplane(Protocol):
     def survey(self) -> tuple[Attachment, ...]:
         """Every attachment the kernel knows, read from the host links' aliases (the second witness)."""
 
-    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
-        """Take over the host ports of pods that an earlier process wired; before the first :meth:`configure`."""
+    def adopt(self, attachments: Iterable[Attachment]) -> None:
+        """Take over pods that an earlier process wired, with their host ports; before the first :meth:`configure`.
+        Raises :class:`DataplaneError`."""
 
     def flush_connections(self, addresses: Collection[str]) -> None:
         """Have the kernel forget every connection of addresses that no pod has any more. Any thread may call it: it

@@ -17,10 +17,11 @@ from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
 from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
 from berth_node.skel import Call, CniError
+from berth_node.spool import Spool
 from berth_node.verbs import Verbs
-from berth_node.wire import Request, WireError, decode_body, receive_request, send_answer
+from berth_node.wire import Request, WireError, receive_request, send_answer
 
-__all__ = ["Server", "drain_spool"]
+__all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG: Final = 512  # a node's whole burst of pods at once
@@ -77,9 +78,9 @@ class _Peer:
 class Server:
     """Accepts connections and serves each at once; what has to wait becomes a task. A hang-up is noticed meanwhile."""
 
-    def __init__(self, path: Path, verbs: Verbs, requests: Histogram) -> None:
-        """``requests`` takes in each request's seconds, command and outcome."""
-        self._path, self._verbs, self._requests = path, verbs, requests
+    def __init__(self, path: Path, verbs: Verbs, requests: Histogram, spool: Spool) -> None:
+        """``requests`` takes in each request's seconds, command and outcome; ``spool`` DELs that nobody asks again."""
+        self._path, self._verbs, self._requests, self._spool = path, verbs, requests, spool
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._last = 0.0
@@ -168,7 +169,8 @@ class Server:
                 return
             peer.asked = True
             try:
-                outcome = await self._answer(peer, request)
+                serve = self._take_note if wire.is_unwired(request) else self._answer
+                outcome = await serve(peer, request)
             finally:
                 request.close()
             command = request.environment.get("CNI_COMMAND", "")
@@ -204,6 +206,22 @@ class Server:
             _send(connection, 1, skel.encode(body))
             return FAILED
 
+    async def _take_note(self, _peer: _Peer, request: Request) -> str:
+        """A DEL that was told that it succeeded: it is done by its container alone, whatever else is wrong with it, and
+        again until it is done. An agent that is killed meanwhile leaves an entry that the next one finds gone."""
+        try:
+            await self._verbs.delete_spooled(skel.read_spooled_delete(request.environment))
+            return OK
+        except Exception:
+            _log.exception(
+                "a DEL failed; it is tried again", extra={"container": request.environment.get("CNI_CONTAINERID", "")}
+            )
+        try:
+            self._spool.keep(request.environment)
+        except OSError:
+            _log.exception("a DEL could not be kept; garbage collection will find its pod")
+        return FAILED
+
 
 async def _receive(connection: socket.socket, awake_until: float) -> Request | None:
     """The request is nearly always there already, or will be in a moment."""
@@ -228,32 +246,3 @@ def _send(connection: socket.socket, code: int, output: bytes, *, short: bool = 
     except OSError:
         return False
     return True
-
-
-def _spooled(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-
-
-async def drain_spool(folder: Path, verbs: Verbs) -> int:
-    """Do the DELs that the plugin kept while no agent listened; returns how many.
-
-    A file goes after its DEL is done, and a DEL done twice does nothing, so a kill in between is safe. A file that
-    cannot be read is dropped with a log line: it can never be done. One that the kernel refuses stays for later.
-    """
-    done = 0
-    for path in _spooled(folder):
-        try:
-            environment, _ = decode_body(path.read_bytes())
-            key = skel.read_spooled_delete(environment)
-        except (WireError, CniError) as error:
-            _log.warning("spooled request dropped", extra={"file": path.name, "why": str(error)})
-            path.unlink()
-            continue
-        try:
-            await verbs.delete_spooled(key)
-        except Exception:
-            _log.exception("spooled DEL failed; it is tried again", extra={"container": key[0]})
-            continue
-        path.unlink()
-        done += 1
-    return done

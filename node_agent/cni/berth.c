@@ -1,5 +1,5 @@
-/* berth: the CNI plugin. A pipe without logic: all thinking is in the node agent. (What it makes with its own hands while
- * the agent thinks is in pair.c.)
+/* berth: the CNI plugin. A pipe without logic: all thinking is in the node agent. (What it does with its own hands, of what
+ * the agent has thought before, is in pair.c and unwire.c.)
  *
  * It copies the CNI_* environment and standard input into a memfd, opens CNI_NETNS, and passes both descriptors to the
  * agent with one small message (so nothing is bounded by a socket buffer, and the agent needs no view of the
@@ -12,7 +12,8 @@
  *             "berth/1 wired", and it is printed; or "berth/1 refused <batch> <errno>", and another answer comes
  *   memfd     BERTH_TAKES=short NUL CNI_A=x NUL CNI_B=y NUL NUL standard-input
  *             (BERTH_TAKES: what kinds of answers are understood; BERTH_LINK=<index> <MTU> <name>: the links that are
- *             being made here. An agent of before knows neither.)
+ *             being made here; BERTH_UNWIRED=1: the kernel has nothing of the pod any more, and nobody waits for an
+ *             answer. An agent of before knows none of them.)
  *
  * Nearly all that a pod waits for here is processors that have fallen asleep and have to be woken one by one. So it
  * connects before anything else, which wakes the agent while the request is still being put together; and when a
@@ -22,6 +23,7 @@
  *   ADD, CHECK, GC  try again for 20 s, then "try again later" (11). An agent that dies in the middle of a request is
  *                   asked again: every request is idempotent by container and interface.
  *   DEL             is spooled as a file that the agent reads before it accepts a connection, and succeeds at once.
+ *                   (An agent that dies with a DEL unread that nobody waits for finds out by the kernel: see unwire.c.)
  *   STATUS          the agent touches /run/berth/ready every few seconds from the first usable address of this boot
  *                   on (/run does not outlive a boot), so a mark younger than 60 s answers for a restarting agent.
  *   VERSION         is answered from here if nobody else does.
@@ -42,6 +44,7 @@
 #include <unistd.h>
 
 #include "pair.h"
+#include "unwire.h"
 
 /* Tests build it with a folder of their own and shorter seconds. */
 #ifndef RUN
@@ -68,12 +71,14 @@ static const struct command {
     long long patience_ms; /* how long a missing agent is waited for */
     long answer_ms;        /* how long an answer is waited for */
     enum fallback fallback;
-    int makes_links; /* whether it makes the pod's links meanwhile, see pair.c */
+    enum hand { NONE, MAKES_LINKS, UNWIRES } hand; /* what it does by itself: see pair.c, unwire.c */
 } commands[] = {
-    {"ADD", 20 * SECOND, 100 * SECOND, REFUSE, 1}, {"CHECK", 20 * SECOND, 60 * SECOND, REFUSE, 0},
-    {"GC", 20 * SECOND, 100 * SECOND, REFUSE, 0}, {"DEL", 0, 30 * SECOND, SPOOL_REQUEST, 0},
-    {"STATUS", SECOND, 5 * SECOND, TRUST_READY, 0}, {"VERSION", 0, 2 * SECOND, SAY_VERSIONS, 0},
+    {"ADD", 20 * SECOND, 100 * SECOND, REFUSE, MAKES_LINKS}, {"CHECK", 20 * SECOND, 60 * SECOND, REFUSE, NONE},
+    {"GC", 20 * SECOND, 100 * SECOND, REFUSE, NONE}, {"DEL", 0, 30 * SECOND, SPOOL_REQUEST, UNWIRES},
+    {"STATUS", SECOND, 5 * SECOND, TRUST_READY, NONE}, {"VERSION", 0, 2 * SECOND, SAY_VERSIONS, NONE},
 };
+
+static int unwired; /* the pod of this DEL has gone from the kernel already */
 
 extern char **environ;
 
@@ -129,7 +134,7 @@ static int copy(int from, int to) {
 
 /* Writes the environment and standard input, in one write if they are short. */
 static int make_request(int pair) {
-    static const char takes[] = "BERTH_TAKES=short";
+    static const char takes[] = "BERTH_TAKES=short", gone[] = "BERTH_UNWIRED=1";
     char buffer[32768], input[16384];
     size_t used = sizeof takes;
     int request = memfd_create("berth-request", MFD_CLOEXEC);
@@ -138,6 +143,10 @@ static int make_request(int pair) {
     memcpy(buffer, takes, used);
     if (pair && size < (ssize_t)sizeof input && pair_suits(input, (size_t)size))
         used += pair_offer(RUN, buffer + used, sizeof buffer - used);
+    if (unwired) {
+        memcpy(buffer + used, gone, sizeof gone);
+        used += sizeof gone;
+    }
     for (char **e = environ; *e; e++) {
         size_t length = strlen(*e) + 1;
         if (strncmp(*e, "CNI_", 4)) continue;
@@ -288,7 +297,7 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
     /* An agent that is busy is to find the request when it gets to it, instead of having to wait for it. */
-    int awake = processors_idle(), pair = command->makes_links;
+    int awake = !unwired && processors_idle(), pair = command->hand == MAKES_LINKS;
     if (!awake && *request < 0) *request = make_request(pair);
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */
     int connected = peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
@@ -298,10 +307,12 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     if (*request < 0) *request = make_request(pair);
     if (*request < 0) return NOT_CONNECTED;
     if (connected) {
-        int unopened, netns = open_netns(&unopened), sent = !send_request(peer, *request, netns, unopened);
+        int unopened = 0, netns = unwired ? -1 : open_netns(&unopened);
+        int sent = !send_request(peer, *request, netns, unopened);
         if (sent && pair) pair_make(netns);
         if (netns >= 0) close(netns); /* a plugin that waits is not to keep a pod's namespace alive */
-        outcome = sent ? receive_answer(peer, code, awake) : LOST;
+        if (sent && unwired) *code = 0;
+        outcome = !sent ? LOST : unwired ? ANSWERED : receive_answer(peer, code, awake);
         why = errno;
     }
     *error = outcome <= ANSWERED ? 0 : why;
@@ -351,6 +362,7 @@ int main(void) {
     for (size_t i = 0; name && i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(name, commands[i].name)) command = &commands[i];
     if (!command) return fail(4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION", 0);
+    if (command->hand == UNWIRES) unwired = unwire(RUN);
     int request = -1;
     long long started = now_ms(), deadline = started + command->patience_ms;
     for (int code = 1, error = 0;;) {

@@ -22,27 +22,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
-#define IFNAME "eth0" /* whose form the agent writes */
+#include "kernel.h"
+#include "name.h"
+
 #define FIRST_INDEX (1u << 30) /* the agent's own links have lower ones */
-#define PORTS 0x42450000u /* what the kernel tells of our requests names such a port: the agent knows it is no news */
-#define NETLINK_SECONDS 10 /* for the answer; the request itself waits for the kernel's lock as long as that takes */
 #define CARRIER_LOOKS 1250 /* 2.5 s */
-#define OPERSTATE 16 /* IFLA_OPERSTATE */
-#define UP 6         /* IF_OPER_UP */
 
 struct head {
     char magic[8];
@@ -61,81 +55,11 @@ static struct {
     } form;
     char *requests[2]; /* into the form; NULL as long as there is none */
     struct place *places[2];
-    char name[16];
+    char name[LINK_NAME];
     uint32_t index;
     int host, pod; /* sockets */
     int error;     /* of making it; -1 while it has not been tried */
 } pair = {.host = -1, .pod = -1, .error = -1};
-
-/* ------------------------------------------------------------------------------------------ the host link's name */
-
-static uint32_t rotated(uint32_t value, int bits) {
-    return value << bits | value >> (32 - bits);
-}
-
-static void sha1_block(uint32_t state[5], const unsigned char *block) {
-    uint32_t w[80], a = state[0], b = state[1], c = state[2], d = state[3], e = state[4];
-    for (int i = 0; i < 80; i++) {
-        const unsigned char *at = block + 4 * i;
-        w[i] = i < 16 ? (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3]
-                      : rotated(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
-    }
-    for (int i = 0; i < 80; i++) {
-        uint32_t f, k;
-        if (i < 20) f = (b & c) | (~b & d), k = 0x5A827999;
-        else if (i < 40) f = b ^ c ^ d, k = 0x6ED9EBA1;
-        else if (i < 60) f = (b & c) | (b & d) | (c & d), k = 0x8F1BBCDC;
-        else f = b ^ c ^ d, k = 0xCA62C1D6;
-        uint32_t next = rotated(a, 5) + f + e + k + w[i];
-        e = d, d = c, c = rotated(b, 30), b = a, a = next;
-    }
-    state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
-}
-
-/* FIPS 180-4; the first 11 hexadecimal digits, as names.py has them. */
-static void name_of(const char *text, size_t size) {
-    uint32_t state[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
-    unsigned char last[128] = {0};
-    uint64_t bits = (uint64_t)size * 8;
-    for (; size >= 64; text += 64, size -= 64) sha1_block(state, (const unsigned char *)text);
-    memcpy(last, text, size);
-    last[size] = 0x80;
-    size_t blocks = size < 56 ? 1 : 2;
-    for (int i = 0; i < 8; i++) last[64 * blocks - 1 - (size_t)i] = (unsigned char)(bits >> 8 * i);
-    for (size_t i = 0; i < blocks; i++) sha1_block(state, last + 64 * i);
-    snprintf(pair.name, sizeof pair.name, "eni%08x%03x", (unsigned)state[0], (unsigned)(state[1] >> 20));
-}
-
-/* The value of a key of CNI_ARGS, "K=V;K=V"; the last one counts. */
-static size_t argument(const char *key, const char **value) {
-    const char *at = getenv("CNI_ARGS");
-    size_t found = 0, wanted = strlen(key);
-    while (at && *at) {
-        size_t length = strcspn(at, ";");
-        if (length > wanted && !strncmp(at, key, wanted) && at[wanted] == '=') {
-            *value = at + wanted + 1;
-            found = length - wanted - 1;
-        }
-        at += length + (at[length] == ';');
-    }
-    return found;
-}
-
-/* By the rule of names.py. 0 if there is no name to be had. */
-static int name_pair(void) {
-    const char *container = getenv("CNI_CONTAINERID"), *ifname = getenv("CNI_IFNAME"), *namespace, *pod;
-    char text[1024];
-    int size = -1;
-    if (!container || !*container || !ifname || strcmp(ifname, IFNAME)) return 0;
-    size_t first = argument("K8S_POD_NAMESPACE", &namespace), second = argument("K8S_POD_NAME", &pod);
-    if (first && second && first + second < sizeof text - 2)
-        size = snprintf(text, sizeof text, "%.*s.%.*s", (int)first, namespace, (int)second, pod);
-    else if (!first || !second)
-        size = snprintf(text, sizeof text, "%s/" IFNAME, container);
-    if (size <= 0 || (size_t)size >= sizeof text) return 0;
-    name_of(text, (size_t)size);
-    return 1;
-}
 
 /* ------------------------------------------------------------------------------------------------------ the form */
 
@@ -171,14 +95,13 @@ static int fill_in(int which, int netns) {
 /* Reads the form. A plugin that was called in another namespace than the agent's leaves everything to the agent. */
 static int read_form(const char *folder) {
     char path[128];
-    struct stat here;
     struct head *head = &pair.form.head;
     snprintf(path, sizeof path, "%s/pair", folder);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t size = file < 0 ? -1 : read(file, pair.form.bytes, sizeof pair.form.bytes);
     if (file >= 0) close(file);
     if (size < (ssize_t)sizeof *head || memcmp(head->magic, "berthP1\n", 8)) return 0;
-    if (stat("/proc/self/ns/net", &here) || (uint64_t)here.st_ino != head->namespace) return 0;
+    if (!in_namespace(head->namespace)) return 0;
     size_t places = sizeof(struct place) * ((size_t)head->places[0] + head->places[1]);
     if (sizeof *head + places + head->sizes[0] + head->sizes[1] != (size_t)size) return 0;
     pair.places[0] = (struct place *)(head + 1);
@@ -198,72 +121,9 @@ int pair_suits(const char *config, size_t size) {
 
 size_t pair_offer(const char *folder, char *told, size_t size) {
     uint32_t random;
-    if (!name_pair() || getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random || !read_form(folder)) return 0;
+    if (!link_name(pair.name) || getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random || !read_form(folder)) return 0;
     pair.index = FIRST_INDEX | (random & (FIRST_INDEX - 2)); /* even: the pod's end has the next one */
     return (size_t)snprintf(told, size, "BERTH_LINK=%u %u %s", pair.index, pair.form.head.mtu, pair.name) + 1;
-}
-
-/* --------------------------------------------------------------------------------------------------- the kernel */
-
-/* A socket of the namespace that this process is in. On the host its port is told from others'. */
-static int open_netlink(int host) {
-    struct timeval limit = {.tv_sec = NETLINK_SECONDS};
-    int opened = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), bound = !host;
-    if (opened < 0) return -1;
-    for (int attempt = 0; !bound && attempt < 4; attempt++) {
-        uint16_t random;
-        if (getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random) break;
-        struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_pid = PORTS | random};
-        bound = !bind(opened, (struct sockaddr *)&address, sizeof address);
-    }
-    if (!bound || setsockopt(opened, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit)) {
-        close(opened);
-        return -1;
-    }
-    return opened;
-}
-
-static uint32_t last_number(const char *batch, unsigned size) {
-    uint32_t number = 0;
-    for (unsigned at = 0; at + sizeof(struct nlmsghdr) <= size;) {
-        struct nlmsghdr header;
-        memcpy(&header, batch + at, sizeof header);
-        if (header.nlmsg_len < sizeof header) break;
-        number = header.nlmsg_seq;
-        at += NLMSG_ALIGN(header.nlmsg_len);
-    }
-    return number;
-}
-
-static int operstate(const struct nlmsghdr *message) {
-    const char *at = (const char *)message + NLMSG_LENGTH(sizeof(struct ifinfomsg)), *end = (const char *)message + message->nlmsg_len;
-    while (at + sizeof(struct rtattr) <= end) {
-        const struct rtattr *attribute = (const void *)at;
-        if (attribute->rta_len < sizeof *attribute) break;
-        if (attribute->rta_type == OPERSTATE) return at[sizeof *attribute];
-        at += RTA_ALIGN(attribute->rta_len);
-    }
-    return 0;
-}
-
-/* Sends a batch and waits for the answer to its last request. The kernel runs all of it, whatever fails first. */
-static int send_batch(int netlink, const char *batch, unsigned size, int ignored) {
-    static _Alignas(8) char buffer[32768];
-    uint32_t last = last_number(batch, size);
-    int failure = 0;
-    if (send(netlink, batch, size, 0) != (ssize_t)size) return errno ? errno : EIO;
-    for (;;) {
-        ssize_t length = recv(netlink, buffer, sizeof buffer, 0);
-        if (length < 0 && errno == EINTR) continue;
-        if (length < 0) return errno == EAGAIN ? ETIMEDOUT : errno;
-        for (struct nlmsghdr *m = (void *)buffer; NLMSG_OK(m, length); m = NLMSG_NEXT(m, length)) {
-            int error = m->nlmsg_type == NLMSG_ERROR ? -((struct nlmsgerr *)NLMSG_DATA(m))->error : 0;
-            if (error && error != ignored && !failure) failure = error;
-            if (m->nlmsg_seq != last) continue;
-            /* a link that is asked for must be able to send: else the agent knows how to wait */
-            return failure || m->nlmsg_type != RTM_NEWLINK || operstate(m) == UP ? failure : EAGAIN;
-        }
-    }
 }
 
 void pair_make(int netns) {

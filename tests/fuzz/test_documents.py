@@ -17,7 +17,7 @@ from berth_node.durable import DurableFile
 from berth_node.imds import Identity, Imds, ImdsError
 from berth_node.journal import Journal
 from berth_node.record import RecordKeeper
-from berth_node.server import drain_spool
+from berth_node.spool import Spool
 from berth_node.watcher import Watcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,7 +152,7 @@ def test_any_spool_file_is_done_or_dropped(tmp_path: Path, content: bytes) -> No
     spool.mkdir(exist_ok=True)
     (spool / "1").write_bytes(content)
     verbs: Any = Verbs()
-    assert asyncio.run(drain_spool(spool, verbs)) == len(done)
+    assert asyncio.run(Spool(spool).drain(verbs)) == len(done)
     assert not list(spool.iterdir())
 
 

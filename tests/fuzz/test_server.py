@@ -20,6 +20,7 @@ from berth_node.durable import DurableFile
 from berth_node.journal import Journal
 from berth_node.measures import Measures
 from berth_node.server import Server
+from berth_node.spool import Spool
 from berth_node.verbs import Verbs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,10 @@ class Agent:
         self.desk.refresh(known, all_blocks(known))
         self.thread = ThreadPoolExecutor(1)
         self.server = Server(
-            self.path, Verbs(self.desk, self.kernel, self.rtnl, Node(), patience=0.01), Measures().requests
+            self.path,
+            Verbs(self.desk, self.kernel, self.rtnl, Node(), patience=0.01),
+            Measures().requests,
+            Spool(self.path.parent),
         )
 
     def rtnl(self, call: Callable[[_A], _R], argument: _A, /) -> Awaitable[_R]:

@@ -170,9 +170,18 @@ class KernelDataplane:
         """See :meth:`berth_node.seams.Dataplane.survey`."""
         return self._pods.survey()
 
-    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
-        """See :meth:`berth_node.seams.Dataplane.adopt_ports`."""
+    def unwiring(self, attachment: Attachment) -> bytes:
+        """See :meth:`berth_node.seams.Dataplane.unwiring`."""
+        more = attachment.ports or attachment.table or attachment.annotations
+        return b"" if more else self._pods.unwiring(attachment)
+
+    def adopt(self, attachments: Iterable[Attachment]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.adopt`."""
         attachments = tuple(attachments)
+        try:
+            self._pods.adopt(attachments)
+        except OSError as error:
+            raise refused("listing the pods' links", error) from error
         self._ports.adopt(attachments)
         self._ports6.adopt(attachments)
 

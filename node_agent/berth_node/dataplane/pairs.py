@@ -1,5 +1,6 @@
 """What the plugin is given so that it can make a pod's pair of links by itself (``cni/pair.c``): the form that the pair
-is made from, and the batches that finish a pod.
+is made from, and the batches that finish a pod; and what takes a pod from the kernel when its DEL comes
+(``cni/unwire.c``).
 
 Pure. The requests are those of :mod:`.batches` and :mod:`.messages`: the plugin fills in and sends, and knows none.
 """
@@ -14,7 +15,7 @@ from .batches import Wiring
 from .rtnl import pack
 from .templates import Template
 
-__all__ = ["FORM_IFNAME", "PORTS", "finish", "form"]
+__all__ = ["FORM_IFNAME", "PORTS", "finish", "form", "unwiring"]
 
 PORTS: Final = 0x4245
 """The upper half of the ports of plugins' sockets: what they ask for is no news to the agent (``nlmsg_pid``)."""
@@ -27,6 +28,8 @@ _MAGIC: Final = b"berthP1\n"
 _HEAD: Final = struct.Struct("=8sQHHHHH6x")
 _PLACE: Final = struct.Struct("=HH")
 _KINDS: Final = {"host": b"h", "pod": b"p", "host mac": b"H", "pod mac": b"P", "netns": b"n", "name": b"N"}
+_WORD_MAGIC: Final = b"berthU1\n"
+_WORD_HEAD: Final = struct.Struct("=8sQHHHxx")
 _LOOK: Final = 1
 """The sequence number of the last question: the batches' numbers are higher."""
 
@@ -51,3 +54,10 @@ def finish(w: Wiring) -> tuple[bytes, bytes, bytes]:
     """What makes a pod of a pair: on the host, in the pod, and a look at whether the host link can send."""
     look = pack(messages.get_link(index=w.host.index), _LOOK, 0)
     return bytes(batches.finish_host(2, w).data), bytes(batches.wire_pod(2, w).data), look
+
+
+def unwiring(namespace: int, container_id: str, index: int, ips: tuple[bytes, ...], table: int) -> bytes:
+    """The file that a DEL of this container reads; its parts are described in ``cni/unwire.c``. ``index`` is that of
+    the host link, ``ips`` are packed, ``table`` that of their routes."""
+    parts = (container_id.encode(), *batches.unwire_apart(1, index, ips, table))
+    return _WORD_HEAD.pack(_WORD_MAGIC, namespace, *map(len, parts)) + b"".join(parts)

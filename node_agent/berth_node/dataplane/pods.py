@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..seams import (
@@ -218,6 +218,22 @@ class PodWiring:
         except OSError as error:
             raise refused(f"unwiring {attachment.address}", error) from error
         self._reaper.wake()
+
+    def unwiring(self, attachment: Attachment) -> bytes:
+        """See :meth:`berth_node.seams.Dataplane.unwiring`."""
+        index = self._made.get(_id(attachment))
+        if not index or attachment.ifname != pairs.FORM_IFNAME:
+            return b""
+        ips = tuple([packed(address) for address in attachment.addresses])
+        return pairs.unwiring(self._home.inode, attachment.container_id, index, ips, PODS_TABLE)
+
+    def adopt(self, attachments: Iterable[Attachment]) -> None:
+        """See :meth:`berth_node.seams.Dataplane.adopt`: their host links are known from here on."""
+        by_name = {attachment.host_ifname: attachment for attachment in attachments}
+        for link in self._links():
+            held = by_name.get(link.name)
+            if held and not _dead(link) and holds(link, held):
+                self._made[_id(held)] = link.index
 
     def _found(self, attachment: Attachment) -> int:
         """The host link of a pod that an earlier process wired, 0 if there is none: its name may be a later

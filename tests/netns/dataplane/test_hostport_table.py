@@ -125,7 +125,7 @@ def test_a_restarted_agent_restores_what_it_adopts(node: Node, command: str) -> 
     if command:
         node.sh("nft", *command.split())
     node.restart()
-    node.call(node.dataplane.adopt_ports, node.call(node.dataplane.survey))
+    node.call(node.dataplane.adopt, node.call(node.dataplane.survey))
     assert _configure(node) == []
     assert _table(node) == before
     assert node.call(node.dataplane.check, made) == ()
@@ -142,7 +142,7 @@ def test_what_a_restarted_agent_does_not_adopt_goes(node: Node) -> None:
 def test_of_two_containers_of_a_pod_the_later_one_has_the_port_after_a_restart_too(node: Node) -> None:
     first = lent("web", "10.0.1.33", PortMapping("tcp", 8080, 80))
     later = lent("web", "10.0.1.35", PortMapping("tcp", 8080, 81))
-    node.call(node.dataplane.adopt_ports, [first, later])
+    node.call(node.dataplane.adopt, [first, later])
     assert _configure(node) == []
     assert "tcp . 8080 : 10.0.1.35 . 81" in _table(node)
     node.call(node.dataplane.detach, first)
@@ -158,7 +158,7 @@ def test_a_pod_whose_ports_are_forgotten_loses_the_way_to_the_nodes_loopback(nod
     _attach(node, WEB)
     assert setting() == "1"
     node.restart()
-    node.call(node.dataplane.adopt_ports, [replace(WEB, ports=""), attachment("gone", "10.0.1.40")])
+    node.call(node.dataplane.adopt, [replace(WEB, ports=""), attachment("gone", "10.0.1.40")])
     assert setting() == "0"
 
 

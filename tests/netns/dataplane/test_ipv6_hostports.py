@@ -100,7 +100,7 @@ def test_the_table_comes_back(site: Site, command: str) -> None:
 def test_another_process_takes_them_over_and_they_go_with_their_pods(site: Site) -> None:
     pods = [_pod(name, *_both(port)) for name, port in HOST_PORTS.items()]
     site.a.restart()
-    site.a.call(site.a.dataplane.adopt_ports, pods)
+    site.a.call(site.a.dataplane.adopt, pods)
     assert site.a.call(site.a.dataplane.configure, LAYOUT) == ()
     assert tcp_echo("b0-prefix", A0, HOST_PORTS["a1-alone"]).told.startswith("a1-alone")
     for pod in pods:

@@ -37,7 +37,7 @@ def test_nothing_of_a_program_that_was_there_before_is_touched(node: Node, neigh
     node.sh("nft", "delete", "table", "ip", "berth-ports")
     assert _configure(node) == []
     node.restart()
-    node.call(node.dataplane.adopt_ports, node.call(node.dataplane.survey))
+    node.call(node.dataplane.adopt, node.call(node.dataplane.survey))
     assert _configure(node) == []
     node.call(node.dataplane.detach, WEB)
     assert _configure(node) == []

@@ -324,7 +324,7 @@ def test_a_pod_with_host_ports_is_whole_for_the_next_process_before_that_has_loa
     pod = replace(wanted, ports=portmap.encode((portmap.PortMapping("tcp", 8080, 80),)))
     bare.call(bare.dataplane.attach, pod)
     bare.restart()
-    bare.call(bare.dataplane.adopt_ports, (pod,))
+    bare.call(bare.dataplane.adopt, (pod,))
     assert bare.call(bare.dataplane.check, replace(pod, netns_fd=None)) == ()
     bare.call(bare.dataplane.detach, pod)
 

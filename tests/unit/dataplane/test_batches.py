@@ -113,6 +113,14 @@ def test_unwiring_a_pod(first: int, w: Wiring) -> None:
     assert len(filled.what) == batches.unwire_requests(w.ips)
 
 
+@given(FIRST, WIRINGS)
+def test_unwiring_a_pod_in_two_parts_asks_for_the_same(first: int, w: Wiring) -> None:
+    routes = [messages.host_unroute(w.host.index, ip, w.table) for ip in w.ips]
+    apart = batches.unwire_apart(first, w.host.index, w.ips, w.table)
+    link = [messages.link_bury(w.host.index)]
+    assert apart == (bytes(plain(first, routes)), bytes(plain(first + len(routes), link)))
+
+
 def test_a_mark_that_no_request_holds_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="the mark of ip"):
         make([messages.link_up(7)], {"ip": b"\x0a\x00\x00\x01"})

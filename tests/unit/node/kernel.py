@@ -86,6 +86,9 @@ class FakeKernel:
         self.links.pop(alias.key(attachment), None)
         self._save()
 
+    def unwiring(self, attachment: Attachment) -> bytes:
+        return b"word for " + attachment.container_id.encode() if not attachment.ports else b""
+
     def check(self, attachment: Attachment) -> tuple[Problem, ...]:
         return () if alias.key(attachment) in self.links else (Problem(attachment.host_ifname, "the link is gone"),)
 
@@ -108,7 +111,7 @@ class FakeKernel:
     def notices(self) -> Silence:
         return Silence()
 
-    def adopt_ports(self, attachments: Iterable[Attachment]) -> None:
+    def adopt(self, attachments: Iterable[Attachment]) -> None:
         self.adopted = tuple(attachments)
 
     def primary_mtu(self) -> int:

@@ -1,0 +1,58 @@
+/* What a DEL waits for longest is an agent that has to be woken, and then only says what it knew all the time. So the agent
+ * leaves word beforehand, of each pod that is nothing but a pair of links and its routes, what takes it from the kernel:
+ * RUN/unwire/<name of the host link>. The plugin sends that, tells the agent, and waits for nothing: the address is lent
+ * again when the agent has heard of it, and has cooled.
+ *
+ * Such a file may be old, since the agent removes it some time after the pod. So it says whose it is, and its two parts are
+ * sent one after the other: routes, which the kernel takes away only where this address is reached by this link, and only if
+ * all were there, what buries the link.
+ *
+ * Killed at any point: the runtime asks again, finds no route, and the agent does the rest. An agent that dies before it has
+ * heard of it finds no such pod in the kernel at its next start, and frees the address.
+ *
+ *   file     "berthU1\n", inode of the network namespace it is for (u64), sizes of the container's id and the two batches
+ *            (u16 each), unused (u16), the id, the batches
+ */
+#define _GNU_SOURCE
+#include "unwire.h"
+
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "name.h"
+
+struct head {
+    char magic[8];
+    uint64_t namespace;
+    uint16_t id, sizes[2], unused;
+};
+
+int unwire(const char *folder) {
+    union {
+        struct head head;
+        char bytes[2048];
+    } file;
+    struct head *head = &file.head;
+    char name[LINK_NAME], path[128];
+    const char *container = getenv("CNI_CONTAINERID");
+    if (!link_name(name)) return 0;
+    snprintf(path, sizeof path, "%s/unwire/%s", folder, name);
+    int opened = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = opened < 0 ? -1 : read(opened, file.bytes, sizeof file.bytes);
+    if (opened >= 0) close(opened);
+    if (size < (ssize_t)sizeof *head || memcmp(head->magic, "berthU1\n", 8)) return 0;
+    if (sizeof *head + head->id + head->sizes[0] + head->sizes[1] != (size_t)size) return 0;
+    if (head->sizes[0] < NLMSG_HDRLEN || head->sizes[1] < NLMSG_HDRLEN) return 0; /* nothing would answer */
+    const char *id = file.bytes + sizeof *head, *routes = id + head->id, *link = routes + head->sizes[0];
+    if (strlen(container) != head->id || memcmp(container, id, head->id) || !in_namespace(head->namespace)) return 0;
+    int netlink = open_netlink(1);
+    int done = netlink >= 0 && !send_batch(netlink, routes, head->sizes[0], 0) && !send_batch(netlink, link, head->sizes[1], 0);
+    if (netlink >= 0) close(netlink);
+    return done;
+}
