@@ -70,11 +70,11 @@ class Agent:
         """``make_dataplane`` is called in the rtnl thread: netlink sockets and namespaces belong to a thread."""
         self.config, self._make_dataplane, self.environment = config, make_dataplane, environment
         self._threads = Threads()
-        self._spool = Spool(config.run_dir / "spool")
         self._look_now = asyncio.Event()
         self._looks = 0  # since something last changed
         self._clock = clock
         self.measures = Measures()
+        self._spool = Spool(config.run_dir / "spool", self.measures.requests)
         self.notifier = Notifier(environment)
 
     # -------------------------------------------------------------------------------------------------- life
@@ -133,7 +133,9 @@ class Agent:
             config.mtu,
             threads.wire_now,
             self.measures.waits,
+            kept=self._drain,
         )
+        self.watcher.kept = self._drain
         self.files = PluginFiles(
             PairFile(config.run_dir / "pair", self._pair_form),
             UnwireFiles(config.run_dir / "unwire", lambda: self.desk.entries, self.dataplane.unwiring),
@@ -184,11 +186,11 @@ class Agent:
             delay = min(delay * 1.5, 5.0)
 
     async def _serve(self, stopping: asyncio.Future[Any]) -> None:
-        server = Server(self.config.run_dir / "cni.sock", self.verbs, self.measures.requests, self._spool)
-        admin = Admin(self.config.run_dir / "admin.sock", self.telling.answer)
+        server = Server(self.config.run_dir / "cni.sock", self.verbs, self.measures.requests)
+        admin = Admin(self.config.run_dir / "admin.sock", self._answer)
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
-        await self._spool.drain(self.verbs)
+        await self._drain()
         self.files.begin()
         server.open()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
@@ -206,6 +208,10 @@ class Agent:
             await asyncio.gather(*loops, return_exceptions=True)
             await admin.close()
             await self._end()
+
+    async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._drain()
+        return await self.telling.answer(request)
 
     async def _end(self) -> None:
         if self.node.ready:
@@ -290,10 +296,13 @@ class Agent:
             if self.node.ready and now - beat >= _HEARTBEAT:
                 beat = now
                 self.node.beat()
-            await self._spool.drain(self.verbs)
+            await self._drain()
             with self.watcher.noting("journal", JournalError):
                 self.verbs.left.again()
             self.files.publish()
+
+    async def _drain(self) -> None:
+        await self._spool.drain(self.verbs)
 
     def _pair_form(self) -> bytes:
         useful = not (self.verbs.ipv6_is_off and self.desk.prefixes.families != "ipv4")

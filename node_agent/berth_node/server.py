@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from berth_node.measures import COMMANDS, FAILED, HUNG_UP, OK, outcome_of
 from berth_node.metrics import Histogram
 from berth_node.requests import check_call_netns
 from berth_node.skel import Call, CniError
-from berth_node.spool import Spool
+from berth_node.sockets import bound
 from berth_node.verbs import Verbs
 from berth_node.wire import Request, WireError, receive_request, send_answer
 
@@ -78,25 +77,16 @@ class _Peer:
 class Server:
     """Accepts connections and serves each at once; what has to wait becomes a task. A hang-up is noticed meanwhile."""
 
-    def __init__(self, path: Path, verbs: Verbs, requests: Histogram, spool: Spool) -> None:
-        """``requests`` takes in each request's seconds, command and outcome; ``spool`` DELs that nobody asks again."""
-        self._path, self._verbs, self._requests, self._spool = path, verbs, requests, spool
+    def __init__(self, path: Path, verbs: Verbs, requests: Histogram) -> None:
+        """``requests`` takes in each request's seconds, command and outcome."""
+        self._path, self._verbs, self._requests = path, verbs, requests
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._last = 0.0
 
     def open(self) -> None:
-        """Start listening. The socket appears at its path only when it listens, so a plugin never meets a dead one."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        draft = self._path.with_name(f".{self._path.name}.new")
-        draft.unlink(missing_ok=True)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(draft))
-        finally:
-            os.umask(before)
-        listener.listen(_BACKLOG)
-        draft.replace(self._path)
+        """Start listening."""
+        listener = bound(self._path, socket.SOCK_SEQPACKET, _BACKLOG)
         self._listener = listener
         self._hear(listener)
 
@@ -169,8 +159,7 @@ class Server:
                 return
             peer.asked = True
             try:
-                serve = self._take_note if wire.is_unwired(request) else self._answer
-                outcome = await serve(peer, request)
+                outcome = await self._answer(peer, request)
             finally:
                 request.close()
             command = request.environment.get("CNI_COMMAND", "")
@@ -205,22 +194,6 @@ class Server:
             body = skel.error_body(CniError(999, f"berth: {type(error).__name__}: {error}"))
             _send(connection, 1, skel.encode(body))
             return FAILED
-
-    async def _take_note(self, _peer: _Peer, request: Request) -> str:
-        """A DEL that was told that it succeeded: it is done by its container alone, whatever else is wrong with it, and
-        again until it is done. An agent that is killed meanwhile leaves an entry that the next one finds gone."""
-        try:
-            await self._verbs.delete_spooled(skel.read_spooled_delete(request.environment))
-            return OK
-        except Exception:
-            _log.exception(
-                "a DEL failed; it is tried again", extra={"container": request.environment.get("CNI_CONTAINERID", "")}
-            )
-        try:
-            self._spool.keep(request.environment)
-        except OSError:
-            _log.exception("a DEL could not be kept; garbage collection will find its pod")
-        return FAILED
 
 
 async def _receive(connection: socket.socket, awake_until: float) -> Request | None:

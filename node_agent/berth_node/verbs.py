@@ -74,6 +74,10 @@ def _result(call: Call, attachment: Attachment, wired: Wired) -> dict[str, Any]:
     )
 
 
+async def _nothing() -> None:
+    pass
+
+
 def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
     return None
 
@@ -90,6 +94,8 @@ class Verbs:
     mtu: int = 0
     at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
+    kept: Callable[[], Awaitable[None]] = _nothing
+    """Does the DELs of pods that their plugins have taken from the kernel (:mod:`berth_node.spool`)."""
     ipv6_is_off: bool = False
     """The runtime makes namespaces in which IPv6 is off: for pods that have it, plugins' pairs are only in the way."""
     lending: Lending = field(init=False)
@@ -168,6 +174,8 @@ class Verbs:
             log_unknown_annotations(pod, self._told)
             refuse_public_address(pod, self.desk)
             refuse_security_groups(pod, self.desk)
+        if self.desk.entry(call.key):
+            await self.kept()  # a container that is started again, or its ADD is asked again
         async with self._container(call.container_id):
             entry = self.left.still(self.desk.entry(call.key))
             attachment = entry.attachment if entry else await self._lend(pod, gone, hand)

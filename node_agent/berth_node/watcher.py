@@ -57,6 +57,8 @@ class Watcher:
     _made_at: float = 0.0
     _routing: tuple[Problem, ...] = ()
     _pods: tuple[Problem, ...] = ()
+    kept: Callable[[], Awaitable[None]] | None = None
+    """Does the DELs of pods that their plugins have taken from the kernel (:mod:`berth_node.spool`)."""
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
     _notices: Notices | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -270,6 +272,8 @@ class Watcher:
     async def _repair(self) -> None:
         pods = tuple(entry.attachment for entry in self.desk.entries.values() if entry.wired)
         problems = await self.in_rtnl(lambda: self.dataplane.repair(pods))
+        if problems and self.kept:
+            await self.kept()
         # a DEL that came before the repair, and is only now written down, took its own link
         there = {entry.attachment for entry in self.desk.entries.values()}
         left = {pod.host_ifname for pod in pods if pod not in there}

@@ -8,9 +8,6 @@ follows in the message itself, after a newline. A spooled DEL is a file with the
 An ADD whose plugin makes the pod's links (``cni/pair.c``) may first get ``berth/1 wire <sizes> <ignored errno>``, a
 newline, three batches, and what to print if the kernel takes them. The plugin says ``berth/1 wired``; or ``berth/1
 refused <batch> <errno>``, and gets an answer as any other.
-
-A DEL whose plugin has taken the pod from the kernel (``cni/unwire.c``) says so among the variables, and waits for
-nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,8 +27,6 @@ __all__ = [
     "Request",
     "WireError",
     "decode_body",
-    "encode_body",
-    "is_unwired",
     "pair_of",
     "receive_request",
     "send_answer",
@@ -91,11 +86,6 @@ def decode_body(body: bytes) -> tuple[dict[str, str], bytes]:
     return {name: value for name, _, value in entries}, config
 
 
-def encode_body(environment: Mapping[str, str]) -> bytes:
-    """What :func:`decode_body` reads, without standard input."""
-    return b"".join(f"{k}={v}\0".encode(errors="surrogateescape") for k, v in environment.items()) + b"\0"
-
-
 def _read(fd: int) -> bytes:
     first = os.pread(fd, _FIRST_READ, 0)  # pread: the offset of a shared descriptor is the plugin's
     if len(first) < _FIRST_READ:
@@ -150,11 +140,6 @@ def pair_of(request: Request) -> Pair | None:
         return None
     index = int(parts[0])
     return Pair(index, int(parts[1]), parts[2]) if FIRST_PAIR_INDEX <= index < 2 * FIRST_PAIR_INDEX else None
-
-
-def is_unwired(request: Request) -> bool:
-    """Whether the plugin has taken the pod from the kernel already, and waits for no answer."""
-    return request.environment.get("BERTH_UNWIRED") == "1"
 
 
 def _is_number(text: str) -> bool:

@@ -12,8 +12,7 @@
  *             "berth/1 wired", and it is printed; or "berth/1 refused <batch> <errno>", and another answer comes
  *   memfd     BERTH_TAKES=short NUL CNI_A=x NUL CNI_B=y NUL NUL standard-input
  *             (BERTH_TAKES: what kinds of answers are understood; BERTH_LINK=<index> <MTU> <name>: the links that are
- *             being made here; BERTH_UNWIRED=1: the kernel has nothing of the pod any more, and nobody waits for an
- *             answer. An agent of before knows none of them.)
+ *             being made here. An agent of before knows neither.)
  *
  * Nearly all that a pod waits for here is processors that have fallen asleep and have to be woken one by one. So it
  * connects before anything else, which wakes the agent while the request is still being put together; and when a
@@ -23,7 +22,7 @@
  *   ADD, CHECK, GC  try again for 20 s, then "try again later" (11). An agent that dies in the middle of a request is
  *                   asked again: every request is idempotent by container and interface.
  *   DEL             is spooled as a file that the agent reads before it accepts a connection, and succeeds at once.
- *                   (An agent that dies with a DEL unread that nobody waits for finds out by the kernel: see unwire.c.)
+ *                   So it is where an agent is there and the pod is gone from the kernel already: see unwire.c.
  *   STATUS          the agent touches /run/berth/ready every few seconds from the first usable address of this boot
  *                   on (/run does not outlive a boot), so a mark younger than 60 s answers for a restarting agent.
  *   VERSION         is answered from here if nobody else does.
@@ -77,8 +76,6 @@ static const struct command {
     {"GC", 20 * SECOND, 100 * SECOND, REFUSE, NONE}, {"DEL", 0, 30 * SECOND, SPOOL_REQUEST, UNWIRES},
     {"STATUS", SECOND, 5 * SECOND, TRUST_READY, NONE}, {"VERSION", 0, 2 * SECOND, SAY_VERSIONS, NONE},
 };
-
-static int unwired; /* the pod of this DEL has gone from the kernel already */
 
 extern char **environ;
 
@@ -134,7 +131,7 @@ static int copy(int from, int to) {
 
 /* Writes the environment and standard input, in one write if they are short. */
 static int make_request(int pair) {
-    static const char takes[] = "BERTH_TAKES=short", gone[] = "BERTH_UNWIRED=1";
+    static const char takes[] = "BERTH_TAKES=short";
     char buffer[32768], input[16384];
     size_t used = sizeof takes;
     int request = memfd_create("berth-request", MFD_CLOEXEC);
@@ -143,10 +140,6 @@ static int make_request(int pair) {
     memcpy(buffer, takes, used);
     if (pair && size < (ssize_t)sizeof input && pair_suits(input, (size_t)size))
         used += pair_offer(RUN, buffer + used, sizeof buffer - used);
-    if (unwired) {
-        memcpy(buffer + used, gone, sizeof gone);
-        used += sizeof gone;
-    }
     for (char **e = environ; *e; e++) {
         size_t length = strlen(*e) + 1;
         if (strncmp(*e, "CNI_", 4)) continue;
@@ -297,7 +290,7 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     int peer = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     enum outcome outcome = NOT_CONNECTED;
     /* An agent that is busy is to find the request when it gets to it, instead of having to wait for it. */
-    int awake = !unwired && processors_idle(), pair = command->hand == MAKES_LINKS;
+    int awake = processors_idle(), pair = command->hand == MAKES_LINKS;
     if (!awake && *request < 0) *request = make_request(pair);
     /* SO_SNDTIMEO bounds connect() too, which blocks while the agent's backlog is full (unix(7)). */
     int connected = peer >= 0 && !setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) &&
@@ -307,12 +300,10 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     if (*request < 0) *request = make_request(pair);
     if (*request < 0) return NOT_CONNECTED;
     if (connected) {
-        int unopened = 0, netns = unwired ? -1 : open_netns(&unopened);
-        int sent = !send_request(peer, *request, netns, unopened);
+        int unopened, netns = open_netns(&unopened), sent = !send_request(peer, *request, netns, unopened);
         if (sent && pair) pair_make(netns);
         if (netns >= 0) close(netns); /* a plugin that waits is not to keep a pod's namespace alive */
-        if (sent && unwired) *code = 0;
-        outcome = !sent ? LOST : unwired ? ANSWERED : receive_answer(peer, code, awake);
+        outcome = sent ? receive_answer(peer, code, awake) : LOST;
         why = errno;
     }
     *error = outcome <= ANSWERED ? 0 : why;
@@ -320,24 +311,33 @@ static enum outcome exchange(const struct command *command, int *request, int *c
     return outcome;
 }
 
-/* Keeps a DEL for the agent. The rename makes it appear whole; a name with a leading dot is ignored by the agent, so a
- * kill before the rename leaves a DEL that the runtime saw fail. tmpfs needs no fsync: a reboot ends every pod. */
-static int spool(int request) {
+/* Keeps a DEL for the agent; 0, or an error number. The rename makes it appear whole; a name with a leading dot is ignored by
+ * the agent, so a kill before the rename leaves a DEL that the runtime saw fail. tmpfs needs no fsync: a reboot ends every
+ * pod. */
+static int keep(int request) {
     char draft[128], name[128];
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     snprintf(name, sizeof name, SPOOL "/%lld.%09ld.%d", (long long)t.tv_sec, t.tv_nsec, (int)getpid());
     snprintf(draft, sizeof draft, SPOOL "/.%lld.%09ld.%d", (long long)t.tv_sec, t.tv_nsec, (int)getpid());
-    mkdir(RUN, 0700);
-    mkdir(SPOOL, 0700);
     int file = open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (file < 0) return fail(5, "Berth's node agent is down and the DEL could not be kept in " SPOOL, errno);
+    if (file < 0 && errno == ENOENT) { /* no agent has ever been here */
+        mkdir(RUN, 0700);
+        mkdir(SPOOL, 0700);
+        file = open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    }
+    if (file < 0) return errno;
     if (lseek(request, 0, SEEK_SET) || copy(request, file) || close(file) || rename(draft, name)) {
         int error = errno;
         unlink(draft);
-        return fail(5, "Berth's node agent is down and the DEL could not be kept in " SPOOL, error);
+        return error;
     }
     return 0;
+}
+
+static int spool(int request) {
+    int error = keep(request);
+    return error ? fail(5, "Berth's node agent is down and the DEL could not be kept in " SPOOL, error) : 0;
 }
 
 static int recently_ready(void) {
@@ -362,8 +362,8 @@ int main(void) {
     for (size_t i = 0; name && i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(name, commands[i].name)) command = &commands[i];
     if (!command) return fail(4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION", 0);
-    if (command->hand == UNWIRES) unwired = unwire(RUN);
     int request = -1;
+    if (command->hand == UNWIRES && unwire(RUN) && (request = make_request(0)) >= 0 && !keep(request)) return 0;
     long long started = now_ms(), deadline = started + command->patience_ms;
     for (int code = 1, error = 0;;) {
         enum outcome outcome = exchange(command, &request, &code, &error);

@@ -1,14 +1,14 @@
 /* What a DEL waits for longest is an agent that has to be woken, and then only says what it knew all the time. So the agent
  * leaves word beforehand, of each pod that is nothing but a pair of links and its routes, what takes it from the kernel:
- * RUN/unwire/<name of the host link>. The plugin sends that, tells the agent, and waits for nothing: the address is lent
- * again when the agent has heard of it, and has cooled.
+ * RUN/unwire/<name of the host link>. The plugin sends that, and keeps the DEL in the spool as if there were no agent, which
+ * looks there every second and before anything that may depend on it. Nobody is woken, and nobody waits: the address is lent
+ * again when the agent has done the DEL, and it has cooled.
  *
  * Such a file may be old, since the agent removes it some time after the pod. So it says whose it is, and its two parts are
  * sent one after the other: routes, which the kernel takes away only where this address is reached by this link, and only if
  * all were there, what buries the link.
  *
- * Killed at any point: the runtime asks again, finds no route, and the agent does the rest. An agent that dies before it has
- * heard of it finds no such pod in the kernel at its next start, and frees the address.
+ * Killed at any point: the runtime asks again, finds no route, and the agent does what is left.
  *
  *   file     "berthU1\n", inode of the network namespace it is for (u64), sizes of the container's id and the two batches
  *            (u16 each), unused (u16), the id, the batches

@@ -2,8 +2,8 @@
 #ifndef BERTH_UNWIRE_H
 #define BERTH_UNWIRE_H
 
-/* Takes the pod of this DEL from the kernel, if the agent has left word how. 1 if that is done; 0 if the agent is to do it,
- * whatever has been done. `folder` is the agent's. */
+/* Takes the pod of this DEL from the kernel, if the agent has left word how. 1 if that is done, and the agent need only know;
+ * 0 if it is to do what is left. `folder` is the agent's. */
 int unwire(const char *folder);
 
 #endif

@@ -16,6 +16,7 @@ from berth_node.desk import Desk
 from berth_node.durable import DurableFile
 from berth_node.imds import Identity, Imds, ImdsError
 from berth_node.journal import Journal
+from berth_node.measures import Measures
 from berth_node.record import RecordKeeper
 from berth_node.spool import Spool
 from berth_node.watcher import Watcher
@@ -152,7 +153,7 @@ def test_any_spool_file_is_done_or_dropped(tmp_path: Path, content: bytes) -> No
     spool.mkdir(exist_ok=True)
     (spool / "1").write_bytes(content)
     verbs: Any = Verbs()
-    assert asyncio.run(Spool(spool).drain(verbs)) == len(done)
+    assert asyncio.run(Spool(spool, Measures().requests).drain(verbs)) == len(done)
     assert not list(spool.iterdir())
 
 

@@ -20,7 +20,6 @@ from berth_node.durable import DurableFile
 from berth_node.journal import Journal
 from berth_node.measures import Measures
 from berth_node.server import Server
-from berth_node.spool import Spool
 from berth_node.verbs import Verbs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -68,7 +67,6 @@ class Agent:
             self.path,
             Verbs(self.desk, self.kernel, self.rtnl, Node(), patience=0.01),
             Measures().requests,
-            Spool(self.path.parent),
         )
 
     def rtnl(self, call: Callable[[_A], _R], argument: _A, /) -> Awaitable[_R]:

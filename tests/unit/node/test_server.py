@@ -9,17 +9,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from berth_node import front, wire
+from berth_node import front
 from berth_node import server as module
 from berth_node.hand import Hand
 from berth_node.measures import Measures
-from berth_node.seams import DataplaneError
 from berth_node.server import Server
 from berth_node.skel import Call
-from berth_node.spool import Spool
 from berth_node.verbs import Reply
 
 _VERSION = b"CNI_COMMAND=VERSION\0\0{}"
@@ -33,14 +31,6 @@ class Recorded:
         self.hold: asyncio.Event | None = None
         self.hung_up = False
         self.says = "1.1.0"
-        self.deleted: list[tuple[str, str]] = []
-        self.refuses = 0
-
-    async def delete_spooled(self, key: tuple[str, str]) -> None:
-        if self.refuses:
-            self.refuses -= 1
-            raise DataplaneError("the kernel is out of memory")
-        self.deleted.append(key)
 
     async def run(
         self, call: Call, netns_fd: int | None, gone: asyncio.Event, reply: Reply, hand: Hand | None = None
@@ -94,7 +84,7 @@ async def message(peer: socket.socket) -> tuple[bytes, bytes | None]:
 @contextmanager
 def opened(tmp_path: Path) -> Iterator[tuple[Server, Recorded]]:
     verbs: Any = Recorded()
-    made = Server(tmp_path / "cni.sock", verbs, Measures().requests, Spool(tmp_path / "spool"))
+    made = Server(tmp_path / "cni.sock", verbs, Measures().requests)
     made.open()
     yield made, verbs
 
@@ -106,45 +96,6 @@ def test_a_request_that_needs_not_wait_becomes_no_task(tmp_path: Path) -> None:
             server._accept()
             assert (verbs.calls, server._tasks) == (["VERSION"], set())
             assert await answered(peer) == b"berth/1 0"
-            await server.close()
-
-    asyncio.run(main())
-
-
-def _unwired(config: bytes = b"{}") -> bytes:
-    variables = {"BERTH_UNWIRED": "1", "CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0"}
-    return wire.encode_body(variables) + config
-
-
-@pytest.mark.parametrize("config", [b"{}", b"", b"not JSON at all"])
-def test_a_del_that_nobody_waits_for_is_done_whatever_its_configuration(tmp_path: Path, config: bytes) -> None:
-    """Its runtime was told that it succeeded: it never asks again."""
-
-    async def main() -> None:
-        with opened(tmp_path) as (server, verbs):
-            with asking(tmp_path / "cni.sock") as peer:
-                send(peer, _unwired(config))
-            server._accept()  # the plugin has ended by now
-            assert (verbs.deleted, verbs.calls) == ([("c1", "eth0")], [])
-            assert list(server._requests.family().samples) == [("DEL", "ok")]
-            await server.close()
-
-    asyncio.run(main())
-
-
-def test_a_del_that_nobody_waits_for_and_the_kernel_refuses_is_kept_and_done_later(tmp_path: Path) -> None:
-    (tmp_path / "spool").mkdir()
-
-    async def main() -> None:
-        with opened(tmp_path) as (server, verbs):
-            verbs.refuses = 2
-            with asking(tmp_path / "cni.sock") as peer:
-                send(peer, _unwired())
-            server._accept()
-            spool, any_verbs = Spool(tmp_path / "spool"), cast(Any, verbs)
-            assert [await spool.drain(any_verbs) for _ in range(3)] == [0, 1, 0]
-            assert verbs.deleted == [("c1", "eth0")]
-            assert list((tmp_path / "spool").iterdir()) == []
             await server.close()
 
     asyncio.run(main())
