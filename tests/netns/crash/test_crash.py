@@ -201,14 +201,18 @@ def test_killed_anywhere_in_an_add_with_its_plugin(mortal: Mortal) -> None:
     mortal.died_at_least(6)
 
 
-def test_killed_anywhere_in_a_del_and_its_compactions(mortal: Mortal) -> None:
+@pytest.mark.parametrize("by_plugin", [True, False])
+def test_killed_anywhere_in_a_del_and_its_compactions(mortal: Mortal, by_plugin: bool) -> None:
+    """Its plugin took the pod from the kernel and has ended, or waits for the agent."""
     site, at = mortal.site, 1
+    site.settings["plugin_makes_links"] = by_plugin
     while True:
         pod = f"gone-{at}"
         site.add(pod)
         site.stop(signal.SIGKILL)
         mortal.start(at, compact=True)
         mortal.arm()
+        assert (len(list((RUN / "unwire").iterdir())) > 0) == by_plugin
         assert site.call("DEL", pod).code == 0
         dead = mortal.dies_and_is_followed()
         mortal.sound()
