@@ -32,8 +32,8 @@ class Config:
     ``add_wait_seconds`` must stay below the runtime's own limit on a pod sandbox (kubelet gives a runtime request 2
     minutes), so that a pod that finds no address gets "try again later" and a reason instead of a killed plugin.
     ``mtu`` 0 is the primary interface's. ``plugin_makes_links``: the plugin has the kernel make a pod's links while the
-    agent chooses its address, and take them away without it. ``no_snat_cidrs`` adds to the record's list. ``ipvs``: beside kube-proxy's
-    mode of that name pods are refused, or made and the trouble told of.
+    agent chooses its address, and take them away without it. ``no_snat_cidrs`` adds to the record's list. ``ipvs``:
+    beside kube-proxy's mode of that name pods are refused, or made and the trouble told of.
     ``cni_version`` is for runtimes older than CNI 1.0.0, such as containerd before 1.6.
     """
 

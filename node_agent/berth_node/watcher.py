@@ -29,6 +29,8 @@ _PREFIX_SECONDS: Final = 10.0
 """How long an IPv6 prefix that the record does not list yet is waited for: EC2 assigns it by a call of its own, after
 the IPv4 blocks, and a record is written between the two. Where none comes, pods get IPv4 alone."""
 _LEAST_MTU6: Final = 1280  # RFC 8200, 5; the kernel takes IPv6 off a link of less
+_MOMENT: Final = 0.05
+"""Seconds from a plugin's having taken a pod away until its DEL is kept, at most, where nothing is wrong with it."""
 
 
 class InThread(Protocol):
@@ -273,6 +275,7 @@ class Watcher:
         pods = tuple(entry.attachment for entry in self.desk.entries.values() if entry.wired)
         problems = await self.in_rtnl(lambda: self.dataplane.repair(pods))
         if problems and self.kept:
+            await asyncio.sleep(_MOMENT)
             await self.kept()
         # a DEL that came before the repair, and is only now written down, took its own link
         there = {entry.attachment for entry in self.desk.entries.values()}

@@ -39,7 +39,8 @@ MEMORY_MB: Final = 5.0
 """How much more the agent may have at the end of the second act than after its first tenth."""
 DESCRIPTORS: Final = 25
 THREADS: Final = 12  # its own, and those that asyncio.to_thread keeps: processors + 4
-JOURNAL_BYTES: Final = 256 * 1024
+JOURNAL_BYTES: Final = 512 * 1024
+"""It is compacted at 1,000 lines and three for each pod, cooling address and untold lease, of which some 800 may be."""
 _NODE, _REFERENCE = "soak-node", "soak-reference"
 _WORKERS, _PODS = 4, 30
 _SETTINGS: Final = """poll_quick_seconds = 0.1

@@ -18,6 +18,7 @@ from typing import Final
 
 from ..seams import FIRST_PAIR_INDEX, Attachment, Problem
 from . import alias, messages, route_messages
+from .checking import find
 from .desired import Route
 from .messages import METRIC6, Link, packed
 from .pods import FIRST_INDEX, PODS_TABLE, is_ours, macs
@@ -120,7 +121,7 @@ class Repair:
             lost = missing(found, attachment)
             if isinstance(lost, Problem):
                 problems.append(lost)
-            elif lost:
+            elif lost and self._still_there(attachment):
                 mended.append(attachment.address)
                 problems += self._send(attachment.host_ifname, lost)
         if mended:
@@ -131,6 +132,14 @@ class Repair:
         for route in stale_routes(found, attachments):
             problems += self._send(f"stale route {route.destination}", [route_messages.delete_route(route)])
         return (*problems, *self._bury(nameless(found, attachments)))
+
+    def _still_there(self, attachment: Attachment) -> bool:
+        """Links are read before routes: a plugin may have unwired the pod in between (``cni/unwire.c``)."""
+        try:
+            link = find(self.kernel, attachment.host_ifname)
+        except OSError:
+            return True  # what is wrong is said when it is mended
+        return link is not None and link.group != messages.REAP_GROUP
 
     def _bury(self, links: Iterable[Link]) -> Iterator[Problem]:
         """Queue for deletion what was nameless a minute ago already. What is made right now is younger."""

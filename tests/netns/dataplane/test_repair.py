@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
 from berth_node.dataplane.messages import REAP_GROUP
-from berth_node.dataplane.repair import Repair
+from berth_node.dataplane.repair import HostSide, Repair
 from berth_node.dataplane.rtnl import Rtnl
 from berth_node.seams import Attachment
 
@@ -181,6 +181,23 @@ def test_a_link_of_ours_that_says_nothing_is_swept_after_a_minute(pair: Pair) ->
     assert eventually(lambda: " orphan@" not in links())
     assert "stranger" in links()
     assert pair.talks()
+    kernel.close()
+
+
+def test_a_pod_that_its_plugin_takes_away_while_the_kernel_is_read_is_not_mended(pair: Pair) -> None:
+    """Its link was there when links were read, its route was not when routes were."""
+
+    class Reading(Repair):
+        def _read(self, families: Iterable[int]) -> HostSide:
+            found = super()._read(families)
+            pair.node.sh("ip", "link", "set", HOST, "group", str(REAP_GROUP))
+            return found
+
+    pair.node.sh("ip", "route", "del", FIRST, "table", "300000000")
+    kernel = pair.node.call(Rtnl)
+    assert pair.node.call(Reading(kernel).run, pair.pods) == ()
+    assert FIRST not in pair.node.sh("ip", "route", "show", "table", "300000000")
+    assert pair.node.call(Repair(kernel).run, pair.pods[1:]) == ()
     kernel.close()
 
 

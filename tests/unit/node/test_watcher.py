@@ -172,6 +172,27 @@ def test_a_change_makes_the_kernel_be_looked_at_again_and_nothing_else_does_with
     _run(script())
 
 
+def test_a_pod_whose_del_is_kept_is_no_trouble(bench: Bench) -> None:
+    """Its plugin has taken it from the kernel, which is all that a look can see."""
+    gone = Problem("eni1", "the host link is gone; delete the pod")
+
+    async def script() -> None:
+        await bench.watcher.look()
+        one, other = bench.pod("a"), bench.pod("b")
+        bench.kernel.lost = (replace(gone, where=one.host_ifname), replace(gone, where=other.host_ifname))
+
+        async def kept() -> None:
+            bench.desk.free(one.key)
+
+        bench.watcher.kept = kept
+        with bench.watcher.listening():
+            bench.hear(LOSS)
+            await bench.watcher.follow()
+        assert [p.where for p in bench.watcher.problems] == [other.host_ifname]
+
+    _run(script())
+
+
 def test_an_older_record_never_comes_last(bench: Bench) -> None:
     async def script() -> None:
         await bench.watcher.look()
