@@ -107,8 +107,8 @@ e2e: setup prepare ## the end-to-end run, step by step
 	@echo "e2e: the whole path, step by step"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m "not long"
 
-e2e-long: setup prepare ## end to end too: public addresses, security groups, pod subnets, routes, the ledger, flow logs, the flat-network check
-	@echo "e2e-long: the VPC's own tools for pods"
+e2e-long: setup prepare ## end to end too: public addresses, security groups, pod subnets, routes, the ledger, flow logs, the flat-network check; IPv6, launch templates, Spot
+	@echo "e2e-long: the VPC's own tools for pods; IPv6, launch templates, Spot"
 	@$(RECORDED) $(WORLD) $(PY) -m pytest tests/e2e -m long
 
 command: setup prepare ## the demos themselves: their reports, kill -9, KEEP=1

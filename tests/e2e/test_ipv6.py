@@ -16,6 +16,8 @@ from tests.sandbox.landscape import NodeSpec, add_ipv6
 from tests.sandbox.ping import ping
 from tests.sandbox.probe import Prober, Target
 
+pytestmark = pytest.mark.long
+
 # t3.micro: 2 interfaces with room for one IPv4 prefix, and for two addresses or prefixes of IPv6
 ALPHA = NodeSpec(
     "alpha",

@@ -19,6 +19,8 @@ from tests.sandbox.landscape import ADMIN_KEY, CLUSTER, REGION, NodeSpec
 from tests.sandbox.node import Node
 from tests.sandbox.runtime import Runtime
 
+pytestmark = pytest.mark.long
+
 STACK: Final = "berth"
 TYPE: Final = "m5.large"
 POLICY: Final = ("--mode", "prefixes", "--minimum-addresses", "30", "--warm-addresses", "2")

@@ -349,6 +349,7 @@ class TestCalls:
         assert dead_letters(site.scene) == {}
 
 
+@pytest.mark.long
 class TestSpot:
     def test_a_node_that_is_taken_back_grows_for_pods_that_wait_but_not_to_stay_warm(self, site: Site) -> None:
         machine = site.node("india")

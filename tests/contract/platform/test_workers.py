@@ -158,6 +158,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.long
 def test_environments_end_with_a_sandbox_that_was_killed(tmp_path: Path, cache: Path) -> None:
     command = [sys.executable, "-c", _SANDBOX, str(tmp_path), str(cache)]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}

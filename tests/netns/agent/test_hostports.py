@@ -79,6 +79,7 @@ def test_a_pods_host_ports_live_as_long_as_the_pod(kernel: Site, servers: EchoSe
 
 @pytest.mark.parametrize("lost", [(), ("pods.journal",)], ids=["killed", "killed and journal lost"])
 @pytest.mark.parametrize("flushed", [False, True], ids=["", "ruleset flushed"])
+@pytest.mark.long
 def test_host_ports_go_on_over_a_killed_agent(
     kernel: Site, servers: EchoServers, lost: tuple[str, ...], flushed: bool
 ) -> None:

@@ -16,6 +16,8 @@ from tests.netns.agent.conftest import PREFIX, Site, eventually
 from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 
+pytestmark = pytest.mark.long
+
 WIDE = "2001:db8:1:2:3::/80"
 NODE6 = "2001:db8:1:2::5"
 

@@ -84,6 +84,7 @@ def test_an_agent_that_dies_with_the_del_unread_frees_the_address_at_its_next_st
     assert kernel.add("pod-b") != pod, "it cools"
 
 
+@pytest.mark.long
 def test_without_an_agent_the_pod_is_taken_away_and_the_del_kept(kernel: Site, pod: str) -> None:
     kernel.stop(signal.SIGKILL)
     assert kernel.call("DEL", "pod-a", **WHO).code == 0
@@ -117,6 +118,7 @@ def test_word_that_is_out_of_date_takes_nothing_away(kernel: Site, pod: str) -> 
     assert ping("pod-b", "10.0.1.5").ok
 
 
+@pytest.mark.long
 def test_what_a_plugin_that_died_has_left_the_agent_takes_away(kernel: Site, pod: str) -> None:
     """Between its two parts: the routes are gone, the link is not."""
     netns.run(NODE, ["ip", "route", "del", pod, "table", _table(pod)])
@@ -129,6 +131,7 @@ def _table(address: str) -> str:
     return line.partition(" table ")[2].split()[0]
 
 
+@pytest.mark.long
 def test_word_is_left_again_by_the_next_agent(kernel: Site, pod: str) -> None:
     kernel.stop()
     WORD.unlink()
@@ -152,6 +155,7 @@ def test_pods_whose_end_needs_more_are_the_agents(kernel: Site) -> None:
     assert WORD.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 def test_no_word_is_left_where_plugins_are_to_do_nothing(kernel: Site, pod: str) -> None:
     kernel.settings["plugin_makes_links"] = False
     kernel.stop()

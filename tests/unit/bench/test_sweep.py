@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.control.stack_template import load_template
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +32,7 @@ def sweep(nodes: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_ten_times_the_fleet_takes_hardly_more_memory_and_ten_times_the_describes() -> None:
     small, large = sweep(500), sweep(5000)
     described = {f"{20 * n:,}": sum(s["calls"].values()) for n, s in ((500, small), (5000, large))}

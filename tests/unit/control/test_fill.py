@@ -585,6 +585,7 @@ EVENT = st.one_of(
 
 @tried(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENT, max_size=16))
+@pytest.mark.long
 def test_whatever_happens_pools_are_bounded_and_nodes_keep_theirs(
     make: Callable[[], Site], events: list[tuple[str, int]]
 ) -> None:

@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from berth.contract import Assignment, Order, Policy, Record
 from berth_node.desk import Desk
 from berth_node.durable import DurableFile
@@ -313,6 +314,7 @@ class DeskMachine(RuleBasedStateMachine):
         assert self.desk.pool.lent == {k: e.attachment.address for k, e in self.desk.entries.items()}
 
 
+@pytest.mark.long
 def test_no_history_of_ten_thousand_steps_breaks_the_desk() -> None:
     DeskMachine.steps = 0
     run_state_machine_as_test(DeskMachine, settings=settings(max_examples=200, stateful_step_count=60, deadline=None))
