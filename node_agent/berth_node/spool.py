@@ -37,7 +37,7 @@ class Spool:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def _files(self) -> list[Path]:
-        return sorted(p for p in self.folder.iterdir() if not p.name.startswith("."))
+        return sorted(p for p in self.folder.iterdir() if not p.name.startswith(".") and p.is_file())
 
     async def drain(self, verbs: Verbs) -> int:
         """Do what is there when its turn comes; returns how many DELs that were. One that cannot be read is dropped

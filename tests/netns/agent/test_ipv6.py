@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from berth.contract import IpFamilies
 
-from tests.netns.agent.conftest import PREFIX, Site, eventually
+from tests.netns.agent.conftest import PREFIX, RUN, Site, eventually
 from tests.netns.agent.real import NODE, real_node
 from tests.sandbox import netns
 
@@ -85,6 +85,23 @@ def test_a_pod_has_an_address_of_each_family_and_talks_by_both(kernel: Site) -> 
     ]
     assert six in kernel.ask("explain", six)["lines"][0]
     assert kernel.ask("check")["same"] is True
+
+
+@pytest.mark.parametrize("families", ["dual", "ipv6"])
+def test_a_plugin_takes_the_routes_of_all_of_a_pods_families_away(kernel: Site, families: IpFamilies) -> None:
+    """By the word that the agent has left, which does not hear of it."""
+    _start(kernel, PREFIX, families=families)
+    addresses = _ips(kernel.call("ADD", "pod-a").body)
+    eventually(lambda: list((RUN / "unwire").iterdir()), "word is left")
+    assert kernel.process
+    kernel.process.send_signal(signal.SIGSTOP)
+    assert kernel.call("DEL", "pod-a").code == 0
+    for family in ("-4", "-6"):
+        routes = netns.run(NODE, ["ip", family, "route", "show", "table", "all", "proto", "190"]).stdout
+        assert not [a for a in addresses if f"{a} dev" in routes]
+    kernel.process.send_signal(signal.SIGCONT)
+    eventually(lambda: kernel.ask("status")["pods"] == 0, "the addresses are free")
+    assert kernel.ask("status")["problems"] == []
 
 
 def test_a_pod_of_ipv6_alone_has_no_ipv4_and_none_is_asked_for(kernel: Site) -> None:
