@@ -41,7 +41,7 @@ from berth_node.reporter import Reporter
 from berth_node.seams import Dataplane
 from berth_node.server import Server
 from berth_node.settling import Settling
-from berth_node.spool import Spool
+from berth_node.spool import Kept, Spool
 from berth_node.telling import Telling
 from berth_node.unwire_files import UnwireFiles
 from berth_node.unwritten import resume
@@ -85,7 +85,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         self.config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._spool.folder.mkdir(mode=0o700, exist_ok=True)
+        self._spool.open()
         with only_one(self.config.run_dir / "agent.lock"):
             stopping = asyncio.ensure_future(stop.wait())
             try:
@@ -133,9 +133,9 @@ class Agent:
             config.mtu,
             threads.wire_now,
             self.measures.waits,
-            kept=self._drain,
         )
-        self.watcher.kept = self._drain
+        self.kept = Kept(self._spool, self.verbs, self.watcher.noting)
+        self.verbs.kept, self.watcher.kept = self.kept.drain, self.kept.drain_soon
         self.files = PluginFiles(
             PairFile(config.run_dir / "pair", self._pair_form),
             UnwireFiles(config.run_dir / "unwire", lambda: self.desk.entries, self.dataplane.unwiring),
@@ -190,7 +190,7 @@ class Agent:
         admin = Admin(self.config.run_dir / "admin.sock", self._answer)
         await admin.open()
         # Before the socket accepts: an ADD must not meet what a DEL before it should have taken away.
-        await self._drain()
+        await self.kept.drain()
         self.files.begin()
         server.open()
         _log.info("serving", extra={"instance": self.identity.instance_id, "boot": self.desk.boot})
@@ -206,11 +206,12 @@ class Agent:
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await self.kept.close()
             await admin.close()
             await self._end()
 
     async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        await self._drain()
+        await self.kept.drain_soon()
         return await self.telling.answer(request)
 
     async def _end(self) -> None:
@@ -296,13 +297,10 @@ class Agent:
             if self.node.ready and now - beat >= _HEARTBEAT:
                 beat = now
                 self.node.beat()
-            await self._drain()
+            await self.kept.drain_soon()
             with self.watcher.noting("journal", JournalError):
                 self.verbs.left.again()
             self.files.publish()
-
-    async def _drain(self) -> None:
-        await self._spool.drain(self.verbs)
 
     def _pair_form(self) -> bytes:
         useful = not (self.verbs.ipv6_is_off and self.desk.prefixes.families != "ipv4")

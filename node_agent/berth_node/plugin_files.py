@@ -19,7 +19,7 @@ class PluginFiles:
     pair: PairFile
     unwire: UnwireFiles
     wanted: bool
-    noting: Callable[[str, type[OSError]], AbstractContextManager[None]]
+    noting: Callable[..., AbstractContextManager[None]]
 
     def begin(self) -> None:
         """What a killed agent has left goes, and what there is by now is published."""
@@ -32,7 +32,7 @@ class PluginFiles:
         with self.noting("plugins' form", OSError):
             self.pair.publish()
         if self.wanted:
-            with self.noting("plugins' files", OSError):
+            with self.noting("word for plugins", OSError, ValueError):
                 self.unwire.settle()
 
     def end(self) -> None:

@@ -154,11 +154,13 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Change:
     """Something in the kernel that others changed, in words. ``lost``: it was ours. ``maybe_ours``: it may be what
-    :meth:`Dataplane.configure` did itself, if that was under way."""
+    :meth:`Dataplane.configure` did itself, if that was under way. ``links``: it concerns nothing but these pods' host
+    links, by index: a runtime that removes a pod's namespace after its DEL takes the link with it."""
 
     what: str
     lost: bool = False
     maybe_ours: bool = False
+    links: frozenset[int] = frozenset()
 
 
 class Notices(Protocol):

@@ -42,7 +42,10 @@ class UnwireFiles:
         self.folder.mkdir(mode=0o700)
 
     def settle(self) -> None:
-        """Remove what is left over, write what is missing: some of it, if it is much. Raises ``OSError``."""
+        """Remove what is left over, write what is missing: some of it, if it is much. Raises ``OSError``, and
+        ``ValueError`` for addresses that are none."""
+        if not self.folder.exists():
+            self.clear()
         wanted = {e.attachment.host_ifname: e.attachment for e in self.entries().values() if e.wired}
         for name in [name for name, attachment in self._written.items() if wanted.get(name) != attachment]:
             self._unlink(name)

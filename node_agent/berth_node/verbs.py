@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from berth_node import portmap, skel
-from berth_node.desk import Desk
+from berth_node.desk import UNKNOWN, Desk
 from berth_node.hand import Hand, HangUpError
 from berth_node.journal import JournalError
 from berth_node.lending import Lending, Node
@@ -74,8 +74,8 @@ def _result(call: Call, attachment: Attachment, wired: Wired) -> dict[str, Any]:
     )
 
 
-async def _nothing() -> None:
-    pass
+async def _nothing() -> Collection[Key]:
+    return ()
 
 
 def _never(_call: Callable[[_A], _R], _argument: _A, /) -> tuple[_R] | None:
@@ -94,8 +94,9 @@ class Verbs:
     mtu: int = 0
     at_once: AtOnce = _never
     waits: Histogram = field(default_factory=lambda: Measures().waits)
-    kept: Callable[[], Awaitable[None]] = _nothing
-    """Does the DELs of pods that their plugins have taken from the kernel (:mod:`berth_node.spool`)."""
+    kept: Callable[[], Awaitable[Collection[Key]]] = _nothing
+    """Does the DELs of pods that their plugins have taken from the kernel (:mod:`berth_node.spool`); whose could not be
+    done."""
     ipv6_is_off: bool = False
     """The runtime makes namespaces in which IPv6 is off: for pods that have it, plugins' pairs are only in the way."""
     lending: Lending = field(init=False)
@@ -174,8 +175,9 @@ class Verbs:
             log_unknown_annotations(pod, self._told)
             refuse_public_address(pod, self.desk)
             refuse_security_groups(pod, self.desk)
-        if self.desk.entry(call.key):
-            await self.kept()  # a container that is started again, or its ADD is asked again
+        # a container that is started again, or its ADD is asked again
+        if self.desk.entry(call.key) and call.key in await self.kept():
+            raise CniError(skel.TRY_AGAIN_LATER, "a DEL of this container could not be done yet")
         async with self._container(call.container_id):
             entry = self.left.still(self.desk.entry(call.key))
             attachment = entry.attachment if entry else await self._lend(pod, gone, hand)
@@ -267,9 +269,12 @@ class Verbs:
         self.left.free(attachment.key)
         self.node.pool_changed()
 
-    async def delete_spooled(self, key: Key) -> None:
-        """A DEL that the plugin kept while the agent was down."""
-        await self._delete(key)
+    async def delete_spooled(self, key: Key, index: int = 0) -> None:
+        """A DEL that the plugin kept. With the ``index`` of a host link, which it has buried: of that very pod. Another
+        DEL may have freed that since, and the container have been started again."""
+        entry = self.desk.entry(key)
+        if not index or (entry and entry.wired and entry.wired.host_ifindex in (index, UNKNOWN.host_ifindex)):
+            await self._delete(key)
 
     async def remove(self, attachment: Attachment) -> None:
         """Take away a pod that the runtime has lost, unless something else has become of it meanwhile."""

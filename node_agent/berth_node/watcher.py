@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
@@ -17,7 +17,7 @@ from berth_node.imds import Imds
 from berth_node.ipv6 import Prefixes, prefixes_of
 from berth_node.pace import Pace
 from berth_node.record import RecordKeeper
-from berth_node.seams import Dataplane, DataplaneError, NodeLayout, Notices, Problem
+from berth_node.seams import Attachment, Dataplane, DataplaneError, NodeLayout, Notices, Problem
 from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of, owns_of
 
 __all__ = ["InThread", "Watcher"]
@@ -59,11 +59,15 @@ class Watcher:
     _made_at: float = 0.0
     _routing: tuple[Problem, ...] = ()
     _pods: tuple[Problem, ...] = ()
-    kept: Callable[[], Awaitable[None]] | None = None
+    _looked: Mapping[str, Attachment] = field(default_factory=dict)
+    """The pods of the last look, by host link."""
+    kept: Callable[[], Awaitable[object]] | None = None
     """Does the DELs of pods that their plugins have taken from the kernel (:mod:`berth_node.spool`)."""
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
     _notices: Notices | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _links: frozenset[int] = frozenset()
+    """Pods' links that changed, if ``_changed`` says that something did and it was nothing else."""
     _pace: Pace = field(default_factory=Pace)
 
     @property
@@ -78,7 +82,15 @@ class Watcher:
         """What of routing and pods is not as it should be."""
         fight = self._pace.fight(self.desk.clock())
         undone = Problem("kernel", f"something keeps undoing Berth's work (last: {fight}); find it and stop it")
-        return (*self._routing, *self._pods, *([undone] if fight else []))
+        return (*self._routing, *self._of_pods(), *([undone] if fight else []))
+
+    def _of_pods(self) -> Iterator[Problem]:
+        """What the last look found of pods that are still there."""
+        there = {entry.attachment for entry in self.desk.entries.values()} if self._pods else set()
+        for problem in self._pods:
+            pod = self._looked.get(problem.where)
+            if pod is None or pod in there:
+                yield problem
 
     async def look(self) -> bool:
         """Read everything and apply it; True if the blocks or what may be done with them changed."""
@@ -138,15 +150,30 @@ class Watcher:
         writes nothing, so it ends.
         """
         await self._changed.wait()
+        if self._links and not await self._missed(self._links):
+            return False
         await asyncio.sleep(self._pace.pause(self.desk.clock()))
         self._changed.clear()
+        self._links = frozenset()
         self._pace = self._pace.looks(self.desk.clock())
         return await self._apply(at_once=True)
+
+    async def _missed(self, links: frozenset[int]) -> bool:
+        """Whether a pod should have one of these links, which is all that was told of. Most are those of pods whose DEL
+        has just been kept."""
+        self._links = frozenset()
+        self._changed.clear()
+        if self.kept:
+            await self.kept()
+        known = [entry.wired.host_ifindex for entry in self.desk.entries.values() if entry.wired]
+        return any(index in links or not index for index in known)
 
     def _hear(self) -> None:
         change = self._notices.read() if self._notices else None
         if change is None:
             return
+        known = not self._changed.is_set() or self._links
+        self._links = self._links | change.links if known and change.links else frozenset()
         if change.lost and not (change.maybe_ours and self._making.locked()):
             if not self._pace.lost:  # once a look, however much is told
                 _log.info("something else took away what Berth made", extra={"what": change.what})
@@ -276,8 +303,5 @@ class Watcher:
         problems = await self.in_rtnl(lambda: self.dataplane.repair(pods))
         if problems and self.kept:
             await asyncio.sleep(_MOMENT)
-            await self.kept()
-        # a DEL that came before the repair, and is only now written down, took its own link
-        there = {entry.attachment for entry in self.desk.entries.values()}
-        left = {pod.host_ifname for pod in pods if pod not in there}
-        self._pods = tuple(problem for problem in problems if problem.where not in left)
+            await self.kept()  # a DEL that came before the repair took its own link
+        self._pods, self._looked = problems, {pod.host_ifname: pod for pod in pods}

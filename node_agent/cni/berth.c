@@ -313,30 +313,30 @@ static enum outcome exchange(const struct command *command, int *request, int *c
 
 /* Keeps a DEL for the agent; 0, or an error number. The rename makes it appear whole; a name with a leading dot is ignored by
  * the agent, so a kill before the rename leaves a DEL that the runtime saw fail. tmpfs needs no fsync: a reboot ends every
- * pod. */
-static int keep(int request) {
+ * pod. With the index of the pod's host link, which is then in the name, it first takes the pod from the kernel: the DEL of
+ * that very pod is kept, and concerns no later one of its container. ECANCELED if that is for the agent to do. */
+static int keep(int request, unsigned index) {
     char draft[128], name[128];
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    snprintf(name, sizeof name, SPOOL "/%lld.%09ld.%d", (long long)t.tv_sec, t.tv_nsec, (int)getpid());
     snprintf(draft, sizeof draft, SPOOL "/.%lld.%09ld.%d", (long long)t.tv_sec, t.tv_nsec, (int)getpid());
-    int file = open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    snprintf(name, sizeof name, SPOOL "/%lld.%09ld.%d.%u", (long long)t.tv_sec, t.tv_nsec, (int)getpid(), index);
+    int file = open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), error = 0;
     if (file < 0 && errno == ENOENT) { /* no agent has ever been here */
         mkdir(RUN, 0700);
         mkdir(SPOOL, 0700);
         file = open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     }
     if (file < 0) return errno;
-    if (lseek(request, 0, SEEK_SET) || copy(request, file) || close(file) || rename(draft, name)) {
-        int error = errno;
-        unlink(draft);
-        return error;
-    }
-    return 0;
+    if (lseek(request, 0, SEEK_SET) || copy(request, file) || close(file)) error = errno;
+    else if (index && !unwire()) error = ECANCELED;
+    else if (rename(draft, name)) error = errno;
+    if (error) unlink(draft);
+    return error;
 }
 
 static int spool(int request) {
-    int error = keep(request);
+    int error = keep(request, 0);
     return error ? fail(5, "Berth's node agent is down and the DEL could not be kept in " SPOOL, error) : 0;
 }
 
@@ -362,8 +362,10 @@ int main(void) {
     for (size_t i = 0; name && i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(name, commands[i].name)) command = &commands[i];
     if (!command) return fail(4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION", 0);
-    int request = -1;
-    if (command->hand == UNWIRES && unwire(RUN) && (request = make_request(0)) >= 0 && !keep(request)) return 0;
+    unsigned index = command->hand == UNWIRES ? unwire_word(RUN) : 0;
+    int request = index ? make_request(0) : -1;
+    if (index && request < 0) return fail(5, "cannot copy standard input and the environment", errno);
+    if (index && !keep(request, index)) return 0;
     long long started = now_ms(), deadline = started + command->patience_ms;
     for (int code = 1, error = 0;;) {
         enum outcome outcome = exchange(command, &request, &code, &error);

@@ -10,8 +10,8 @@
  *
  * Killed at any point: the runtime asks again, finds no route, and the agent does what is left.
  *
- *   file     "berthU1\n", inode of the network namespace it is for (u64), sizes of the container's id and the two batches
- *            (u16 each), unused (u16), the id, the batches
+ *   file     "berthU1\n", inode of the network namespace it is for (u64), index of the host link (u32), sizes of the
+ *            container's id and the two batches (u16 each), unused (u16, u32), the id, the batches
  */
 #define _GNU_SOURCE
 #include "unwire.h"
@@ -30,29 +30,41 @@
 struct head {
     char magic[8];
     uint64_t namespace;
-    uint16_t id, sizes[2], unused;
+    uint32_t index;
+    uint16_t id, sizes[2], unused[3];
 };
 
-int unwire(const char *folder) {
+static struct {
     union {
         struct head head;
         char bytes[2048];
     } file;
-    struct head *head = &file.head;
+    const char *routes, *link; /* into it */
+} word;
+
+unsigned unwire_word(const char *folder) {
+    struct head *head = &word.file.head;
     char name[LINK_NAME], path[128];
     const char *container = getenv("CNI_CONTAINERID");
     if (!link_name(name)) return 0;
     snprintf(path, sizeof path, "%s/unwire/%s", folder, name);
     int opened = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = opened < 0 ? -1 : read(opened, file.bytes, sizeof file.bytes);
+    ssize_t size = opened < 0 ? -1 : read(opened, word.file.bytes, sizeof word.file.bytes);
     if (opened >= 0) close(opened);
     if (size < (ssize_t)sizeof *head || memcmp(head->magic, "berthU1\n", 8)) return 0;
     if (sizeof *head + head->id + head->sizes[0] + head->sizes[1] != (size_t)size) return 0;
     if (head->sizes[0] < NLMSG_HDRLEN || head->sizes[1] < NLMSG_HDRLEN) return 0; /* nothing would answer */
-    const char *id = file.bytes + sizeof *head, *routes = id + head->id, *link = routes + head->sizes[0];
+    const char *id = word.file.bytes + sizeof *head;
     if (strlen(container) != head->id || memcmp(container, id, head->id) || !in_namespace(head->namespace)) return 0;
+    word.routes = id + head->id;
+    word.link = word.routes + head->sizes[0];
+    return head->index;
+}
+
+int unwire(void) {
+    const uint16_t *sizes = word.file.head.sizes;
     int netlink = open_netlink(1);
-    int done = netlink >= 0 && !send_batch(netlink, routes, head->sizes[0], 0) && !send_batch(netlink, link, head->sizes[1], 0);
+    int done = netlink >= 0 && !send_batch(netlink, word.routes, sizes[0], 0) && !send_batch(netlink, word.link, sizes[1], 0);
     if (netlink >= 0) close(netlink);
     return done;
 }

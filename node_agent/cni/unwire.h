@@ -2,8 +2,11 @@
 #ifndef BERTH_UNWIRE_H
 #define BERTH_UNWIRE_H
 
-/* Takes the pod of this DEL from the kernel, if the agent has left word how. 1 if that is done, and the agent need only know;
- * 0 if it is to do what is left. `folder` is the agent's. */
-int unwire(const char *folder);
+/* Looks whether the agent has left word how the pod of this DEL is taken from the kernel. Returns the index of its host link,
+ * 0 if the agent is to do it. `folder` is the agent's. */
+unsigned unwire_word(const char *folder);
+
+/* Does it. 1 if all of that is done; 0 if the agent is to do what is left. After unwire_word alone. */
+int unwire(void);
 
 #endif

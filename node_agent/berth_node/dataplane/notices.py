@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from ..seams import Change
@@ -79,7 +80,7 @@ def _judge_route(body: bytes, leaving: set[int]) -> Change | None:
         return None
     if body[0] == socket.AF_INET6 and link >= FIRST_INDEX:
         # unlike IPv4's, IPv6's routes are told of when their link goes, and nobody is to blame for that
-        return None if link in leaving else Change(f"a route by a pod's host link ({link})")
+        return None if link in leaving else _of_a_pod("a route by a pod's host link", link)
     return Change(f"a route in table {table}", lost=True)
 
 
@@ -89,7 +90,11 @@ def _judge_neighbour(kind: int, body: bytes, leaving: set[int]) -> Change | None
         return None
     # what the kernel learns by itself is not permanent, and multicast entries (NOARP) come and go with its groups
     told = state & _NUD_PERMANENT if kind == _RTM_NEWNEIGH else not state & _NUD_NOARP
-    return Change(f"a neighbour on a pod's host link ({index})") if told else None
+    return _of_a_pod("a neighbour on a pod's host link", index) if told else None
+
+
+def _of_a_pod(what: str, index: int) -> Change:
+    return Change(f"{what} ({index})", links=frozenset((index,)))
 
 
 def _judge_link(kind: int, body: bytes, leaving: set[int]) -> Change | None:
@@ -102,9 +107,9 @@ def _judge_link(kind: int, body: bytes, leaving: set[int]) -> Change | None:
         return None
     if kind == _RTM_DELLINK:
         # nobody's fault: a runtime that removes a pod's namespace before it calls DEL takes the link with it
-        return Change(f"a pod's host link ({index}) is gone")
+        return _of_a_pod("a pod's host link is gone", index)
     # a pod's link that comes up tells so by itself, some time after the request
-    return None if flags & IFF_UP else Change(f"a pod's host link ({index}) is down")
+    return None if flags & IFF_UP else _of_a_pod("a pod's host link is down", index)
 
 
 def judge_nftables(kind: int, body: bytes) -> Change | None:
@@ -161,10 +166,12 @@ class KernelNotices:
     def read(self) -> Change | None:
         """See :meth:`berth_node.seams.Notices.read`."""
         worst: Change | None = None
+        links: set[int] | None = set()
         for change in self._read():
+            links = links | change.links if links is not None and change.links else None
             if worst is None or (change.lost, not change.maybe_ours) > (worst.lost, not worst.maybe_ours):
                 worst = change
-        return worst
+        return replace(worst, links=frozenset(links or ())) if worst else None
 
     def _read(self) -> Iterator[Change]:
         for data in self._datagrams(self._routing):

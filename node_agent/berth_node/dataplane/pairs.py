@@ -29,7 +29,9 @@ _HEAD: Final = struct.Struct("=8sQHHHHH6x")
 _PLACE: Final = struct.Struct("=HH")
 _KINDS: Final = {"host": b"h", "pod": b"p", "host mac": b"H", "pod mac": b"P", "netns": b"n", "name": b"N"}
 _WORD_MAGIC: Final = b"berthU1\n"
-_WORD_HEAD: Final = struct.Struct("=8sQHHHxx")
+_WORD_HEAD: Final = struct.Struct("=8sQIHHH6x")
+_LONGEST_ID: Final = 1024
+"""The plugin reads 2,048 bytes of the file."""
 _LOOK: Final = 1
 """The sequence number of the last question: the batches' numbers are higher."""
 
@@ -58,6 +60,8 @@ def finish(w: Wiring) -> tuple[bytes, bytes, bytes]:
 
 def unwiring(namespace: int, container_id: str, index: int, ips: tuple[bytes, ...], table: int) -> bytes:
     """The file that a DEL of this container reads; its parts are described in ``cni/unwire.c``. ``index`` is that of
-    the host link, ``ips`` are packed, ``table`` that of their routes."""
+    the host link, ``ips`` are packed, ``table`` that of their routes. Empty for an id that is none of a runtime's."""
+    if len(container_id) > _LONGEST_ID or not container_id.isascii():
+        return b""
     parts = (container_id.encode(), *batches.unwire_apart(1, index, ips, table))
-    return _WORD_HEAD.pack(_WORD_MAGIC, namespace, *map(len, parts)) + b"".join(parts)
+    return _WORD_HEAD.pack(_WORD_MAGIC, namespace, index, *map(len, parts)) + b"".join(parts)

@@ -121,7 +121,7 @@ class Repair:
             lost = missing(found, attachment)
             if isinstance(lost, Problem):
                 problems.append(lost)
-            elif lost and self._still_there(attachment):
+            elif lost and self._still_there(found.links[attachment.host_ifname]):
                 mended.append(attachment.address)
                 problems += self._send(attachment.host_ifname, lost)
         if mended:
@@ -133,13 +133,13 @@ class Repair:
             problems += self._send(f"stale route {route.destination}", [route_messages.delete_route(route)])
         return (*problems, *self._bury(nameless(found, attachments)))
 
-    def _still_there(self, attachment: Attachment) -> bool:
+    def _still_there(self, read: Link) -> bool:
         """Links are read before routes: a plugin may have unwired the pod in between (``cni/unwire.c``)."""
         try:
-            link = find(self.kernel, attachment.host_ifname)
+            link = find(self.kernel, read.name)
         except OSError:
             return True  # what is wrong is said when it is mended
-        return link is not None and link.group != messages.REAP_GROUP
+        return link is not None and (link.index, link.group) == (read.index, read.group)
 
     def _bury(self, links: Iterable[Link]) -> Iterator[Problem]:
         """Queue for deletion what was nameless a minute ago already. What is made right now is younger."""

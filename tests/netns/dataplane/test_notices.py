@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 
@@ -103,6 +104,27 @@ def test_a_change_around_berths_own_pieces_asks_for_a_look(node: Node, command: 
     told = _told(notices)
     assert told
     assert not any(change.lost for change in told)
+
+
+def test_a_pods_namespace_that_goes_concerns_its_link_alone(node: Node) -> None:
+    notices = _configured(node)
+    index = json.loads(node.sh("ip", "-j", "link", "show", HOST))[0]["ifindex"]
+    netns.delete("dp-web")
+    told: list[Change] = []
+
+    def gone() -> bool:
+        told.extend(_told(notices))
+        return any("gone" in change.what for change in told)
+
+    assert eventually(gone)
+    assert {change.links for change in told} == {frozenset((index,))}
+
+
+def test_a_pods_link_and_something_else_ask_for_a_look(node: Node) -> None:
+    notices = _configured(node)
+    node.sh("ip", "link", "set", HOST, "down")
+    node.sh("ip", "link", "set", "eth1", "mtu", "1500")
+    assert [change.links for change in _told(notices)] == [frozenset()]
 
 
 SILENT = (

@@ -172,6 +172,60 @@ def test_a_change_makes_the_kernel_be_looked_at_again_and_nothing_else_does_with
     _run(script())
 
 
+def test_links_of_pods_whose_dels_are_kept_are_worth_no_look(bench: Bench) -> None:
+    """A runtime removes a pod's namespace as soon as its DEL has succeeded, and the kernel tells of the link."""
+
+    async def script() -> None:
+        await bench.watcher.look()
+        one, other = bench.pod("a"), bench.pod("b")
+        indexes = {pod: bench.desk.entries[pod.key].wired for pod in (one, other)}
+
+        def about(pod: Attachment) -> Change:
+            wired = indexes[pod]
+            assert wired
+            return Change("gone", links=frozenset((wired.host_ifindex,)))
+
+        async def kept() -> None:
+            bench.desk.free(one.key)
+
+        bench.watcher.kept = kept
+        looks = len(bench.kernel.layouts)
+        with bench.watcher.listening():
+            bench.hear(about(one))
+            await bench.watcher.follow()
+            assert len(bench.kernel.layouts) == looks, "the pod has been taken away"
+            bench.hear(about(other))
+            await bench.watcher.follow()
+            assert len(bench.kernel.layouts) == looks + 1, "this one should be there"
+            bench.hear(about(one))
+            bench.hear(LOSS)
+            await bench.watcher.follow()
+            assert len(bench.kernel.layouts) == looks + 2, "something else has changed, too"
+            bench.hear(LOSS)
+            bench.hear(about(one))
+            await bench.watcher.follow()
+            assert len(bench.kernel.layouts) == looks + 3
+
+    _run(script())
+
+
+def test_a_pod_that_has_gone_since_the_last_look_is_no_trouble(bench: Bench) -> None:
+    """Its DEL was kept late: the look had seen what its plugin did."""
+
+    async def script() -> None:
+        await bench.watcher.look()
+        pod = bench.pod("a")
+        bench.kernel.lost = (Problem(pod.host_ifname, "the host link is gone; delete the pod"),)
+        with bench.watcher.listening():
+            bench.hear(LOSS)
+            await bench.watcher.follow()
+        assert len(bench.watcher.problems) == 1
+        bench.desk.free(pod.key)
+        assert not bench.watcher.problems
+
+    _run(script())
+
+
 def test_a_pod_whose_del_is_kept_is_no_trouble(bench: Bench) -> None:
     """Its plugin has taken it from the kernel, which is all that a look can see."""
     gone = Problem("eni1", "the host link is gone; delete the pod")
