@@ -106,18 +106,13 @@ def test_a_change_around_berths_own_pieces_asks_for_a_look(node: Node, command: 
     assert not any(change.lost for change in told)
 
 
-def test_a_pods_namespace_that_goes_concerns_its_link_alone(node: Node) -> None:
+@pytest.mark.parametrize("command", [command for command in OTHERS if HOST in command])
+def test_what_concerns_a_pods_link_alone_is_told_so(node: Node, command: str) -> None:
+    """As when a runtime removes the pod's namespace, which takes the link with it."""
     notices = _configured(node)
     index = json.loads(node.sh("ip", "-j", "link", "show", HOST))[0]["ifindex"]
-    netns.delete("dp-web")
-    told: list[Change] = []
-
-    def gone() -> bool:
-        told.extend(_told(notices))
-        return any("gone" in change.what for change in told)
-
-    assert eventually(gone)
-    assert {change.links for change in told} == {frozenset((index,))}
+    node.sh(*command.split())
+    assert {change.links for change in _told(notices)} == {frozenset((index,))}
 
 
 def test_a_pods_link_and_something_else_ask_for_a_look(node: Node) -> None:
