@@ -114,12 +114,15 @@ class Kept:
 
 
 def _key(path: Path) -> Key | None:
-    """Whose DEL it is. What is none is dropped, or let be if nobody can read it."""
+    """Whose DEL it is. What is none is dropped; what cannot be read now (no descriptor is left, say) stays."""
     try:
         return skel.read_spooled_delete(decode_body(path.read_bytes())[0])
     except FileNotFoundError:
         return None
-    except (WireError, CniError, OSError) as error:
+    except OSError as error:
+        _log.warning("a kept DEL cannot be read", extra={"file": path.name, "why": str(error)})
+        return None
+    except (WireError, CniError) as error:
         _log.warning("spooled request dropped", extra={"file": path.name, "why": str(error)})
     with contextlib.suppress(OSError):
         path.unlink()

@@ -113,6 +113,9 @@ def test_what_is_no_file_or_cannot_be_read_stops_nothing(spool: Spool, monkeypat
     monkeypatch.setattr(Path, "read_bytes", read)
     assert asyncio.run(spool.drain(verbs)) == set()
     assert verbs.deleted == ["fine"]
+    monkeypatch.undo()
+    asyncio.run(spool.drain(verbs))
+    assert verbs.deleted == ["fine", "unreadable"], "it is done when it can be"
 
 
 @pytest.mark.parametrize(
