@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from berth_node.sockets import bound
 
 __all__ = ["Admin", "AgentDownError", "ask"]
 
@@ -30,12 +31,7 @@ class Admin:
 
     async def open(self) -> None:
         """Listen, mode 0600."""
-        self._path.unlink(missing_ok=True)
-        before = os.umask(0o177)
-        try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LIMIT)
-        finally:
-            os.umask(before)
+        self._server = await asyncio.start_unix_server(self._serve, sock=bound(self._path), limit=_LIMIT)
 
     async def close(self) -> None:
         """Stop listening."""

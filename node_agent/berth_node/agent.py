@@ -13,10 +13,10 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
-from berth.contract import Policy, Report
+from berth.contract import Policy, Record, Report
 
 from berth_node import front
 from berth_node.admin import Admin
@@ -32,7 +32,6 @@ from berth_node.journal import Journal, JournalError
 from berth_node.leasefile import LeaseFile
 from berth_node.measures import Measures
 from berth_node.notify import Notifier
-from berth_node.pair_file import PairFile
 from berth_node.plugin_files import PluginFiles
 from berth_node.process import AlreadyRunningError, Threads, kernel_boot, last_beat, only_one, steady_clock
 from berth_node.record import RecordKeeper
@@ -43,7 +42,6 @@ from berth_node.server import Server
 from berth_node.settling import Settling
 from berth_node.spool import Kept, Spool
 from berth_node.telling import Telling
-from berth_node.unwire_files import UnwireFiles
 from berth_node.unwritten import resume
 from berth_node.usable import unusable_of
 from berth_node.verbs import Verbs
@@ -109,20 +107,19 @@ class Agent:
         # Reports have a metadata client of their own: a client belongs to one thread.
         writes = _client(region, Imds(url), self.environment)
         keeper = RecordKeeper(identity, config.state_dir, lambda key: reads.get_item(config.table, key))
-        record = keeper.load()
-        self.desk = Desk(
-            Journal.open(config.run_dir / "pods.journal"),
-            DurableFile(config.state_dir / "node.json", identity.instance_id),
-            self._clock,
-            hold=config.surrender_hold_seconds,
-            kernel_boot=kernel_boot(),
-            alive=last_beat(config.run_dir / "ready"),
-            lease_file=LeaseFile(config.state_dir / "leases.json", identity.instance_id),
-        )
-        await self._take_stock(record.policy if record else Policy())
+        await self._take_stock(keeper.load(), identity)
         self.watcher = Watcher(config, keeper, imds, self.dataplane, self.desk, threads.in_cloud, threads.in_rtnl)
         self.chain = Chain(config.chain, config.cni_bin_dir, config.poll_slow_seconds)
         await self.chain.refresh()
+        self._assemble(lambda text: threads.send(writes.send_message, config.reports_queue_url, text))
+        self.node.ready = self.node.mark.exists()  # of this boot: /run is a tmpfs
+        self.node.publish()
+        await self.watcher.look()
+        self.node.settle()
+
+    def _assemble(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Put together what decides and what tells. ``send`` takes a report to its queue."""
+        config, threads = self.config, self._threads
         self.node = Settling(config, self.desk, self.watcher, config.run_dir / "ready", self.chain)
         self.verbs = Verbs(
             self.desk,
@@ -136,15 +133,10 @@ class Agent:
         )
         self.kept = Kept(self._spool, self.verbs, self.watcher.noting)
         self.verbs.kept, self.watcher.kept = self.kept.drain, self.kept.drain_soon
-        self.files = PluginFiles(
-            PairFile(config.run_dir / "pair", self._pair_form),
-            UnwireFiles(config.run_dir / "unwire", lambda: self.desk.entries, self.dataplane.unwiring),
-            config.plugin_makes_links,
-            self.watcher.noting,
-        )
+        self.files = PluginFiles(config, self.dataplane, self.node, self.verbs, self.watcher.noting)
         self.reporter = Reporter(
             self._build_report,
-            lambda text: threads.send(writes.send_message, config.reports_queue_url, text),
+            send,
             self._report_sent,
             config.report_interval_seconds,
             config.report_debounce_seconds,
@@ -153,7 +145,7 @@ class Agent:
         self.node.serve_waiting, self.node.reporter = self.verbs.lending.queue.serve, self.reporter
         self.telling = Telling(
             config,
-            identity.instance_id,
+            self.identity.instance_id,
             self.desk,
             self.dataplane,
             threads,
@@ -163,14 +155,21 @@ class Agent:
             self.measures,
             self.notifier,
         )
-        self.node.ready = self.node.mark.exists()  # of this boot: /run is a tmpfs
-        self.node.publish()
-        await self.watcher.look()
-        self.node.settle()
 
-    async def _take_stock(self, policy: Policy) -> None:
+    async def _take_stock(self, record: Record | None, identity: Identity) -> None:
         """What earlier agents have left, in the kernel and beside it."""
-        undo = self.desk.start(await self._threads.in_rtnl(self.dataplane.survey), policy)
+        config = self.config
+        self.desk = Desk(
+            Journal.open(config.run_dir / "pods.journal"),
+            DurableFile(config.state_dir / "node.json", identity.instance_id),
+            self._clock,
+            hold=config.surrender_hold_seconds,
+            kernel_boot=kernel_boot(),
+            alive=last_beat(config.run_dir / "ready"),
+            lease_file=LeaseFile(config.state_dir / "leases.json", identity.instance_id),
+        )
+        survey = await self._threads.in_rtnl(self.dataplane.survey)
+        undo = self.desk.start(survey, record.policy if record else Policy())
         held = tuple(entry.attachment for entry in self.desk.entries.values())
         await self._threads.wire(self.dataplane.adopt, held)
         await resume(self.desk, undo, self.dataplane, self._threads.wire)
@@ -301,11 +300,6 @@ class Agent:
             with self.watcher.noting("journal", JournalError):
                 self.verbs.left.again()
             self.files.publish()
-
-    def _pair_form(self) -> bytes:
-        useful = not (self.verbs.ipv6_is_off and self.desk.prefixes.families != "ipv4")
-        wanted = self.config.plugin_makes_links and useful and self.dataplane.prompt() and not self.node.refusal
-        return self.dataplane.pair_form(self.config.mtu or self.dataplane.primary_mtu()) if wanted else b""
 
     async def _save(self) -> None:
         value, ticket = self.desk.snapshot()

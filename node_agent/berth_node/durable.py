@@ -31,11 +31,12 @@ _log = logging.getLogger(__name__)
 _SCHEMA: Final = 1
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file: a kill or power loss at any point leaves the old content or the new, whole."""
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Replace a file: a kill or power loss at any point leaves the old content or the new, whole. ``mode`` is that of a
+    new file, less the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.new")
-    with draft.open("wb") as file:
+    with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())

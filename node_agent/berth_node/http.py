@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from berth_node.sockets import bound
 
 __all__ = ["Answer", "HttpServer", "listen_address"]
 
@@ -85,12 +86,8 @@ class HttpServer:
         """Listen. Raises ``OSError`` if it cannot listen there."""
         if not isinstance(self._where, Path):
             return await asyncio.start_server(self._serve, *self._where, limit=_HEAD)
-        self._where.unlink(missing_ok=True)  # of an agent that was killed; the agent's lock says that none lives
-        before = os.umask(0o177)
-        try:
-            return await asyncio.start_unix_server(self._serve, self._where, limit=_HEAD)
-        finally:
-            os.umask(before)
+        # in place of a killed agent's: the agent's lock says that none lives
+        return await asyncio.start_unix_server(self._serve, sock=bound(self._where), limit=_HEAD)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._serving >= _AT_ONCE:

@@ -29,7 +29,7 @@ class PairFile:
         if wanted == self._written:
             return
         if wanted:
-            write_atomically(self.path, wanted)
+            write_atomically(self.path, wanted, 0o600)
         else:
             self.withdraw()
         self._written = wanted

@@ -163,6 +163,12 @@ class Change:
     links: frozenset[int] = frozenset()
 
 
+def only_links(told: frozenset[int] | None, change: Change) -> frozenset[int]:
+    """The pods' host links that were told of, and this change too; empty if anything else was. ``told`` is None before
+    the first change."""
+    return change.links if told is None else told | change.links if told and change.links else frozenset()
+
+
 class Notices(Protocol):
     """What the kernel tells by itself. Unlike the data plane it is read from the event loop, and never blocks."""
 

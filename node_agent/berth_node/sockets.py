@@ -9,9 +9,9 @@ from pathlib import Path
 __all__ = ["bound"]
 
 
-def bound(path: Path, kind: socket.SocketKind, backlog: int = 0) -> socket.socket:
-    """A socket of mode 0600 that does not block, and listens if it has a ``backlog``. It appears at its path only when
-    it is ready, in place of what was there: nobody meets a dead one. Raises ``OSError``."""
+def bound(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM, backlog: int = 100) -> socket.socket:
+    """A socket of mode 0600 that listens and does not block. It appears at its path only when it listens, in place of
+    what was there: nobody meets a dead one. Raises ``OSError``."""
     made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
@@ -20,7 +20,6 @@ def bound(path: Path, kind: socket.SocketKind, backlog: int = 0) -> socket.socke
         made.bind(str(draft))
     finally:
         os.umask(before)
-    if backlog:
-        made.listen(backlog)
+    made.listen(backlog)
     draft.replace(path)
     return made

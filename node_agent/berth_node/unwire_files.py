@@ -8,13 +8,13 @@ over does nothing, since the kernel takes away only what is still as it says. A 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from berth_node.durable import write_atomically
 from berth_node.journal import Entry
 from berth_node.pool import Key
 from berth_node.seams import Attachment
@@ -48,22 +48,10 @@ class UnwireFiles:
             self.clear()
         wanted = {e.attachment.host_ifname: e.attachment for e in self.entries().values() if e.wired}
         for name in [name for name, attachment in self._written.items() if wanted.get(name) != attachment]:
-            self._unlink(name)
+            (self.folder / name).unlink(missing_ok=True)
             del self._written[name]
         missing = [attachment for name, attachment in wanted.items() if name not in self._written]
         for attachment in missing[:_AT_ONCE]:
             if content := self.content(attachment):
-                self._write(attachment.host_ifname, content)
+                write_atomically(self.folder / attachment.host_ifname, content, 0o600)
             self._written[attachment.host_ifname] = attachment
-
-    def _write(self, name: str, content: bytes) -> None:
-        """As a new file, in one write: who reads it meanwhile sees the old one, none, an empty one, or all of it."""
-        self._unlink(name)  # left by a write that failed
-        file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(file, content)
-        finally:
-            os.close(file)
-
-    def _unlink(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)

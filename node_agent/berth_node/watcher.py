@@ -17,7 +17,7 @@ from berth_node.imds import Imds
 from berth_node.ipv6 import Prefixes, prefixes_of
 from berth_node.pace import Pace
 from berth_node.record import RecordKeeper
-from berth_node.seams import Attachment, Dataplane, DataplaneError, NodeLayout, Notices, Problem
+from berth_node.seams import Attachment, Dataplane, DataplaneError, NodeLayout, Notices, Problem, only_links
 from berth_node.usable import Block, MetadataInterface, blocks_of, layouts_of, owns_of
 
 __all__ = ["InThread", "Watcher"]
@@ -31,6 +31,10 @@ the IPv4 blocks, and a record is written between the two. Where none comes, pods
 _LEAST_MTU6: Final = 1280  # RFC 8200, 5; the kernel takes IPv6 off a link of less
 _MOMENT: Final = 0.05
 """Seconds from a plugin's having taken a pod away until its DEL is kept, at most, where nothing is wrong with it."""
+
+
+async def _nothing() -> None:
+    pass
 
 
 class InThread(Protocol):
@@ -61,13 +65,13 @@ class Watcher:
     _pods: tuple[Problem, ...] = ()
     _looked: Mapping[str, Attachment] = field(default_factory=dict)
     """The pods of the last look, by host link."""
-    kept: Callable[[], Awaitable[object]] | None = None
+    kept: Callable[[], Awaitable[object]] = _nothing
     """Does the DELs of pods that their plugins have taken from the kernel (:mod:`berth_node.spool`)."""
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
     _notices: Notices | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _links: frozenset[int] = frozenset()
-    """Pods' links that changed, if ``_changed`` says that something did and it was nothing else."""
+    _links: frozenset[int] | None = None
+    """Pods' links that changed, empty if something else did too, None if nothing did (:func:`only_links`)."""
     _pace: Pace = field(default_factory=Pace)
 
     @property
@@ -133,6 +137,7 @@ class Watcher:
         loop, self._notices = asyncio.get_running_loop(), self.dataplane.notices()
         descriptors = self._notices.descriptors
         while self._notices.read():
+            self._links = frozenset()
             self._changed.set()  # told before we listened: not to be blamed on anybody, but worth a look
         for descriptor in descriptors:
             loop.add_reader(descriptor, self._hear)
@@ -154,17 +159,16 @@ class Watcher:
             return False
         await asyncio.sleep(self._pace.pause(self.desk.clock()))
         self._changed.clear()
-        self._links = frozenset()
+        self._links = None
         self._pace = self._pace.looks(self.desk.clock())
         return await self._apply(at_once=True)
 
     async def _missed(self, links: frozenset[int]) -> bool:
         """Whether a pod should have one of these links, which is all that was told of. Most are those of pods whose DEL
         has just been kept."""
-        self._links = frozenset()
+        self._links = None
         self._changed.clear()
-        if self.kept:
-            await self.kept()
+        await self.kept()
         known = [entry.wired.host_ifindex for entry in self.desk.entries.values() if entry.wired]
         return any(index in links or not index for index in known)
 
@@ -172,8 +176,7 @@ class Watcher:
         change = self._notices.read() if self._notices else None
         if change is None:
             return
-        known = not self._changed.is_set() or self._links
-        self._links = self._links | change.links if known and change.links else frozenset()
+        self._links = only_links(self._links, change)
         if change.lost and not (change.maybe_ours and self._making.locked()):
             if not self._pace.lost:  # once a look, however much is told
                 _log.info("something else took away what Berth made", extra={"what": change.what})
@@ -301,7 +304,7 @@ class Watcher:
     async def _repair(self) -> None:
         pods = tuple(entry.attachment for entry in self.desk.entries.values() if entry.wired)
         problems = await self.in_rtnl(lambda: self.dataplane.repair(pods))
-        if problems and self.kept:
+        if problems:
             await asyncio.sleep(_MOMENT)
             await self.kept()  # a DEL that came before the repair took its own link
         self._pods, self._looked = problems, {pod.host_ifname: pod for pod in pods}

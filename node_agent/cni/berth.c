@@ -164,6 +164,10 @@ static int make_request(int pair) {
     return size == (ssize_t)sizeof input && copy(STDIN_FILENO, request) ? -1 : request;
 }
 
+static int uncopied(void) {
+    return fail(5, "cannot copy standard input and the environment", errno);
+}
+
 /* Opens the pod's network namespace. One that does not open is the agent's to explain: it gets the errno. */
 static int open_netns(int *error) {
     const char *path = getenv("CNI_NETNS");
@@ -364,12 +368,12 @@ int main(void) {
     if (!command) return fail(4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION", 0);
     unsigned index = command->hand == UNWIRES ? unwire_word(RUN) : 0;
     int request = index ? make_request(0) : -1;
-    if (index && request < 0) return fail(5, "cannot copy standard input and the environment", errno);
+    if (index && request < 0) return uncopied();
     if (index && !keep(request, index)) return 0;
     long long started = now_ms(), deadline = started + command->patience_ms;
     for (int code = 1, error = 0;;) {
         enum outcome outcome = exchange(command, &request, &code, &error);
-        if (request < 0) return fail(5, "cannot copy standard input and the environment", errno);
+        if (request < 0) return uncopied();
         if (outcome == WIRED) return code;
         if (outcome == ANSWERED) {
             pair_undo(); /* it was of no use */

@@ -1,10 +1,13 @@
-/* Requests to the kernel (rtnetlink), which the agent has packed: what is in them is not known here. */
+/* Requests to the kernel (rtnetlink), which the agent has packed: what is in them is not known here. And how the files are
+ * read that the agent publishes them in. */
 #define _GNU_SOURCE
 #include "kernel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -20,6 +23,15 @@
 int in_namespace(uint64_t inode) {
     struct stat here;
     return !stat("/proc/self/ns/net", &here) && (uint64_t)here.st_ino == inode;
+}
+
+ssize_t read_published(const char *folder, const char *name, const char magic[8], void *into, size_t size) {
+    char path[160];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t have = file < 0 ? -1 : read(file, into, size);
+    if (file >= 0) close(file);
+    return have < 8 || memcmp(into, magic, 8) ? -1 : have;
 }
 
 int open_netlink(int host) {

@@ -2,6 +2,10 @@
 #ifndef BERTH_KERNEL_H
 #define BERTH_KERNEL_H
 #include <stdint.h>
+#include <sys/types.h>
+
+/* Reads a file of the agent's folder. Returns its bytes, at most `size` of them; -1 if it is none that begins so. */
+ssize_t read_published(const char *folder, const char *name, const char magic[8], void *into, size_t size);
 
 /* Whether this process is in the network namespace with that inode. */
 int in_namespace(uint64_t inode);

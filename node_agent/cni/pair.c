@@ -21,7 +21,6 @@
 #include "pair.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -94,14 +93,9 @@ static int fill_in(int which, int netns) {
 
 /* Reads the form. A plugin that was called in another namespace than the agent's leaves everything to the agent. */
 static int read_form(const char *folder) {
-    char path[128];
     struct head *head = &pair.form.head;
-    snprintf(path, sizeof path, "%s/pair", folder);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = file < 0 ? -1 : read(file, pair.form.bytes, sizeof pair.form.bytes);
-    if (file >= 0) close(file);
-    if (size < (ssize_t)sizeof *head || memcmp(head->magic, "berthP1\n", 8)) return 0;
-    if (!in_namespace(head->namespace)) return 0;
+    ssize_t size = read_published(folder, "pair", "berthP1\n", pair.form.bytes, sizeof pair.form.bytes);
+    if (size < (ssize_t)sizeof *head || !in_namespace(head->namespace)) return 0;
     size_t places = sizeof(struct place) * ((size_t)head->places[0] + head->places[1]);
     if (sizeof *head + places + head->sizes[0] + head->sizes[1] != (size_t)size) return 0;
     pair.places[0] = (struct place *)(head + 1);

@@ -16,7 +16,6 @@
 #define _GNU_SOURCE
 #include "unwire.h"
 
-#include <fcntl.h>
 #include <linux/netlink.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -44,14 +43,12 @@ static struct {
 
 unsigned unwire_word(const char *folder) {
     struct head *head = &word.file.head;
-    char name[LINK_NAME], path[128];
+    char name[LINK_NAME], file[sizeof "unwire/" + LINK_NAME];
     const char *container = getenv("CNI_CONTAINERID");
     if (!link_name(name)) return 0;
-    snprintf(path, sizeof path, "%s/unwire/%s", folder, name);
-    int opened = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = opened < 0 ? -1 : read(opened, word.file.bytes, sizeof word.file.bytes);
-    if (opened >= 0) close(opened);
-    if (size < (ssize_t)sizeof *head || memcmp(head->magic, "berthU1\n", 8)) return 0;
+    snprintf(file, sizeof file, "unwire/%s", name);
+    ssize_t size = read_published(folder, file, "berthU1\n", word.file.bytes, sizeof word.file.bytes);
+    if (size < (ssize_t)sizeof *head) return 0;
     if (sizeof *head + head->id + head->sizes[0] + head->sizes[1] != (size_t)size) return 0;
     if (head->sizes[0] < NLMSG_HDRLEN || head->sizes[1] < NLMSG_HDRLEN) return 0; /* nothing would answer */
     const char *id = word.file.bytes + sizeof *head;

@@ -192,18 +192,14 @@ def unwire(first: int, index: int, ips: tuple[bytes, ...], table: int) -> Filled
 
 @lru_cache(_SHAPES)
 def _unwire(table: int, lengths: tuple[int, ...]) -> Template:
-    requests = [*_unroute(table, lengths), messages.link_bury(_HOST_INDEX)]
+    requests: list[Request] = [messages.host_unroute(_HOST_INDEX, _ADDRESSES[n], table) for n in lengths]
+    requests.append(messages.link_bury(_HOST_INDEX))
     return make(requests, {"host": _U32.pack(_HOST_INDEX)} | _marks(lengths))
-
-
-def _unroute(table: int, lengths: tuple[int, ...]) -> list[Request]:
-    return [messages.host_unroute(_HOST_INDEX, _ADDRESSES[n], table) for n in lengths]
 
 
 def unwire_apart(first: int, index: int, ips: tuple[bytes, ...], table: int) -> tuple[bytes, bytes]:
     """The same in two batches, of which the second is to be sent only if the kernel takes all of the first: then the
     addresses are reached by this link. Each ends with an acknowledgement."""
-    values = {"host": _U32.pack(index)}
-    routes = make(_unroute(table, _lengths(ips)), {"host": _U32.pack(_HOST_INDEX)} | _marks(_lengths(ips)))
-    link = make([messages.link_bury(_HOST_INDEX)], {"host": _U32.pack(_HOST_INDEX)})
-    return bytes(routes.fill(first, values | _values(ips)).data), bytes(link.fill(first + len(ips), values).data)
+    routes = make([messages.host_unroute(index, ip, table) for ip in ips], {})
+    link = make([messages.link_bury(index)], {})
+    return bytes(routes.fill(first, {}).data), bytes(link.fill(first + len(ips), {}).data)

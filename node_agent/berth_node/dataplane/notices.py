@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from ..seams import Change
+from ..seams import Change, only_links
 from . import nft, pairs, ports, route_messages, socket_filter
 from .messages import IFF_UP, ROUTE_PROTOCOL
 from .pods import FIRST_INDEX, PODS_TABLE
@@ -166,12 +166,12 @@ class KernelNotices:
     def read(self) -> Change | None:
         """See :meth:`berth_node.seams.Notices.read`."""
         worst: Change | None = None
-        links: set[int] | None = set()
+        links: frozenset[int] | None = None
         for change in self._read():
-            links = links | change.links if links is not None and change.links else None
+            links = only_links(links, change)
             if worst is None or (change.lost, not change.maybe_ours) > (worst.lost, not worst.maybe_ours):
                 worst = change
-        return replace(worst, links=frozenset(links or ())) if worst else None
+        return replace(worst, links=links or frozenset()) if worst else None
 
     def _read(self) -> Iterator[Change]:
         for data in self._datagrams(self._routing):
