@@ -71,7 +71,7 @@ class Spool:
             return frozenset(left)
 
     def _files(self) -> list[Path]:
-        return sorted(p for p in self.folder.iterdir() if not p.name.startswith(".") and p.is_file())
+        return sorted(p for p in self.folder.iterdir() if not p.name.startswith("."))
 
     async def _do(self, path: Path, key: Key, verbs: Verbs) -> bool:
         since, outcome = time.perf_counter(), OK
